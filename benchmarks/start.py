@@ -21,8 +21,10 @@ import aiohttp
 from processes import server
 from sqlalchemy import Connection
 
-from proxy.storage.files import FileRecord, FileUnit
-from proxy.storage.history import HistoryEntry, add_history
+from proxy.storage.file_tables import FileRecord
+from proxy.storage.files import FileUnit
+from proxy.storage.history import add_history
+from proxy.storage.job_tables import HistoryEntry
 from proxy.storage.payloads import Payload, add_payload
 from proxy.storage.start import open_folder
 

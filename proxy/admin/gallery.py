@@ -37,7 +37,8 @@ from proxy.files.conversions import THUMBNAIL
 from proxy.jobs.messages import JobChanged
 from proxy.jobs.models import ENDS, OUTCOMES
 from proxy.jobs.records import JobRecord
-from proxy.storage.history import MAX_FOUND, HistoryEntry
+from proxy.storage.history import MAX_FOUND
+from proxy.storage.job_tables import HistoryEntry
 from proxy.translate import codec, media_types
 from proxy.translate.errors import LocalError
 from proxy.translate.prompts import interface_workflow, prompt_texts

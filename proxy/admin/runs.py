@@ -16,7 +16,7 @@ from proxy.api.jobs import examined
 from proxy.api.keys import JOBS
 from proxy.jobs.messages import RunFound
 from proxy.jobs.records import JobRecord
-from proxy.storage.jobs import JobKey
+from proxy.storage.job_tables import JobKey
 from proxy.translate.errors import LocalError
 from proxy.translate.prompts import interface_workflow
 

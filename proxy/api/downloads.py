@@ -33,7 +33,7 @@ from proxy.api.tickets import TICKETED
 from proxy.files.cache import read_at
 from proxy.files.contents import Content, ContentBrokenError
 from proxy.files.conversions import conversion, small
-from proxy.storage.files import FileRecord
+from proxy.storage.file_tables import FileRecord
 from proxy.translate.errors import LocalError
 from proxy.translate.media_types import UNKNOWN
 from proxy.translate.names import hash_address, view_place

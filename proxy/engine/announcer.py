@@ -19,7 +19,7 @@ from proxy.jobs.messages import JobAnswered, JobChanged, JobLeft, JobRecorded, J
 from proxy.jobs.models import JobEnd, JobState, is_shown
 from proxy.metrics import Metrics
 from proxy.storage.history import Recorded
-from proxy.storage.jobs import JobKey
+from proxy.storage.job_tables import JobKey
 from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)

@@ -50,7 +50,7 @@ from proxy.jobs.messages import (
 )
 from proxy.jobs.models import AccountView, Job, JobState, Wish
 from proxy.storage.database import StorageError
-from proxy.storage.jobs import JobKey, StoredJob
+from proxy.storage.job_tables import JobKey, StoredJob
 from proxy.supervisor import Supervisor
 from proxy.webhooks.runner import WebhookRunner
 

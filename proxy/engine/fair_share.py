@@ -20,8 +20,7 @@ from msgspec import Struct
 
 from proxy.engine.live_job import LiveJob, SlotState
 from proxy.jobs.models import FairBy
-from proxy.storage.history import Number
-from proxy.storage.jobs import JobKey
+from proxy.storage.job_tables import JobKey, Number
 from proxy.storage.shares import Share
 
 #: How much the last job's running time counts in what a member's next one is taken to need.

@@ -26,7 +26,7 @@ from proxy.jobs.messages import (
     SocketKnown,
 )
 from proxy.jobs.models import AccountView, JobProgress, JobState, is_shown, shown_state
-from proxy.storage.jobs import JobKey, StoredJob
+from proxy.storage.job_tables import JobKey, StoredJob
 from proxy.translate.events import Event
 
 #: Nodes of a run that are told of, and waiting jobs that are described: each takes some µs.

@@ -26,7 +26,8 @@ from proxy.jobs.models import (
 )
 from proxy.storage.database import FencedError, StorageError
 from proxy.storage.history import Recorded
-from proxy.storage.jobs import EngineWrite, JobKey, JobRepository
+from proxy.storage.job_tables import JobKey
+from proxy.storage.jobs import EngineWrite, JobRepository
 from proxy.storage.shares import Shares
 from proxy.translate.errors import LocalError
 from proxy.webhooks.outbox import Outbox, url_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from proxy.engine.tracker import Ended, EventReceived, SnapshotReceived, Tracker
 from proxy.jobs.models import OUTCOMES
-from proxy.storage.history import HistoryEntry
+from proxy.storage.job_tables import HistoryEntry
 from proxy.translate import codec, workflow_metadata
 from proxy.translate.events import Message, with_metadata
 from proxy.translate.snapshots import Snapshot

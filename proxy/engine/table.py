@@ -16,7 +16,7 @@ from proxy.engine.job_publisher import JobPublisher
 from proxy.engine.live_job import NOTHING, JobChanges, LiveJob
 from proxy.engine.recorder import JobRecorder
 from proxy.jobs.models import ENDS, TRANSITIONS, JobEnd, JobState, TransitionError, is_shown
-from proxy.storage.jobs import JobKey
+from proxy.storage.job_tables import JobKey
 from proxy.webhooks.messages import STARTED
 
 log = structlog.get_logger(__name__)

@@ -25,7 +25,7 @@ from proxy.files.exports import Exports
 from proxy.files.service import Files
 from proxy.storage.asset_lists import count_tags, list_assets, list_tags
 from proxy.storage.assets import AssetRepository, AssetUnit, TooManyAssetsError, UnknownPreviewError
-from proxy.storage.files import FileRecord
+from proxy.storage.file_tables import FileRecord
 from proxy.storage.temporary import ExportRepository
 from proxy.supervisor import Supervisor
 from proxy.translate import assets as forms

@@ -13,7 +13,8 @@ from proxy.clock import now
 from proxy.cloud.upstream import Upstream
 from proxy.files.input_directory import ON_DISK, InputDirectory
 from proxy.observations import identity_of
-from proxy.storage.files import AccountBlob, FileRecord, FileRepository, FileUnit
+from proxy.storage.file_tables import AccountBlob, FileRecord
+from proxy.storage.files import FileRepository, FileUnit
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from proxy.files.input_directory import ON_DISK
 from proxy.files.namespace import Namespace
 from proxy.files.uploads import Uploads
-from proxy.storage.files import FileRecord
+from proxy.storage.file_tables import FileRecord
 from proxy.translate import jobs, names
 from proxy.translate.errors import LocalError, invalid_outputs
 from proxy.translate.file_inputs import is_asset

@@ -20,7 +20,7 @@ from proxy.cloud.downloads import Download
 from proxy.files.blobs import BlobError
 from proxy.files.cache import hash_file, read_at
 from proxy.files.disk_folder import DiskFolder, FileStatus, UnusableNameError
-from proxy.storage.files import FileRecord
+from proxy.storage.file_tables import FileRecord
 from proxy.translate.media_types import media_type
 
 log = structlog.get_logger(__name__)

@@ -24,7 +24,8 @@ from proxy.files.contents import HELD_BACK, Content, ContentBrokenError, broken
 from proxy.files.fetch import ContentWrongError, Fetch
 from proxy.files.input_directory import ON_DISK, InputDirectory, InputGoneError
 from proxy.storage.database import StorageError
-from proxy.storage.files import FileRecord, FileRepository
+from proxy.storage.file_tables import FileRecord
+from proxy.storage.files import FileRepository
 from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError, from_cloud
 from proxy.translate.media_types import kind

@@ -18,7 +18,8 @@ from cachetools import LRUCache
 
 from proxy.files.content_index import EpochCache, hash_in
 from proxy.files.input_directory import InputDirectory
-from proxy.storage.files import FileRecord, FileRepository
+from proxy.storage.file_tables import FileRecord
+from proxy.storage.files import FileRepository
 from proxy.translate.assets import Asset
 from proxy.translate.jobs import reveal, words
 from proxy.translate.media_types import media_type

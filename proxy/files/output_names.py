@@ -25,7 +25,8 @@ from proxy.files.given_names import (
 from proxy.files.library import Library
 from proxy.files.namespace import Namespace, make_record
 from proxy.files.pictures import NotAPictureError, size_of
-from proxy.storage.files import FileRecord, FileUnit
+from proxy.storage.file_tables import FileRecord
+from proxy.storage.files import FileUnit
 from proxy.translate import names, output_files
 from proxy.translate.assets import Asset, of_file
 from proxy.translate.errors import LocalError

@@ -13,7 +13,7 @@ from proxy.files.library import Library
 from proxy.files.namespace import Namespace
 from proxy.files.picture_workflows import JobWorkflows
 from proxy.files.workflow_names import Edits, MetadataText, Rename
-from proxy.storage.files import FileRecord
+from proxy.storage.file_tables import FileRecord
 from proxy.translate.media_types import kind
 
 #: Maximum bytes of cached workflows with local names.

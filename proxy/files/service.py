@@ -42,7 +42,8 @@ from proxy.files.upload_names import Naming
 from proxy.files.uploads import Received, Uploads, received_file
 from proxy.storage.assets import TooManyAssetsError
 from proxy.storage.database import StorageError
-from proxy.storage.files import FileRecord, FileRepository
+from proxy.storage.file_tables import FileRecord
+from proxy.storage.files import FileRepository
 from proxy.translate import names
 from proxy.translate.assets import Asset, of_file
 from proxy.translate.errors import LocalError

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from proxy.files.namespace import Named, Namespace, make_record
 from proxy.files.uploads import Received, SentContent
-from proxy.storage.files import FileRecord
+from proxy.storage.file_tables import FileRecord
 from proxy.translate import names
 from proxy.translate.errors import LocalError
 from proxy.translate.names import Place

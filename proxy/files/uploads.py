@@ -26,7 +26,7 @@ from proxy.files.input_directory import ON_DISK
 from proxy.files.library import Library
 from proxy.files.namespace import Namespace
 from proxy.files.pictures import MAX_PIXELS, NotAPictureError, PictureWorkers, TooManyPixelsError
-from proxy.storage.files import FileRecord
+from proxy.storage.file_tables import FileRecord
 from proxy.translate.errors import LocalError, from_cloud
 from proxy.translate.media_types import kind, media_type
 

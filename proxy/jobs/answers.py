@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from proxy.jobs.messages import JobAnswered
-from proxy.storage.jobs import JobKey
+from proxy.storage.job_tables import JobKey
 
 
 class Answers:

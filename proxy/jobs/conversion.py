@@ -16,8 +16,7 @@ from proxy.clock import now
 from proxy.costs.job_cost import JobRun
 from proxy.jobs.models import ENDS, Job, JobContent, JobEnd, JobRequest, JobState, Wish
 from proxy.storage.costs import CostRow
-from proxy.storage.history import HistoryEntry
-from proxy.storage.jobs import StoredJob
+from proxy.storage.job_tables import HistoryEntry, StoredJob
 from proxy.storage.payloads import Payload
 from proxy.storage.usage import UsageRow, day_of
 from proxy.translate import codec

@@ -20,7 +20,7 @@ from proxy.jobs.messages import (
     RunRequested,
 )
 from proxy.jobs.models import Job
-from proxy.storage.jobs import JobKey
+from proxy.storage.job_tables import JobKey
 
 T = TypeVar("T")
 

@@ -13,7 +13,8 @@ from cachetools import LRUCache
 from proxy import randomness
 from proxy.bus import MISSED, EventBus
 from proxy.jobs.messages import HistoryChanged, JobRecorded
-from proxy.storage.history import HistoryEntry, HistoryRepository
+from proxy.storage.history import HistoryRepository
+from proxy.storage.job_tables import HistoryEntry
 from proxy.translate import codec
 
 if TYPE_CHECKING:

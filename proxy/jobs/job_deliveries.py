@@ -9,7 +9,7 @@ from cachetools import FIFOCache
 
 from proxy.jobs.message_order import OVER, Delivery
 from proxy.jobs.messages import JobMessage
-from proxy.storage.jobs import JobKey
+from proxy.storage.job_tables import JobKey
 
 #: Maximum number of remembered jobs whose end was sent.
 _MAX_CLOSED = 10_000

@@ -26,7 +26,7 @@ from proxy.jobs.messages import (
 )
 from proxy.jobs.subscribers import Moment, Subscriber, Subscribers
 from proxy.jobs.views import LiveJobs
-from proxy.storage.jobs import JobKey
+from proxy.storage.job_tables import JobKey
 from proxy.supervisor import Supervisor
 from proxy.translate.events import status
 

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from proxy.budget import Allocation, MemoryLimitError
 from proxy.jobs.messages import JobMessage
-from proxy.storage.jobs import JobKey
+from proxy.storage.job_tables import JobKey
 from proxy.translate.events import (
     TERMINAL_EVENTS,
     Binary,

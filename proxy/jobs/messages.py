@@ -25,7 +25,7 @@ import msgspec
 
 from proxy.bus import BusMessage
 from proxy.jobs.models import AccountView, JobProgress
-from proxy.storage.jobs import JobKey, StoredJob
+from proxy.storage.job_tables import JobKey, StoredJob
 from proxy.translate import codec, events
 from proxy.translate.errors import LocalError
 

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import msgspec
 
 from proxy.costs.job_cost import JobCost
-from proxy.storage.history import Number
-from proxy.storage.jobs import JobKey, StoredJob
+from proxy.storage.job_tables import JobKey, Number, StoredJob
 from proxy.translate.plans import AccountPlan
 from proxy.translate.trace_context import trace_headers
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from msgspec import Struct
 
 from proxy.budget import Allocation, MemoryBudget, MemoryLimitError
-from proxy.storage.jobs import StoredJob
+from proxy.storage.job_tables import StoredJob
 from proxy.translate import codec
 
 #: Bytes of the largest entry.

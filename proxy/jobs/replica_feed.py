@@ -36,8 +36,7 @@ from proxy.jobs.models import JobState
 from proxy.jobs.replica_jobs import ReplicaJobs
 from proxy.jobs.subscribers import Moment
 from proxy.storage.database import StorageError
-from proxy.storage.history import HistoryEntry
-from proxy.storage.jobs import JobKey
+from proxy.storage.job_tables import HistoryEntry, JobKey
 from proxy.supervisor import Supervisor
 from proxy.translate.events import Message, status
 

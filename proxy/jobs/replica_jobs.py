@@ -19,7 +19,8 @@ from proxy.bus import EventBus
 from proxy.jobs.models import JobProgress, is_shown
 from proxy.jobs.views import LiveJobs, MemberJobs
 from proxy.storage.database import StorageError
-from proxy.storage.jobs import JobKey, JobRepository, StoredJob
+from proxy.storage.job_tables import JobKey, StoredJob
+from proxy.storage.jobs import JobRepository
 from proxy.supervisor import Supervisor
 
 #: Of how many jobs that have ended the end is remembered.

@@ -22,7 +22,7 @@ from proxy.jobs.records import JobRecord
 from proxy.jobs.submission import SubmissionService, poll_interval
 from proxy.jobs.views import divided, interruptible, of_queue
 from proxy.storage.database import StorageError
-from proxy.storage.jobs import JobKey, StoredJob
+from proxy.storage.job_tables import JobKey, StoredJob
 from proxy.storage.spending import Spending
 from proxy.translate import codec
 from proxy.translate.errors import LocalError

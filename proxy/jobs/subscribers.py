@@ -42,7 +42,7 @@ from proxy.jobs.messages import (
     SocketKnown,
     topic_of,
 )
-from proxy.storage.jobs import JobKey
+from proxy.storage.job_tables import JobKey
 from proxy.supervisor import Supervisor
 from proxy.translate.events import (
     Event,

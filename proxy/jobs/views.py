@@ -22,8 +22,8 @@ from proxy.jobs.conversion import without_nulls
 from proxy.jobs.history import chained
 from proxy.jobs.models import JobProgress, JobState
 from proxy.jobs.payload_cache import PayloadCache, QueueItem
-from proxy.storage.history import Number
-from proxy.storage.jobs import JobKey, JobRepository, StoredJob
+from proxy.storage.job_tables import JobKey, Number, StoredJob
+from proxy.storage.jobs import JobRepository
 from proxy.storage.payloads import Payload
 
 log = structlog.get_logger(__name__)

@@ -9,8 +9,8 @@ from msgspec import Struct
 from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select
 
 from proxy.storage.assets import AssetUnit
+from proxy.storage.file_tables import asset_tags, assets
 from proxy.storage.statements import count_rows
-from proxy.storage.tables import asset_tags, assets
 from proxy.translate.assets import Asset, AssetFilter, AssetQuery, Cursor
 
 if TYPE_CHECKING:

@@ -25,8 +25,9 @@ from sqlalchemy import (
 )
 
 from proxy.storage.database import Database, UnitRefusedError
+from proxy.storage.file_tables import asset_tags, assets, files, outputs
+from proxy.storage.job_tables import history
 from proxy.storage.statements import Upsert, chunks, count_rows, get_meta, put_meta, run_many
-from proxy.storage.tables import asset_tags, assets, files, history, outputs
 from proxy.translate.assets import MISSING, Asset
 from proxy.translate.names import Place
 

@@ -28,10 +28,11 @@ from sqlalchemy.engine import URL
 from proxy import __version__, clock
 from proxy.storage.database import FILE, Database, StorageError, free_path
 from proxy.storage.encryption import SECRET_FILE, adopt_secrets
+from proxy.storage.job_tables import history, jobs
 from proxy.storage.leases import ENGINE, LeaseRepository
 from proxy.storage.start import knows
 from proxy.storage.statements import Upsert
-from proxy.storage.tables import history, jobs, leases, meta, metadata
+from proxy.storage.tables import leases, meta, metadata
 from proxy.storage.usage import audit
 
 #: What tells a copy from another tar file: version, schema and time of its making.

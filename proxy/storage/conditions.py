@@ -10,11 +10,10 @@ from msgspec import Struct
 from sqlalchemy import Connection, bindparam, func, select
 
 from proxy.storage.database import UnitRefusedError
-from proxy.storage.history import Number
+from proxy.storage.job_tables import Number, job_numbers, jobs
 from proxy.storage.run_times import typical_run
 from proxy.storage.spending import Reservation, lock_spending, spending_on
 from proxy.storage.statements import Upsert, run
-from proxy.storage.tables import job_numbers, jobs
 from proxy.storage.usage import UsageRow, add_to_day, add_usage
 
 

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
-from msgspec import Struct
 from msgspec.structs import asdict
 from sqlalchemy import Connection, and_, bindparam, delete, literal, or_, select, text, tuple_
 from sqlalchemy.sql.elements import Tuple
 
 from proxy.storage.assets import AssetUnit, forget_assets
 from proxy.storage.database import Database
+from proxy.storage.file_tables import (
+    AccountBlob,
+    FileRecord,
+    assets,
+    blobs,
+    file_counters,
+    files,
+    outputs,
+)
 from proxy.storage.missing_outputs import MissingOutputs
 from proxy.storage.statements import CHUNK, Upsert, chunks, get_meta, put_meta, run, run_many
-from proxy.storage.tables import AnyText, assets, blobs, file_counters, files, outputs
+from proxy.storage.tables import AnyText
 from proxy.translate import codec
 from proxy.translate.assets import Asset
 from proxy.translate.names import Place, counters
@@ -25,55 +32,6 @@ T = TypeVar("T")
 
 #: Stands for a node among the names of a job: those of its inputs.
 _WRITTEN = ""
-
-
-class FileRecord(Struct, frozen=True):
-    """A local name and the content behind it; `path` is below the folder of the `type`.
-
-    `account` has it: it is that of the job that made it (`job` is its id), or the first that it was
-    sent to. `cloud_name` is opaque and used verbatim; `cloud_type` is the folder under which the
-    cloud has it (uploads are always `input` there). `hash` is the content's BLAKE3 in hexadecimal
-    and `size` its length in bytes, both `None` until the content was seen. `modified` is in
-    seconds since 1970.
-    """
-
-    member: str
-    type: str
-    path: str
-    cloud_name: str
-    cloud_type: str
-    hash: str | None
-    size: int | None
-    media_type: str
-    modified: float
-    account: str
-    job: str | None = None
-
-    @property
-    def subfolder(self) -> str:
-        """What of the path is before the name."""
-        return posixpath.dirname(self.path)
-
-    @property
-    def filename(self) -> str:
-        """The last part of the path."""
-        return posixpath.basename(self.path)
-
-    @property
-    def place(self) -> Place:
-        """Where the member finds the file."""
-        return Place(self.type, self.path)
-
-
-class AccountBlob(Struct, frozen=True):
-    """A content that the account with this identity was sent, or that was fetched from it."""
-
-    identity: str
-    cloud_name: str
-    sent: bool
-    hash: str
-    size: int
-    seen_at: int
 
 
 _PUT_FILE = Upsert(files)

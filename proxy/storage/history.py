@@ -16,7 +16,7 @@ from collections.abc import (
 )
 from functools import partial
 from itertools import repeat
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from msgspec import Struct
 from sqlalchemy import (
@@ -37,11 +37,10 @@ from sqlalchemy import (
 from proxy.storage.budget_notices import BudgetNotice
 from proxy.storage.database import Repository
 from proxy.storage.files import forget_outputs
+from proxy.storage.job_tables import HistoryEntry, history, job_numbers
 from proxy.storage.leases import database_now
+from proxy.storage.payloads import job_payloads
 from proxy.storage.statements import CHUNK, Upsert, chunks, run
-from proxy.storage.tables import history, job_numbers, job_payloads
-
-Number: TypeAlias = int | float
 
 #: History entries that are read at once when many are sent, and their bytes if they are several.
 PAGE = 64
@@ -70,39 +69,6 @@ class RecordedEnd(Struct, frozen=True):
     prompt_id: str
     client_id: str | None
     ordinal: int
-
-
-class HistoryEntry(Struct, frozen=True):
-    """A job that has ended; times are in ms since 1970, bytes are JSON.
-
-    `order` is that of the job. The storage gives `sequence`, the place in the member's history, and
-    `ordinal`, which counts the member's ends. `summary` is what lists show, `result` an object
-    of outputs, status and `meta`, `details` one of what the dashboard shows beside, `node_times`
-    one of when each node began and how long it ran (ms). `graph` and `extra_data` are those of the
-    job's `Payload`. Searches, whose entries are many, leave out these, `result` and `node_times`.
-    """
-
-    order: int
-    member: str
-    prompt_id: str
-    state: str
-    number: Number
-    created_at: int
-    started_at: int
-    ended_at: int
-    outputs_to_execute: tuple[str, ...]
-    summary: bytes
-    result: bytes = b""
-    details: bytes = b"{}"
-    node_times: bytes = b"{}"
-    label: str = ""
-    workflow_id: str | None = None
-    client_id: str | None = None
-    cloud_id: str = ""
-    sequence: int = 0
-    ordinal: int = 0
-    graph: bytes = b""
-    extra_data: bytes = b""
 
 
 _ORDER = bindparam("job_order", type_=BigInteger)

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import asdict
@@ -34,14 +34,8 @@ from proxy.storage.conditions import UNCONDITIONAL, Conditions, count_waiting
 from proxy.storage.costs import CostRow, add_costs
 from proxy.storage.database import Database, Repository, UnitRefusedError
 from proxy.storage.encryption import Cipher
-from proxy.storage.history import (
-    HistoryEntry,
-    HistoryRepository,
-    Number,
-    Recorded,
-    add_history,
-    forget_beyond,
-)
+from proxy.storage.history import HistoryRepository, Recorded, add_history, forget_beyond
+from proxy.storage.job_tables import HistoryEntry, StoredJob, history, jobs
 from proxy.storage.leases import Fence, check_fence
 from proxy.storage.payloads import (
     Payload,
@@ -62,76 +56,10 @@ from proxy.storage.spending import (
     spending_on,
 )
 from proxy.storage.statements import chunks, run
-from proxy.storage.tables import history, jobs
 from proxy.storage.usage import UsageRow, add_usage, day_of, submitted_on
 from proxy.storage.webhooks import WebhookMessage, add_messages
 
 T = TypeVar("T")
-
-
-class JobKey(NamedTuple):
-    """What clients know a job by: ids are a member's own."""
-
-    member: str
-    prompt_id: str
-
-
-class StoredJob(Struct, frozen=True):
-    """The row of a job that has not ended. Times are in ms since 1970.
-
-    `order` counts all jobs as they arrive; 0 before the job is inserted. `state` is a `JobState`.
-    `revision` grows with each change, whichever replica's engine makes it: in front of its lowest
-    32 bits is the epoch of that engine's term. `account` is empty while the job waits here,
-    `cloud_id` until the cloud has answered. `outputs_to_execute` are the output nodes that run,
-    `accepted` says that the client may know of the job, `watched` that it listened when it had
-    submitted it. `submitter` is a digest of what tells programs apart, `token` the id of the token
-    that the job was sent with, if any, `trace` the `traceparent` of its request, or empty; a job
-    that is `one_at_a_time` waits for others of its client. Of a job that is to end,
-    `cancel_requested` says that it leaves no trace if it has not begun, `interrupted` that it ends
-    as an interrupted run.
-    `charge` is what the turn has cost the member, `label` the name of the job for people,
-    `estimate` its expected cost in millionths of a credit, 0 for a member without budgets: that of
-    its `partner_nodes`, and that of its running time, which follows earlier runs of graphs of its
-    `shape`. `ceiling` is what it may cost at most since it was sent under a hard budget.
-    """
-
-    member: str
-    prompt_id: str
-    state: str
-    number: Number
-    created_at: int
-    revision: int = 0
-    order: int = 0
-    client_id: str | None = None
-    workflow_id: str | None = None
-    account: str = ""
-    cloud_id: str = ""
-    started_at: int | None = None
-    outputs_to_execute: tuple[str, ...] = ()
-    watched: bool = True
-    accepted: bool = True
-    one_at_a_time: bool = False
-    submitter: str = ""
-    token: str = ""
-    trace: str = ""
-    cancel_requested: bool = False
-    interrupted: bool = False
-    charge: float = 0.0
-    label: str = ""
-    estimate: int = 0
-    shape: str = ""
-    partner_nodes: int = 0
-    ceiling: int = 0
-
-    @property
-    def epoch(self) -> int:
-        """The epoch of the engine that changed the job last."""
-        return self.revision >> 32
-
-    @property
-    def key(self) -> JobKey:
-        """The member and the id."""
-        return JobKey(self.member, self.prompt_id)
 
 
 class EngineWrite(Struct, frozen=True):

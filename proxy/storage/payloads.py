@@ -12,18 +12,29 @@ from typing import Any
 import structlog
 from msgspec import Struct
 from msgspec.structs import asdict, replace
-from sqlalchemy import BigInteger, Connection, Row, bindparam, delete, func, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Row,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from proxy.storage.database import Database, Repository
 from proxy.storage.encryption import Cipher
 from proxy.storage.statements import chunks, run, run_many
-from proxy.storage.tables import job_payloads
+from proxy.storage.tables import KEY, table_of
 
 log = structlog.get_logger(__name__)
 
 
 class Payload(Struct, frozen=True):
-    """What a client sent for a job, as JSON: its row in `job_payloads`.
+    """What a client sent for a job, as JSON: its row, by the order of the job.
 
     `credentials` are not in `extra_data`, and encrypted on the disk. `rewriting` is what the cloud
     runs instead of a graph with helper nodes.
@@ -36,6 +47,9 @@ class Payload(Struct, frozen=True):
     rewriting: bytes | None = None
 
 
+job_payloads = table_of(
+    Payload, "job_payloads", Column("order", KEY, primary_key=True, autoincrement=False)
+)
 _ORDER = bindparam("job_order", type_=BigInteger)
 _ADD = insert(job_payloads)
 _DROP = delete(job_payloads).where(job_payloads.c.order == _ORDER)

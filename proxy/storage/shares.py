@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from msgspec import Struct, field
-from sqlalchemy import Connection, select
+from sqlalchemy import Column, Connection, Double, Table, select
 
 from proxy.storage.statements import Upsert, get_meta, put_meta, run
-from proxy.storage.tables import shares
+from proxy.storage.tables import AnyText, metadata
 
 _FAIR_SHARE = "fair_share"
+
+shares = Table(
+    "shares",
+    metadata,
+    Column("member", AnyText, primary_key=True),
+    Column("start", Double),
+    Column("typical", Double),
+)
 
 
 class Share(Struct, frozen=True):

@@ -11,8 +11,8 @@ from typing import Protocol, TypeVar
 from msgspec import Struct
 from sqlalchemy import BigInteger, Connection, bindparam, case, func, select
 
+from proxy.storage.job_tables import job_numbers, jobs
 from proxy.storage.statements import Upsert, run
-from proxy.storage.tables import job_numbers, jobs
 from proxy.storage.usage import usage
 
 T_co = TypeVar("T_co", covariant=True)

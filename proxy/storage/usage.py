@@ -13,8 +13,9 @@ from sqlalchemy import Column, Connection, Index, delete, func, insert, select
 
 from proxy.storage.costs import CostRow, costs_from
 from proxy.storage.database import Repository, UnitRefusedError
+from proxy.storage.job_tables import history, jobs
 from proxy.storage.statements import Upsert, run, run_many
-from proxy.storage.tables import KEY, PlainText, history, jobs, table_of
+from proxy.storage.tables import KEY, PlainText, table_of
 
 #: Maximum number of jobs that are read for the intervals since a moment; the newest count.
 MAX_JOBS = 10_000

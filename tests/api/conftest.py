@@ -46,7 +46,7 @@ from proxy.pool import Pool
 from proxy.readiness import Report
 from proxy.storage.database import Database
 from proxy.storage.encryption import Cipher
-from proxy.storage.files import FileRecord
+from proxy.storage.file_tables import FileRecord
 from proxy.storage.usage import UsageRepository
 from proxy.supervisor import Supervisor
 from proxy.translate import codec

@@ -23,8 +23,8 @@ from yarl import URL
 
 from proxy.costs.credits import MILLIONTHS
 from proxy.settings import Settings
+from proxy.storage.job_tables import history, jobs
 from proxy.storage.start import opened_database
-from proxy.storage.tables import history, jobs
 from proxy.storage.webhooks import deliveries
 
 #: Members without a budget, and one with a hard budget of a day.

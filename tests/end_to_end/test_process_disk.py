@@ -22,7 +22,8 @@ from structlog.testing import capture_logs
 from proxy.settings import ConfigError
 from proxy.simulator import Simulator
 from proxy.storage import database
-from proxy.storage.jobs import JobRepository, StoredJob
+from proxy.storage.job_tables import StoredJob
+from proxy.storage.jobs import JobRepository
 from proxy.storage.payloads import Payload
 
 

@@ -49,7 +49,7 @@ from proxy.simulator import Simulator
 from proxy.storage.billing import BillingRepository
 from proxy.storage.budget_notices import BudgetNoticeRepository
 from proxy.storage.encryption import Cipher
-from proxy.storage.history import HistoryEntry
+from proxy.storage.job_tables import HistoryEntry
 from proxy.storage.jobs import JobRepository
 from proxy.storage.leases import ENGINE, LeaseRepository
 from proxy.storage.run_times import RunTimeRepository

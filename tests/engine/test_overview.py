@@ -17,7 +17,7 @@ from proxy.jobs.messages import (
     topic_of,
 )
 from proxy.jobs.models import JobState
-from proxy.storage.jobs import JobKey
+from proxy.storage.job_tables import JobKey
 from proxy.translate.events import Event, Preview
 
 

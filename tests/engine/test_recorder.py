@@ -33,7 +33,7 @@ from proxy.storage.database import Database, FencedError, StorageError
 from proxy.storage.encryption import Cipher
 from proxy.storage.jobs import JobRepository
 from proxy.storage.leases import ENGINE, Lease, LeaseRepository
-from proxy.storage.tables import job_payloads
+from proxy.storage.payloads import job_payloads
 from proxy.storage.webhooks import StoredWebhook, WebhookRepository
 from proxy.translate.errors import LocalError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from proxy.engine.replay import life_of
-from proxy.storage.history import HistoryEntry
+from proxy.storage.job_tables import HistoryEntry
 from proxy.translate import codec
 from proxy.translate.events import Event
 

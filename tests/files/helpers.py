@@ -24,7 +24,7 @@ from proxy.cloud.errors import CloudRefused
 from proxy.cloud.upstream import Capabilities
 from proxy.files.service import Files
 from proxy.observations import AccountObservations
-from proxy.storage.files import FileRecord
+from proxy.storage.file_tables import FileRecord
 from proxy.translate.names import annotate
 from proxy.translate.output_files import OutputNode
 

@@ -17,7 +17,7 @@ from proxy.files import input_directory
 from proxy.files.disk_folder import DiskFolder
 from proxy.files.input_directory import InputDirectory, InputGoneError
 from proxy.members.member import LOCAL
-from proxy.storage.files import FileRecord
+from proxy.storage.file_tables import FileRecord
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from proxy.files.service import Files
 from proxy.observations import AccountObservations
 from proxy.simulator import HttpFault, Simulator
 from proxy.simulator.assets import SimulatedAsset
-from proxy.storage.files import FileRecord
+from proxy.storage.file_tables import FileRecord
 from proxy.translate.assets import of_file
 from proxy.translate.errors import LocalError
 from proxy.translate.names import Place

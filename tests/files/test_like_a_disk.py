@@ -20,7 +20,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from proxy.files.namespace import Named
 from proxy.files.service import Files
-from proxy.storage.files import FileRecord, FileRepository
+from proxy.storage.file_tables import FileRecord
+from proxy.storage.files import FileRepository
 from proxy.translate.errors import LocalError
 from proxy.translate.names import TYPES, view_place
 from proxy.translate.output_files import OutputNode

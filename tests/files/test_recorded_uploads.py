@@ -21,7 +21,7 @@ from files.helpers import (
 
 from proxy.files.conversions import conversion
 from proxy.files.service import Files
-from proxy.storage.files import FileRecord
+from proxy.storage.file_tables import FileRecord
 from proxy.translate.errors import LocalError
 from proxy.translate.names import view_place
 

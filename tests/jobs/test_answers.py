@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from proxy.jobs.answers import Answers
 from proxy.jobs.messages import JobAnswered
-from proxy.storage.jobs import JobKey
+from proxy.storage.job_tables import JobKey
 
 KEY, OTHER = JobKey("anna", "one"), JobKey("bob", "one")
 

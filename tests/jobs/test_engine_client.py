@@ -23,7 +23,7 @@ from proxy.jobs.messages import (
     RunRequested,
 )
 from proxy.jobs.models import Job
-from proxy.storage.jobs import JobKey
+from proxy.storage.job_tables import JobKey
 
 KEY = JobKey("anna", "one")
 OVERVIEW, RUN = OverviewAnswered((), ()), RunAnswered({"nodes": {}})

@@ -14,7 +14,8 @@ from jobs.samples import MEMBER, Room, new
 from sqlalchemy import Connection, insert
 
 from proxy.jobs.history import HistoryCache
-from proxy.storage.tables import history, job_payloads
+from proxy.storage.job_tables import history
+from proxy.storage.payloads import job_payloads
 
 
 @pytest.mark.parametrize(

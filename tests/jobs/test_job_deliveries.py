@@ -7,7 +7,7 @@ import pytest
 from proxy.jobs import job_deliveries
 from proxy.jobs.job_deliveries import JobDeliveries
 from proxy.jobs.messages import JobMessage
-from proxy.storage.jobs import JobKey
+from proxy.storage.job_tables import JobKey
 from proxy.translate.events import Event
 
 KEY = JobKey("anna", "p")

@@ -19,7 +19,7 @@ from proxy.jobs.message_order import (
 )
 from proxy.jobs.messages import JobMessage
 from proxy.jobs.models import Job
-from proxy.storage.jobs import JobKey
+from proxy.storage.job_tables import JobKey
 from proxy.translate.events import Binary, Event, Message, NodeText, Preview
 
 NODES = ("3", "5", "9")

@@ -23,7 +23,7 @@ from proxy.jobs.messages import (
     topic_of,
 )
 from proxy.jobs.models import AccountView, JobState
-from proxy.storage.jobs import JobKey
+from proxy.storage.job_tables import JobKey
 from proxy.translate.errors import LocalError
 from proxy.translate.events import Binary, Event, Message, NodeText, Preview
 

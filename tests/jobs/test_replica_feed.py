@@ -24,7 +24,7 @@ from proxy.jobs.messages import (
 )
 from proxy.jobs.models import JobState
 from proxy.storage.database import StorageError
-from proxy.storage.history import HistoryEntry
+from proxy.storage.job_tables import HistoryEntry
 from proxy.supervisor import Supervisor
 from proxy.translate.events import Message
 

@@ -15,7 +15,7 @@ from proxy.jobs.conversion import stored_of
 from proxy.jobs.messages import JobProgress
 from proxy.jobs.models import JobState
 from proxy.jobs.replica_jobs import ReplicaJobs
-from proxy.storage.jobs import StoredJob
+from proxy.storage.job_tables import StoredJob
 from proxy.supervisor import Supervisor
 
 

@@ -28,7 +28,8 @@ from proxy.members.accounting import Limiter, Usage
 from proxy.members.member import Limits, Member
 from proxy.storage.budget_notices import BudgetNoticeRepository
 from proxy.storage.database import BusyError, Database
-from proxy.storage.jobs import JobKey, JobRepository
+from proxy.storage.job_tables import JobKey
+from proxy.storage.jobs import JobRepository
 from proxy.storage.usage import UsageRepository
 from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError

@@ -10,7 +10,7 @@ from jobs.samples import new
 from proxy.jobs.conversion import stored_of
 from proxy.jobs.models import JobState
 from proxy.jobs.views import divided, of_queue
-from proxy.storage.jobs import StoredJob
+from proxy.storage.job_tables import StoredJob
 
 
 def live(**fields: Any) -> StoredJob:

@@ -10,7 +10,8 @@ from msgspec.structs import replace
 from proxy.storage.asset_lists import list_assets
 from proxy.storage.assets import AssetRepository, AssetUnit
 from proxy.storage.database import Database
-from proxy.storage.files import FileRecord, FileRepository
+from proxy.storage.file_tables import FileRecord
+from proxy.storage.files import FileRepository
 from proxy.translate.assets import Asset, AssetFilter, AssetQuery
 from proxy.translate.names import Place
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from proxy.storage.history import HistoryEntry
-from proxy.storage.jobs import JobRepository, StoredJob
+from proxy.storage.job_tables import HistoryEntry, StoredJob
+from proxy.storage.jobs import JobRepository
 from proxy.storage.payloads import Payload
 
 #: What an entry of the history has from the job.

@@ -17,13 +17,14 @@ from sqlalchemy import BigInteger, Boolean, Column, Connection, Double, LargeBin
 from proxy.storage.backup import BackupError, backup, copy_folder, restore
 from proxy.storage.database import FILE, Database, StorageError, open_sqlite
 from proxy.storage.encryption import SECRET_FILE, Cipher, stored_secrets
-from proxy.storage.jobs import JobRepository, StoredJob
+from proxy.storage.job_tables import StoredJob, history, jobs
+from proxy.storage.jobs import JobRepository
 from proxy.storage.leases import ENGINE, LeaseRepository
 from proxy.storage.payloads import Payload
 from proxy.storage.postgresql import open_postgresql
 from proxy.storage.start import migrate, open_folder
 from proxy.storage.statements import get_meta, put_meta
-from proxy.storage.tables import AnyText, history, jobs, leases, meta, metadata
+from proxy.storage.tables import AnyText, leases, meta, metadata
 from proxy.storage.usage import audit
 
 PAYLOAD = Payload(b'{"a": 1}' * 1000, b"{}")

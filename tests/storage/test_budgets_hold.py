@@ -28,7 +28,8 @@ from proxy.costs.job_cost import PartnerCosts
 from proxy.jobs.estimates import JobReservation, OverBudgetError
 from proxy.storage.conditions import Conditions, Numbering
 from proxy.storage.database import Database
-from proxy.storage.jobs import EngineWrite, JobRepository, StoredJob
+from proxy.storage.job_tables import StoredJob
+from proxy.storage.jobs import EngineWrite, JobRepository
 from proxy.storage.spending import Spending
 from proxy.storage.usage import UsageRow, day_of
 

@@ -119,7 +119,7 @@ async def test_a_read_sees_one_moment(database: Database) -> None:
 
 @pytest.mark.parametrize("text", ["\ud800", "nul \x00", "\x1a", "é", "\x1a0041", "a\udfffb"])
 async def test_any_text_comes_back(database: Database, text: str) -> None:
-    from proxy.storage.tables import shares
+    from proxy.storage.shares import shares
 
     def work(connection: Connection) -> list[str]:
         connection.execute(insert(shares), {"member": text, "start": 1.0})

@@ -12,7 +12,8 @@ from msgspec.structs import replace
 from proxy.files.service import _record_of
 from proxy.storage import files as module
 from proxy.storage.database import Database
-from proxy.storage.files import AccountBlob, FileRecord, FileRepository, FileUnit
+from proxy.storage.file_tables import AccountBlob, FileRecord
+from proxy.storage.files import FileRepository, FileUnit
 from proxy.translate.names import Place
 
 T = TypeVar("T")

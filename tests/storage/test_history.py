@@ -11,11 +11,11 @@ from storage.samples import PAYLOAD, ended, entries, ids, job, run
 
 from proxy.storage import history as storage_history
 from proxy.storage.database import Database
-from proxy.storage.files import FileRecord, FileRepository
+from proxy.storage.file_tables import FileRecord
+from proxy.storage.files import FileRepository
 from proxy.storage.history import HistoryRepository, RecordedEnd, add_history
 from proxy.storage.jobs import JobRepository
-from proxy.storage.payloads import add_payload
-from proxy.storage.tables import job_payloads
+from proxy.storage.payloads import add_payload, job_payloads
 
 PICTURE = FileRecord(
     "anna", "output", "x.png", "c", "output", None, None, "image/png", 1.0, "main", "a"

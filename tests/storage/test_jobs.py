@@ -11,8 +11,9 @@ from storage.samples import PAYLOAD, ended, entries, ids, job
 
 from proxy.storage.conditions import Conditions, Numbering
 from proxy.storage.database import Database, FencedError
-from proxy.storage.history import PAGE, HistoryEntry, Recorded
-from proxy.storage.jobs import EngineWrite, JobLivesError, JobRepository, StoredJob
+from proxy.storage.history import PAGE, Recorded
+from proxy.storage.job_tables import HistoryEntry, StoredJob
+from proxy.storage.jobs import EngineWrite, JobLivesError, JobRepository
 from proxy.storage.leases import ENGINE, Fence, LeaseRepository
 from proxy.storage.shares import Share, Shares
 from proxy.storage.usage import UsageRepository, UsageRow
@@ -24,43 +25,6 @@ def jobs(database: Database) -> JobRepository:
 
 
 # --- jobs that live ------------------------------------------------------------------------
-
-
-async def test_a_job_comes_back_as_it_was_taken_in(jobs: JobRepository) -> None:
-    one = job(
-        number=2**80,
-        client_id="\ud800 c",
-        workflow_id="w",
-        account="main",
-        cloud_id="c1",
-        started_at=5,
-        outputs_to_execute=("9", "10"),
-        watched=False,
-        cancel_requested=True,
-        interrupted=True,
-        charge=1.5,
-    )
-    order = (await jobs.insert(one, PAYLOAD)).order
-    assert await jobs.get("anna", "a") == replace(one, order=order)
-    assert await jobs.payloads.get(order) == PAYLOAD
-    assert await jobs.payloads.get_many([order, 77]) == {order: PAYLOAD}
-
-
-@pytest.mark.parametrize("number", [0, -1, 1.0, 0.5, -(2**90)])
-async def test_a_number_keeps_its_kind(jobs: JobRepository, number: float) -> None:
-    await jobs.insert(job(number=number), PAYLOAD)
-    found = await jobs.get("anna", "a")
-    assert found is not None
-    assert (type(found.number), found.number) == (type(number), number)
-
-
-async def test_orders_grow_and_are_never_used_again(jobs: JobRepository) -> None:
-    first = (await jobs.insert(job("a"), PAYLOAD)).order
-    second = (await jobs.insert(job("b"), PAYLOAD)).order
-    await jobs.discard([second])
-    third = (await jobs.insert(job("c"), PAYLOAD)).order
-    assert first < second < third
-    assert [row.prompt_id for row in await jobs.live()] == ["a", "c"]
 
 
 async def test_an_id_that_lives_is_refused_and_nothing_written(jobs: JobRepository) -> None:

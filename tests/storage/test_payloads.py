@@ -11,9 +11,8 @@ from storage.samples import PAYLOAD, job
 from proxy.storage.database import Database
 from proxy.storage.encryption import Cipher
 from proxy.storage.jobs import JobRepository
-from proxy.storage.payloads import Payload
+from proxy.storage.payloads import Payload, job_payloads
 from proxy.storage.statements import CHUNK
-from proxy.storage.tables import job_payloads
 
 
 async def test_credentials_are_encrypted_until_they_are_sent(

@@ -13,7 +13,8 @@ from storage.samples import PAYLOAD, ended, job
 from proxy.storage.budget_notices import BudgetNotice
 from proxy.storage.conditions import Conditions, Numbering
 from proxy.storage.database import Database, StorageError
-from proxy.storage.jobs import EngineWrite, JobRepository, StoredJob
+from proxy.storage.job_tables import StoredJob
+from proxy.storage.jobs import EngineWrite, JobRepository
 from proxy.storage.run_times import JOB, RunTimeRepository, RunTimeRow, job_name
 from proxy.storage.spending import Spending, days_of_month
 from proxy.storage.usage import UsageRepository, UsageRow

@@ -8,7 +8,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy.storage.database import FILE, DamagedError
-from proxy.storage.jobs import JobRepository, StoredJob
+from proxy.storage.job_tables import StoredJob
+from proxy.storage.jobs import JobRepository
 from proxy.storage.payloads import Payload
 from proxy.storage.start import HEAD, open_folder, revision
 

@@ -11,7 +11,8 @@ from storage.samples import ended
 
 from proxy.storage import usage as module
 from proxy.storage.database import Database
-from proxy.storage.jobs import JobRepository, StoredJob
+from proxy.storage.job_tables import StoredJob
+from proxy.storage.jobs import JobRepository
 from proxy.storage.payloads import Payload
 from proxy.storage.usage import (
     FACT,
