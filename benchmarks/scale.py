@@ -24,9 +24,9 @@ import structlog
 from proxy.bus import EventBus
 from proxy.engine.accounts import Account, Slots
 from proxy.engine.announcer import Announcer
-from proxy.engine.engine_bus import EngineBus
 from proxy.engine.forecast import Forecast
 from proxy.engine.live_job import JobChanges, LiveJob
+from proxy.engine.news_publisher import NewsPublisher
 from proxy.engine.recorder import JobRecorder
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
@@ -97,7 +97,7 @@ class Simulation:
         )
         self.forecast = Forecast(self.scheduler)
         bus = EventBus()
-        announcer = Announcer(EngineBus(bus, term, BusListener(bus)), Metrics())
+        announcer = Announcer(NewsPublisher(bus, term, BusListener(bus)), Metrics())
         recorder = JobRecorder(storage, term, 10_000, shares=self.scheduler.shares_of)  # type: ignore[arg-type]
         self.table = JobTable(recorder, announcer)
         self.jobs: dict[LiveJob, Tracker] = {}

@@ -22,8 +22,8 @@ from proxy.engine.announcer import Announcer
 from proxy.engine.bookkeeper import Bookkeeper
 from proxy.engine.election import Election
 from proxy.engine.engine import Background, Engine
-from proxy.engine.engine_bus import EngineBus
 from proxy.engine.handover import Handover
+from proxy.engine.news_publisher import NewsPublisher
 from proxy.engine.recorder import JobRecorder
 from proxy.engine.replay import life_of
 from proxy.engine.resources import JobResources
@@ -187,7 +187,7 @@ async def run_engine(
                 shares=scheduler.shares_of,
                 outbox=webhooks.outbox,
             ),
-            announcer=Announcer(EngineBus(jobs.bus, term, listener), process.metrics),
+            announcer=Announcer(NewsPublisher(jobs.bus, term, listener), process.metrics),
             resources=JobResources(
                 resources.files,
                 resources.catalog,

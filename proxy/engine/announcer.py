@@ -12,8 +12,8 @@ import structlog
 
 from proxy.clock import now
 from proxy.costs.credits import to_credits
-from proxy.engine.engine_bus import EngineBus
 from proxy.engine.live_job import LiveJob
+from proxy.engine.news_publisher import NewsPublisher
 from proxy.jobs.conversion import stored_of
 from proxy.jobs.messages import JobAnswered, JobChanged, JobLeft, JobRecorded, JobsAhead
 from proxy.jobs.models import JobEnd, JobState, is_shown
@@ -31,8 +31,8 @@ _TOLD = frozenset({JobState.UNKNOWN, JobState.SUBMITTED, JobState.RUNNING})
 class Announcer:
     """Tells what becomes of jobs. `ahead` counts others' jobs before a member's last one."""
 
-    def __init__(self, bus: EngineBus, metrics: Metrics) -> None:
-        self.bus = bus
+    def __init__(self, publisher: NewsPublisher, metrics: Metrics) -> None:
+        self.publisher = publisher
         self._metrics = metrics
         self.ahead: dict[str, int] = {}
 
@@ -42,7 +42,7 @@ class Announcer:
         """Tell that a job is in the queue in its state, if clients may know of it; with `tell` the
         sockets hear of it, too."""
         if is_shown(job):
-            self.bus.tell(JobChanged(stored_of(job), job.progress, tell))
+            self.publisher.publish(JobChanged(stored_of(job), job.progress, tell))
 
     def advanced(
         self, job: LiveJob, state: JobState | None, *, was_shown: bool, was_accepted: bool
@@ -53,48 +53,48 @@ class Announcer:
             self.discarded(job)
         if job.accepted and not was_accepted:
             self.accepted(job)
-        if self.bus.term.lasts and state is JobState.SUBMITTED and is_shown(job):
+        if self.publisher.term.lasts and state is JobState.SUBMITTED and is_shown(job):
             waited = max(0, now() - job.created_at) / 1000
             self._metrics.job_wait.labels(job.member, job.account).observe(waited)
 
     def accepted(self, job: LiveJob) -> None:
         """Answer the client of a job that it was accepted, and count it."""
-        if self.bus.term.lasts:
+        if self.publisher.term.lasts:
             self.answer(job.key, job.omitted)
             self._metrics.jobs_accepted.labels(job.member).inc()
 
     def answer(self, key: JobKey, omitted: Mapping[str, Any]) -> None:
         """Answer a client that its job was taken in, but for the nodes that the cloud has
         `omitted`."""
-        self.bus.tell(JobAnswered(key, omitted))
+        self.publisher.publish(JobAnswered(key, omitted))
 
     def refuse(self, key: JobKey, refusal: LocalError) -> None:
         """Answer a client that its job was refused."""
-        self.bus.tell(JobAnswered(key, error=refusal))
+        self.publisher.publish(JobAnswered(key, error=refusal))
 
     def discarded(self, job: LiveJob, *, more: bool = False) -> None:
         """Tell that a job has left the queue without a trace, with `more` as one of several."""
         log.info(
             "job_discarded", job=job.prompt_id, member=job.member, cloud_job=job.cloud_id or None
         )
-        self.bus.tell(JobLeft(stored_of(job), more))
-        if self.bus.term.lasts and job.accepted:
+        self.publisher.publish(JobLeft(stored_of(job), more))
+        if self.publisher.term.lasts and job.accepted:
             self._metrics.jobs_ended.labels(job.member, job.account, "withdrawn").inc()
 
     def hidden(self, job: LiveJob) -> None:
         """Tell that a job which a former engine has shown is to be shown no more."""
         if job.accepted and not is_shown(job):
-            self.bus.tell(JobLeft(stored_of(job)))
+            self.publisher.publish(JobLeft(stored_of(job)))
 
     def recorded(self, job: LiveJob, recorded: Recorded) -> None:
         """Tell that a job is in the history."""
         about = JobRecorded(job.key, job.order, job.client_id, recorded.ordinal, recorded.forgotten)
-        self.bus.tell(about)
+        self.publisher.publish(about)
 
     def ended(self, job: LiveJob, end: JobEnd) -> None:
         """Tell that a job has left the queue for the history."""
-        self.bus.tell(JobLeft(stored_of(job)))
-        if not self.bus.term.lasts:
+        self.publisher.publish(JobLeft(stored_of(job)))
+        if not self.publisher.term.lasts:
             return
         metrics, labels = self._metrics, (job.member, job.account)
         metrics.jobs_ended.labels(*labels, end.outcome).inc()
@@ -116,9 +116,9 @@ class Announcer:
             self.ahead[member] = count
         else:
             self.ahead.pop(member, None)
-        self.bus.tell(JobsAhead(member, count, tell))
+        self.publisher.publish(JobsAhead(member, count, tell))
 
     def repeat_ahead(self) -> None:
         """Tell again, for all members, how many jobs of others go before theirs."""
         for member, count in self.ahead.items():
-            self.bus.tell(JobsAhead(member, count))
+            self.publisher.publish(JobsAhead(member, count))

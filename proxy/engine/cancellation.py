@@ -33,7 +33,7 @@ class Cancellation:
         supervisor: Supervisor,
     ) -> None:
         self._table = table
-        self._term = table.announcer.bus.term
+        self._term = table.announcer.publisher.term
         self._scheduler = scheduler
         self._workers = workers
         self._life = life

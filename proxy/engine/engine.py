@@ -96,7 +96,7 @@ class Engine:
         scheduler, resources, policy = self.scheduler, self.resources, self.policy
         supervisor = self.background.supervisor
         forecast = Forecast(scheduler)
-        self._bus = self.announcer.bus
+        self._publisher = self.announcer.publisher
         self._news = QueueNews(table, scheduler, forecast)
         self._workers = Workers(self.accounts, scheduler, table, resources, policy)
         self._overview = Overview(table, scheduler, forecast, self._workers)
@@ -126,9 +126,9 @@ class Engine:
         self.scheduler.restore(shares)
         for job in jobs:
             self._resume(job)
-        bus, supervisor = self._bus.bus, self.background.supervisor
+        bus, supervisor = self._publisher.bus, self.background.supervisor
         subscribe, keep = bus.subscribe, supervisor.keep
-        fence, accounts = self._bus.term.fence, self._overview.accounts
+        fence, accounts = self._publisher.term.fence, self._overview.accounts
         self._subscriptions = [
             subscribe("engine", self._receive),
             subscribe("sockets", self._receive),
@@ -226,7 +226,7 @@ class Engine:
         return self._overview.run(key, picture=picture)
 
     def _receive(self, message: object) -> None:
-        bus = self._bus.bus
+        bus = self._publisher.bus
         match message:
             case JobReceived(key=key):
                 self._spawn(self._intake.receive(message), key)
@@ -278,7 +278,7 @@ class Engine:
         job = self.table.get(row.key)
         if job is None and row.state == JobState.RECEIVED:
             # The bus may be about to bring it.
-            if not self._bus.bus.connected or age >= _UNHEARD_AGE:
+            if not self._publisher.bus.connected or age >= _UNHEARD_AGE:
                 self._receive(JobReceived(row.key, row.order, promised=True))
         elif job is not None and row.cancel_requested and not job.cancel_requested:
             self.cancel(CancelRequested("", (row.key,)))

@@ -38,7 +38,7 @@ class Following:
 
     def __init__(self, table: JobTable, scheduler: Scheduler, resources: JobResources) -> None:
         self._table = table
-        self._bus = table.announcer.bus
+        self._publisher = table.announcer.publisher
         self._scheduler = scheduler
         self._resources = resources
 
@@ -46,10 +46,12 @@ class Following:
     async def follows(self, job: LiveJob, follower: JobFollower) -> AsyncIterator[None]:
         """Have a job followed in the block; its slot is free when it is over, at the latest."""
         steps = None
-        if self._bus.lossy:
-            steps = StepBuffer(self._bus.epoch, self._resources.budget.member(job.member, "job"))
+        if self._publisher.lossy:
+            steps = StepBuffer(
+                self._publisher.epoch, self._resources.budget.member(job.member, "job")
+            )
         metadata = workflow_metadata.of_job(job.loaded.extra_data, job.workflow_id)
-        publisher = JobPublisher(self._bus, job, metadata, steps)
+        publisher = JobPublisher(self._publisher, job, metadata, steps)
         self._table.follow(job, follower, publisher)
         try:
             yield
@@ -63,7 +65,7 @@ class Following:
         """Do what follows from what happens to a job that is followed, until it is over."""
         ended = None
         if not job.answered:
-            timeout = self._bus.answer_timeout
+            timeout = self._publisher.answer_timeout
             asyncio.get_running_loop().call_later(timeout, self.release, job)
         async with asyncio.TaskGroup() as tasks, aclosing(follower.follow()) as happenings:
             name = f"read job {job.prompt_id}"
@@ -117,7 +119,7 @@ class Following:
 
     def _tell(self, job: LiveJob, message: Message) -> None:
         if job.publisher is not None:
-            job.publisher.tell(message)
+            job.publisher.publish(message)
 
     async def _wait_for_previous(self, job: LiveJob) -> None:
         """Wait until the ends of the member's previous jobs are sent, as on a server with one GPU.
@@ -161,10 +163,10 @@ class Following:
         if end.outcome == "completed":
             self._resources.run_times.learn(job.graph, end.node_times, job.member, end.ms)
             await self._estimate_again(job)
-        await self._bus.flush()
+        await self._publisher.flush()
         self._tell(job, ended.result)
         self._table.leave(job, end)
-        await self._bus.flush()
+        await self._publisher.flush()
         self._tell(job, ended.last)
 
     async def _estimate_again(self, job: LiveJob) -> None:

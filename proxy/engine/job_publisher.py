@@ -1,4 +1,4 @@
-"""Tells the client of one job its messages."""
+"""Publishes the messages for the client of one job."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from proxy.engine.engine_bus import EngineBus
+from proxy.engine.news_publisher import NewsPublisher
 from proxy.jobs.message_order import StepBuffer
 from proxy.jobs.messages import JobMessage
 from proxy.jobs.models import Job
@@ -18,17 +18,20 @@ MAX_PREVIEW_BYTES = 1024 * 1024
 
 @dataclass(eq=False, repr=False)
 class JobPublisher:
-    """Tells the client of a `job` its messages, with the `metadata` in each. Where messages may be
-    lost, `steps` numbers them and has those that are told again. `preview` is the last one."""
+    """Publishes the messages for the client of a `job`, with the `metadata` in each.
 
-    bus: EngineBus
+    Where messages may be lost, `steps` numbers them and has those that are published again.
+    `preview` is the last one.
+    """
+
+    publisher: NewsPublisher
     job: Job
     metadata: Mapping[str, Any]
     steps: StepBuffer | None = None
     preview: Preview | None = None
 
-    def tell(self, message: Message) -> None:
-        """Tell a message."""
+    def publish(self, message: Message) -> None:
+        """Publish a message."""
         if self.metadata:
             message = with_metadata(message, self.metadata)
         job = self.job
@@ -37,14 +40,14 @@ class JobPublisher:
             news = self.steps.numbered(news)
         if is_droppable(message) and len(message.image) <= MAX_PREVIEW_BYTES:
             self.preview = message
-        self.bus.tell(news)
+        self.publisher.publish(news)
 
     def repeat(self, epoch: int, number: int) -> None:
-        """Tell the steps of the job after this one again; all of them if it is of another
+        """Publish the steps of the job after this one again; all of them if it is of another
         epoch."""
         if self.steps is not None:
             for step in self.steps.after(epoch, number):
-                self.bus.tell(step)
+                self.publisher.publish(step)
 
     def close(self) -> None:
         """Forget the steps: nothing more is told of the job."""

@@ -76,7 +76,7 @@ class JobLife:
         self._table = table
         self._recorder = table.recorder
         self._announcer = table.announcer
-        self._bus = table.announcer.bus
+        self._publisher = table.announcer.publisher
         self._scheduler = scheduler
         self._workers = workers
         self._news = news

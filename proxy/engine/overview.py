@@ -108,7 +108,7 @@ class Overview:
             if job.client_id == client_id and node is not None:
                 event = Event("executing", {"node": node})
                 news = ClientMessage(member, client_id, event, message.socket)
-                self._table.announcer.bus.tell(news)
+                self._table.announcer.publisher.publish(news)
                 return
 
     def _seen(self, job: LiveJob) -> JobChanged:

@@ -146,7 +146,7 @@ class JobTable:
         changes.apply(job)
         self._count += 1
         # An engine that follows has a higher epoch: its changes are newer.
-        job.revision = (self.announcer.bus.epoch << 32) + self._count
+        job.revision = (self.announcer.publisher.epoch << 32) + self._count
 
     # --- ends ------------------------------------------------------------------------------
 

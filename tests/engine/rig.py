@@ -24,8 +24,8 @@ from proxy.engine.accounts import Account, Slots
 from proxy.engine.announcer import Announcer
 from proxy.engine.bookkeeper import Bookkeeper
 from proxy.engine.engine import Background, Engine
-from proxy.engine.engine_bus import EngineBus
 from proxy.engine.live_job import LiveJob
+from proxy.engine.news_publisher import NewsPublisher
 from proxy.engine.policy import Policy
 from proxy.engine.recorder import JobRecorder
 from proxy.engine.resources import JobResources
@@ -230,7 +230,7 @@ async def running_engine(
         recorder=JobRecorder(
             repository, term, history_size=100, outbox=outbox, shares=scheduler.shares_of
         ),
-        announcer=Announcer(EngineBus(bus, term, BusListener(bus)), Metrics()),
+        announcer=Announcer(NewsPublisher(bus, term, BusListener(bus)), Metrics()),
         resources=JobResources(
             pricing=Pricing(lambda _: None, lambda *_: None, 270_000),
             run_times=RunTimes(RunTimeRepository(database)),

@@ -15,7 +15,7 @@ from stack import TIMEOUT
 from waiting import until
 
 from proxy.costs.job_cost import JobCost, JobRun, Pricing
-from proxy.engine import engine_bus, following
+from proxy.engine import following, news_publisher
 from proxy.jobs.messages import JobLeft, JobMessage, JobRecorded, JobReleased
 from proxy.simulator import Simulator
 from proxy.storage.database import StorageError
@@ -121,7 +121,7 @@ async def test_the_history_has_the_entry_before_the_client_hears_of_the_end(
 async def test_nothing_is_told_of_a_job_before_its_client_has_the_answer(
     simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_bus, "_ALONE", 600.0)
+    monkeypatch.setattr(news_publisher, "_ALONE", 600.0)
     async with running_engine(simulator, tmp_path) as rig:
         job = await rig.store(rig.job(graphs.plain()))
         rig.engine.receive(job)
@@ -137,7 +137,7 @@ async def test_nothing_is_told_of_a_job_before_its_client_has_the_answer(
 async def test_a_job_is_told_after_a_while_also_if_nobody_says_that_its_client_has_the_answer(
     simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_bus, "_ALONE", 0.05)
+    monkeypatch.setattr(news_publisher, "_ALONE", 0.05)
     async with running_engine(simulator, tmp_path) as rig:
         job = await rig.store(rig.job(graphs.plain()))
         rig.engine.receive(job)

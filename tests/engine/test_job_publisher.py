@@ -28,10 +28,10 @@ def told(world: World, *messages: Message, metadata: dict[str, str] | None = Non
         assert message.message is not None
         received.append(message.message)
 
-    publisher = JobPublisher(world.announcer.bus, job(), metadata or {})
+    publisher = JobPublisher(world.announcer.publisher, job(), metadata or {})
     with world.bus.subscribe(topic_of("anna", "c"), hear):
         for message in messages:
-            publisher.tell(message)
+            publisher.publish(message)
     return received
 
 
@@ -44,9 +44,9 @@ def test_each_message_has_the_metadata_of_its_job() -> None:
 
 @pytest.mark.parametrize(("size", "kept"), [(10, True), (MAX_PREVIEW_BYTES + 1, False)])
 def test_the_last_preview_is_kept_unless_it_is_large(size: int, kept: bool) -> None:
-    publisher = JobPublisher(World().announcer.bus, job(), {})
+    publisher = JobPublisher(World().announcer.publisher, job(), {})
     preview = Preview("p", "1", "1", None, "1", bytes(size), "image/jpeg")
-    publisher.tell(preview)
+    publisher.publish(preview)
     assert (publisher.preview == preview) is kept
 
 

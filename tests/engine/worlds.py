@@ -12,9 +12,9 @@ from typing import Any
 from proxy.bus import BusMessage, EventBus
 from proxy.engine.accounts import Account, Slots
 from proxy.engine.announcer import Announcer
-from proxy.engine.engine_bus import EngineBus
 from proxy.engine.forecast import Forecast
 from proxy.engine.live_job import LiveJob
+from proxy.engine.news_publisher import NewsPublisher
 from proxy.engine.node_states import NodeReport
 from proxy.engine.overview import Overview
 from proxy.engine.progress import Expected, RunProgress
@@ -112,8 +112,8 @@ class World:
             self.accounts, Member, "jobs", clock=time.monotonic, turn=self.turn
         )
         self.forecast = Forecast(self.scheduler)
-        engine_bus = EngineBus(self.bus, self.term, BusListener(self.bus))
-        self.announcer = Announcer(engine_bus, self.metrics)
+        news_publisher = NewsPublisher(self.bus, self.term, BusListener(self.bus))
+        self.announcer = Announcer(news_publisher, self.metrics)
         recorder: Any = self.recorder
         self.table = JobTable(recorder, self.announcer)
         self.news = QueueNews(self.table, self.scheduler, self.forecast)

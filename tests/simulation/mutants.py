@@ -91,7 +91,7 @@ MUTANTS = {
     ),
     "last_message_not_flushed": Mutant(
         "engine.following",
-        "await self._bus.flush()\n        self._tell(job, ended.last)",
+        "await self._publisher.flush()\n        self._tell(job, ended.last)",
         "self._tell(job, ended.last)",
     ),
     "end_not_recorded_again": Mutant(

@@ -6,7 +6,7 @@ import pytest
 from engine.worlds import World
 
 from proxy.bus import EventBus
-from proxy.engine.engine_bus import EngineBus
+from proxy.engine.news_publisher import NewsPublisher
 from proxy.jobs.messages import JobNews, JobsAhead
 
 
@@ -18,14 +18,14 @@ def test_messages_flow_sooner_where_the_answer_may_get_lost(
 ) -> None:
     monkeypatch.setattr(EventBus, "lossy", lossy)
     monkeypatch.setattr(EventBus, "connected", connected)
-    assert World().announcer.bus.answer_timeout == timeout
+    assert World().announcer.publisher.answer_timeout == timeout
 
 
 def test_nothing_is_published_after_the_term() -> None:
     world = World()
     news = JobsAhead("anna", 1)
     for _ in range(2):
-        world.announcer.bus.tell(news)
+        world.announcer.publisher.publish(news)
         world.term.end()
     assert world.received == [news]
 
@@ -36,4 +36,4 @@ def test_a_listener_that_fails_harms_no_job() -> None:
             raise ValueError(news)
 
     world = World()
-    EngineBus(world.bus, world.term, Failing()).tell(JobsAhead("anna", 1))
+    NewsPublisher(world.bus, world.term, Failing()).publish(JobsAhead("anna", 1))

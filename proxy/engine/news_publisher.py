@@ -1,4 +1,4 @@
-"""The bus as the engine uses it: it tells and publishes while its term lasts."""
+"""Publishes what becomes of jobs, while the engine's term lasts."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ log = structlog.get_logger(__name__)
 _ALONE, _LOSSY, _UNCONNECTED = 5.0, 2.0, 1.0
 
 
-class EngineBus:
-    """Tells the `listener` what becomes of jobs while the `term` lasts."""
+class NewsPublisher:
+    """Publishes news of jobs to the `listener` while the `term` lasts."""
 
     def __init__(self, bus: EventBus, term: Term, listener: JobListener) -> None:
         self.bus = bus
         self.term = term
         self._listener = listener
-        #: Whether what is told may be lost on its way to other processes.
+        #: Whether what is published may be lost on its way to other processes.
         self.lossy = bus.lossy
         #: The epoch of the lease, in front of the numbers of a job's messages.
         self.epoch = term.fence.epoch
 
-    def tell(self, news: JobNews) -> None:
-        """Tell what becomes of a job, while this engine runs the jobs."""
+    def publish(self, news: JobNews) -> None:
+        """Publish what becomes of a job, while this engine runs the jobs."""
         if not self.term.lasts:
             return
         try:
