@@ -76,7 +76,6 @@ class JobLife:
         self._table = table
         self._recorder = table.recorder
         self._announcer = table.announcer
-        self._publisher = table.announcer.publisher
         self._scheduler = scheduler
         self._workers = workers
         self._news = news
