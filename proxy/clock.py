@@ -34,6 +34,11 @@ def now() -> int:
     return source.time_ns() // 1_000_000
 
 
+def microseconds() -> int:
+    """Return the time in µs since 1970, as records of assets have it."""
+    return source.time_ns() // 1_000
+
+
 def monotonic() -> float:
     """Return seconds of a clock that is never set, for durations and deadlines."""
     return source.monotonic()

@@ -86,11 +86,11 @@ class Authenticator:
     def __init__(self, services: Services) -> None:
         self._members = services[MEMBERS]
         self._base_path = services[OPTIONS].base_path
-        self.tickets = Tickets(clock.time, services[CIPHER])
+        self.tickets = Tickets(services[CIPHER])
         self._accounting = services[ACCOUNTING]
         self._origins = frozenset(services[OPTIONS].cors_origins)
-        self._wrong_tokens = Throttle(clock.monotonic, MAX_FAILURES)
-        self._sign_in_steps = Throttle(clock.monotonic, MAX_SIGN_IN_STEPS)
+        self._wrong_tokens = Throttle(MAX_FAILURES)
+        self._sign_in_steps = Throttle(MAX_SIGN_IN_STEPS)
         # By the SHA-256 of the header, so that no token stays in memory.
         self._known: dict[bytes, _KnownHeader] = {}
         self.provisioner = Provisioner(services[MEMBERS], services[ACCOUNTING].audit)

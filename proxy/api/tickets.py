@@ -6,10 +6,9 @@ which `/api/view` redirects them without their key.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from yarl import URL
 
+from proxy import clock
 from proxy.storage.encryption import Cipher
 
 #: The route that takes tickets, the name of their parameter, and their lifetime in seconds.
@@ -19,18 +18,14 @@ TICKET_LIFETIME = 600
 
 
 class Tickets:
-    """Makes tickets, and checks those that were made with a secret of the cipher.
+    """Makes tickets, and checks those that were made with a secret of the cipher."""
 
-    `now` is in seconds since 1970.
-    """
-
-    def __init__(self, now: Callable[[], float], cipher: Cipher) -> None:
-        self._now = now
+    def __init__(self, cipher: Cipher) -> None:
         self._cipher = cipher
 
     def add(self, url: URL, token_id: str) -> URL:
         """Return the URL with a ticket for the token with this id."""
-        until = int(self._now()) + TICKET_LIFETIME
+        until = int(clock.time()) + TICKET_LIFETIME
         proof = self._cipher.sign(_promise(url, until, token_id))
         return url.update_query({TICKET: f"{until}.{token_id}.{proof}"})
 
@@ -41,7 +36,7 @@ class Tickets:
         if not (until.isascii() and until.isdigit() and len(until) < 16 and proof.isascii()):
             return None
         good = self._cipher.proves(_promise(url, int(until), token_id), proof)
-        return token_id if good and int(until) > self._now() else None
+        return token_id if good and int(until) > clock.time() else None
 
 
 def _promise(url: URL, until: int, token_id: str) -> bytes:

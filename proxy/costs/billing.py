@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -27,17 +27,11 @@ class EnteredBalance(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Billing:
-    """The billing of the `accounts`, by their names. `now` returns seconds since 1970."""
+    """The billing of the `accounts`, by their names."""
 
-    def __init__(
-        self,
-        repository: BillingRepository,
-        accounts: Collection[str],
-        now: Callable[[], float] = clock.time,
-    ) -> None:
+    def __init__(self, repository: BillingRepository, accounts: Collection[str]) -> None:
         self._repository = repository
         self._accounts = accounts
-        self._now = now
 
     async def report(self, first: str, last: str) -> list[Reconciliation]:
         """Return the accounts from day to day (`YYYY-MM-DD`, UTC), both included. Raises
@@ -51,4 +45,4 @@ class Billing:
             names = ", ".join(self._accounts)
             raise UnknownAccountError(f"There is no account {account}; use one of: {names}.")
         amount = None if balance.credits is None else from_credits(balance.credits)
-        await self._repository.enter(account, amount, int(self._now() * 1000))
+        await self._repository.enter(account, amount, clock.now())

@@ -126,7 +126,7 @@ class Assets:
             raise AssetError("INVALID_BODY", "A record cannot be its own preview.")
         try:
             changed = await self._write(
-                id_, lambda unit: unit.change(member, id_, _now(), **values)
+                id_, lambda unit: unit.change(member, id_, clock.microseconds(), **values)
             )
         except UnknownPreviewError:
             raise _unknown(values["preview"]) from None
@@ -139,12 +139,16 @@ class Assets:
 
     async def add_tags(self, member: str, id_: str, tags: Sequence[str]) -> dict[str, Any]:
         """Add tags to a record. Raises `AssetError`, `StorageError`."""
-        done = await self._write(id_, lambda unit: unit.add_tags(member, id_, tags, _now()))
+        done = await self._write(
+            id_, lambda unit: unit.add_tags(member, id_, tags, clock.microseconds())
+        )
         return {"added": done.changed, "already_present": done.unchanged, "total_tags": done.total}
 
     async def remove_tags(self, member: str, id_: str, tags: Sequence[str]) -> dict[str, Any]:
         """Remove tags from a record. Raises `AssetError`, `StorageError`."""
-        done = await self._write(id_, lambda unit: unit.remove_tags(member, id_, tags, _now()))
+        done = await self._write(
+            id_, lambda unit: unit.remove_tags(member, id_, tags, clock.microseconds())
+        )
         return {
             "removed": done.changed,
             "not_present": done.unchanged,
@@ -179,7 +183,7 @@ class Assets:
 
     async def accessed(self, member: str, id_: str) -> None:
         """Note that the content of a record was read. Raises `StorageError`."""
-        await self._repository.write(lambda unit: unit.accessed(member, id_, _now()))
+        await self._repository.write(lambda unit: unit.accessed(member, id_, clock.microseconds()))
 
     async def has(self, member: str, hash_: str) -> bool:
         """Return whether the member has a content, other than in `temp`. Raises `StorageError`."""
@@ -222,13 +226,13 @@ class Assets:
                 root = forms.destination(new.tags)
                 named = await self._files.keep(member, taken, root, stored_name)
                 place, content = Place(named.type, named.name), (taken.hash, taken.size)
-                known = forms.of_file(member, "", place, _now(), content=content)
+                known = forms.of_file(member, "", place, clock.microseconds(), content=content)
         known = replace(known, metadata=taken.metadata or known.metadata)
         return await self._add(known, new, new.label(filename), "uploaded")
 
     async def _add(self, content: Asset, new: NewAsset, name: str, *more: str) -> dict[str, Any]:
         """Add a record of the content of another one."""
-        now, tags = _now(), tuple(sorted({*new.distinct_tags, *more}))
+        now, tags = clock.microseconds(), tuple(sorted({*new.distinct_tags, *more}))
         asset = Asset(
             content.member,
             str(randomness.uuid4()),
@@ -298,7 +302,7 @@ class Assets:
         version = blake3("\n".join(paths).encode()).hexdigest()
         if await self._repository.read(lambda unit: unit.models_version(member)) == version:
             return 0
-        now = _now()
+        now = clock.microseconds()
         records = [
             forms.of_model(member, str(uuid5(NAMESPACE_URL, f"models/{path}")), *model, now)
             for path, model in zip(paths, models, strict=True)
@@ -328,10 +332,6 @@ class Assets:
     def _receive(self, message: object) -> None:
         if isinstance(message, AssetNews):
             self._send(message.member, Event(message.event, message.data))
-
-
-def _now() -> int:
-    return clock.time_ns() // 1000
 
 
 def _unknown(id_: str) -> AssetError:

@@ -72,7 +72,6 @@ class Exports:
     _repository: ExportRepository
     _notify: Callable[[str, str, dict[str, Any]], None]
     _budget: MemoryBudget
-    _time: Callable[[], float] = clock.time
     _turns: Turns = field(default_factory=lambda: Turns(MAX_CONCURRENT, MAX_CONCURRENT))
     _unfinished: Counter[str] = field(default_factory=Counter)
 
@@ -105,7 +104,7 @@ class Exports:
     async def _begin(
         self, member: str, request: ExportRequest, payload: bytes, held: ExitStack
     ) -> str:
-        now = self._now()
+        now = clock.now()
         today = datetime.fromtimestamp(now / 1000, UTC).date()
         export, is_new = await self._repository.begin(
             Export(
@@ -138,7 +137,7 @@ class Exports:
             created_at=export.created_at,
             updated_at=export.updated_at,
             ended_at=export.ended_at,
-            stopped=export.is_stale(self._now()),
+            stopped=export.is_stale(clock.now()),
         )
 
     async def cancel(self, member: str, id_: str) -> None:
@@ -149,7 +148,7 @@ class Exports:
         export = await self._repository.get(member, id_)
         if export is None:
             raise AssetError("TASK_NOT_FOUND", "There is no such task.", kind="not_found", id=id_)
-        now, error = self._now(), "The export was cancelled."
+        now, error = clock.now(), "The export was cancelled."
         result = codec.dump_bytes({"success": False, "error": error})
         ended = {"status": "failed", "ended_at": now, "result": result}
         if export.is_stale(now) or not await self._repository.update(member, id_, now, **ended):
@@ -185,9 +184,9 @@ class Exports:
                 if await self._is_wanted(export):
                     await self._export(export, request)
         except BaseException:
-            failed = {"status": "failed", "ended_at": self._now()}
+            failed = {"status": "failed", "ended_at": clock.now()}
             with suppress(StorageError):
-                await self._repository.update(export.member, export.id, self._now(), **failed)
+                await self._repository.update(export.member, export.id, clock.now(), **failed)
             self._say(export, ExportProgress(0), "failed", error="The server could not export.")
             raise
         finally:
@@ -198,7 +197,7 @@ class Exports:
         while True:
             await asyncio.sleep(BEAT)
             try:
-                await self._repository.update(export.member, export.id, self._now())
+                await self._repository.update(export.member, export.id, clock.now())
             except StorageError as error:
                 _log.warning("export_write_failed", member=export.member, error=str(error))
 
@@ -209,10 +208,10 @@ class Exports:
         plan = asset_exports.plan(request, of_jobs, named)
         bytes_total = sum(asset.size or 0 for asset in plan.entries.values())
         progress = ExportProgress(plan.total, list(plan.failed), bytes_total)
-        if not await self._repository.update(member, export.id, self._now(), status="running"):
+        if not await self._repository.update(member, export.id, clock.now(), status="running"):
             return
         self._say(export, progress, "running")
-        sent_at = self._time()
+        sent_at = clock.time()
         for name, asset in plan.entries.items():
             if not await self._is_wanted(export):
                 return
@@ -222,8 +221,8 @@ class Exports:
             else:
                 progress.entries.append(entry)
                 progress.bytes += entry.size
-            if self._time() - sent_at >= MESSAGE_INTERVAL:
-                sent_at = self._time()
+            if clock.time() - sent_at >= MESSAGE_INTERVAL:
+                sent_at = clock.time()
                 self._say(export, progress, "running")
         await self._end(export, progress, timeless=plan.timeless)
 
@@ -245,7 +244,7 @@ class Exports:
         return ArchiveEntry(name, file.type, file.path, size, file.modified)
 
     async def _end(self, export: Export, progress: ExportProgress, *, timeless: bool) -> None:
-        entries, success, now = progress.entries, bool(progress.entries), self._now()
+        entries, success, now = progress.entries, bool(progress.entries), clock.now()
         outcome = (
             {"export_name": export.name} if success else {"error": "Nothing could be exported."}
         )
@@ -273,9 +272,6 @@ class Exports:
     def _say(self, export: Export, progress: ExportProgress, status: str, **more: Any) -> None:
         data = {"task_id": export.id, **progress.shown(), "status": status, **more}
         self._notify(export.member, "asset_export", data)
-
-    def _now(self) -> int:
-        return round(self._time() * 1000)
 
 
 class ExportProgress(msgspec.Struct):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import posixpath
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import msgspec
 import structlog
 from cachetools import LRUCache
 
-from proxy import randomness
+from proxy import clock, randomness
 from proxy.files.disk_folder import DiskFolder
 from proxy.files.given_names import (
     GivenName,
@@ -67,7 +67,6 @@ class Outputs:
     _namespace: Namespace
     _with_ids: bool
     _folder: DiskFolder | None
-    _now: Callable[[], float]
 
     def __post_init__(self) -> None:
         self._given: LRUCache[tuple[str, str, str], list[GivenName]] = LRUCache(MAX_NODES)
@@ -202,7 +201,7 @@ class Outputs:
             if name is None:
                 place = self._free_place(files, node, item, size, records, present)
                 id_ = str(randomness.uuid4())
-                at, content = round(self._now() * 1e6), (hash_, None)
+                at, content = clock.microseconds(), (hash_, None)
                 asset = of_file(node.member, id_, place, at, content=content, job=node.prompt_id)
                 assets.append(asset)
             else:
@@ -260,7 +259,7 @@ class Outputs:
             temporary = type_ == "temp"
             prefix = names.temp_stem(node.prompt_id, node.id) if temporary else "ComfyUI"
         expanded = names.expand(
-            prefix, time.localtime(self._now()), width=size[0], height=size[1]
+            prefix, time.localtime(clock.time()), width=size[0], height=size[1]
         ).replace("%batch_num%", str(item.position))
         subfolder, stem = names.split_prefix(expanded)
         stated = item.item.get("subfolder")
@@ -284,7 +283,7 @@ class Outputs:
             place,
             cloud_name=cloud_name,
             cloud_type=stated if stated in names.TYPES else place.type,
-            modified=self._now(),
+            modified=clock.time(),
             account=node.account,
             job=node.prompt_id,
         )

@@ -90,9 +90,7 @@ class Files:
         output_links: bool = False,
         input_folder: DiskFolder | None = None,
         workflows: JobWorkflows | None = None,
-        now: Callable[[], float] = clock.time,
     ) -> None:
-        self._now = now
         self._repository = repository
         self.cache = Cache(folder, cache_bytes)
         self.picture_workers = pictures.PictureWorkers()
@@ -103,7 +101,7 @@ class Files:
         preferred = preferred or (lambda _: tuple(clouds))
         self.uploads = Uploads(self.library, self.namespace, preferred, self.picture_workers)
         self.graphs = GraphFiles(self.namespace, self.uploads)
-        self.outputs = Outputs(self.library, self.namespace, asset_ids, output_folder, now)
+        self.outputs = Outputs(self.library, self.namespace, asset_ids, output_folder)
         self._reader = Reader(self.library, self.namespace, workflows)
         #: Opens a file's content.
         self.open = self._reader.open
@@ -172,7 +170,7 @@ class Files:
         """Send bytes to the cloud and name them; `hash_` is that of the client's bytes."""
         filename = posixpath.basename(naming.filename)
         sent = await self.uploads.send(naming.member, received, filename)
-        return await naming.give_name(hash_, received, sent, modified=self._now())
+        return await naming.give_name(hash_, received, sent, modified=clock.time())
 
     async def _recorded(self, member: str, named: Named, received: Received) -> Named:
         """Return the result of an upload with a new record; its failure is only logged."""
@@ -184,7 +182,7 @@ class Files:
             member,
             str(randomness.uuid4()),
             record.place,
-            round(self._now() * 1e6),
+            clock.microseconds(),
             content=(record.hash, record.size),
             metadata=received.metadata,
             extra=("uploaded",),
@@ -247,7 +245,7 @@ class Files:
             Place("temp", name),
             cloud_name=name,
             cloud_type=stated if stated in names.TYPES else "output",
-            modified=self._now(),
+            modified=clock.time(),
             account=account,
         )
         lease = await self.library.whole(record)

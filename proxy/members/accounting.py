@@ -45,10 +45,9 @@ QUEUE_RETRY_AFTER = 5.0
 
 @dataclass(eq=False, repr=False)
 class Usage:
-    """Usage by day. `now` returns seconds since 1970. `unwritten` is what was counted here."""
+    """Usage by day. `unwritten` is what was counted here."""
 
     _repository: UsageRepository
-    now: Callable[[], float] = clock.time
 
     def __post_init__(self) -> None:
         self.unwritten = WriteBehind[tuple[str, str, str], UsageRow](
@@ -84,19 +83,19 @@ class Usage:
         self._count(member, token, None, bytes_down=count)
 
     def _count(self, member: str, token: str, at: float | None, **counts: int) -> None:
-        day = day_of(self.now() if at is None else at)
+        day = day_of(clock.time() if at is None else at)
         row = UsageRow(day, member, **counts, token=token)
         self.unwritten.add(row.key, row)
 
     async def today(self, member: str) -> UsageRow:
         """Return the member's usage of today, with whatever token. Raises `StorageError`."""
         rows = await self.today_by_member(member)
-        return next(iter(rows), UsageRow(day_of(self.now()), member))
+        return next(iter(rows), UsageRow(day_of(clock.time()), member))
 
     async def today_by_member(self, member: str | None = None) -> list[UsageRow]:
         """Return the usage of today of all members, or one, with whatever token. Raises
         `StorageError`."""
-        day, sums = day_of(self.now()), dict[str, UsageRow]()
+        day, sums = day_of(clock.time()), dict[str, UsageRow]()
         for row in await self.days(day, day, member):
             sums[row.member] = sums.get(row.member, UsageRow(day, row.member)).plus(row)
         return list(sums.values())
@@ -118,14 +117,12 @@ class Limiter:
     """Checks the limits of all members.
 
     `_member` returns a member by name, `default_budgets` has those of members without their own.
-    Days end at midnight UTC. `now` returns seconds since 1970, `clock` those of a monotonic clock.
+    Days end at midnight UTC.
     """
 
     _member: Callable[[str], Member]
     _usage: Usage
     default_budgets: BudgetAmounts = NO_BUDGETS
-    now: Callable[[], float] = clock.time
-    clock: Callable[[], float] = clock.monotonic
     _buckets: dict[str, Bucket] = field(default_factory=dict)
 
     def request(self, member: str) -> None:
@@ -136,7 +133,7 @@ class Limiter:
         bucket = self._buckets.get(member)
         if bucket is None or bucket.rate != rate:
             bucket = self._buckets[member] = Bucket(rate, max(1.0, rate * BURST_SECONDS))
-        wait = bucket.spend(self.clock())
+        wait = bucket.spend(clock.monotonic())
         if wait > 0:
             raise _refusal(
                 "requests_per_second",
@@ -187,7 +184,7 @@ class Limiter:
 
         With `is_guess` it is not known how long such a job runs.
         """
-        now = self.now()
+        now = clock.time()
         end = renewal(budget.period, now)
         guess = " (nobody has run this workflow here, so 10 s are assumed)" if is_guess else ""
         return _refusal(
@@ -226,7 +223,7 @@ class Limiter:
     async def uploading(self, member: str, count: int, token: str = "") -> AsyncIterator[None]:
         """Count an upload of `count` bytes, unless the block raises. Raises `LocalError` (429),
         `StorageError`."""
-        limit, began = self._member(member).limits.upload_bytes_per_day, self.now()
+        limit, began = self._member(member).limits.upload_bytes_per_day, clock.time()
         if not await self._usage.upload(member, count, token, at=began, max_bytes=limit):
             raise self.upload_refusal(member)
         try:
@@ -252,7 +249,7 @@ class Limiter:
         )
 
     def _until_midnight(self, limit: str, value: int, problem: str) -> LocalError:
-        now = self.now()
+        now = clock.time()
         end = renewal("day", now)
         sentence = f"{problem}; this ends at {end:%Y-%m-%d %H:%M} UTC."
         return _refusal(limit, value, sentence, end.timestamp() - now, ends_at=end.isoformat())
@@ -273,16 +270,14 @@ def _refusal(
 
 
 class Throttle:
-    """Limits by address what may happen a minute; a /64 of IPv6 counts as one address. `now` is in
-    seconds."""
+    """Limits by address what may happen a minute; a /64 of IPv6 counts as one address."""
 
-    def __init__(self, now: Callable[[], float], per_minute: int) -> None:
-        self._now = now
+    def __init__(self, per_minute: int) -> None:
         self._buckets = Buckets(per_minute / 60, per_minute, MAX_ADDRESSES)
 
     def count(self, address: str) -> int:
         """Count one. Return 0, or the seconds until the next one may happen."""
-        return math.ceil(self._buckets.spend(network_of(address), self._now()))
+        return math.ceil(self._buckets.spend(network_of(address), clock.monotonic()))
 
 
 class Accounting:

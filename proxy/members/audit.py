@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -49,14 +49,10 @@ Value = str | int | float | bool | None | list[str]
 
 @dataclass(eq=False, repr=False)
 class Audit:
-    """The audit record. Entries are deleted after `days`; 0 records nothing.
-
-    `now` returns seconds since 1970.
-    """
+    """The audit record. Entries are deleted after `days`; 0 records nothing."""
 
     _repository: UsageRepository
     days: int = 90
-    now: Callable[[], float] = clock.time
     _rates: Buckets = field(default_factory=lambda: Buckets(MAX_RATE, MAX_BURST))
     #: Entries of each member beyond the rate, and of `""` those beyond `MAX_WAITING`; one entry
     #: with their number follows.
@@ -94,19 +90,19 @@ class Audit:
         """
         if self.days == 0:
             return
-        if action in LIMITED and self._rates.spend(member, self.now()) > 0:
+        if action in LIMITED and self._rates.spend(member, clock.time()) > 0:
             self._left_out[member] += 1
             return
         for who in ("", member):
             if who in self._left_out:
                 self._tell_left_out(who)
-        if not self._add(entry(self.now(), action, member, address, about)):
+        if not self._add(entry(clock.time(), action, member, address, about)):
             self._left_out[""] += 1
 
     def _tell_left_out(self, member: str) -> None:
         """Record how many entries of a member were left out, if there is room."""
         lines: dict[str, Value] = {"lines": self._left_out[member]}
-        if self._add(entry(self.now(), "lines_dropped", member, "", lines)):
+        if self._add(entry(clock.time(), "lines_dropped", member, "", lines)):
             del self._left_out[member]
 
     def _add(self, row: AuditRow) -> bool:
@@ -122,7 +118,7 @@ class Audit:
 
     async def _write(self, entries: Mapping[int, AuditRow]) -> None:
         await self._repository.database.write(partial(add_audit, entries=list(entries.values())))
-        today = int(self.now() * 1000) // _DAY_MS
+        today = int(clock.time() * 1000) // _DAY_MS
         if self._cleaned != today:
             await self._clean(today)
 

@@ -70,15 +70,13 @@ class Directory:
         self,
         repository: MemberRepository | None = None,
         *,
-        now: Callable[[], float] = clock.time,
         marker: Path | None = None,
         provisioned: bool = False,
         folders: Iterable[Path] = (),
     ) -> None:
         self._changing = asyncio.Lock()
-        self.sessions = Sessions(repository, self._changing, now)
+        self.sessions = Sessions(repository, self._changing)
         self._repository = repository
-        self._now = now
         self._marker = marker
         self._folders = tuple(folders)
         self._revision = -1
@@ -89,7 +87,7 @@ class Directory:
         self.has_members = provisioned
         self._written: dict[str, int] = {}
         self._callbacks: list[Callable[[], None]] = []
-        self._checked_at = self._ms()
+        self._checked_at = clock.now()
         self._watching: asyncio.Task[None] | None = None
 
     async def load(self) -> None:
@@ -157,7 +155,7 @@ class Directory:
     def access_by_id(self, token_id: str) -> Access | None:
         """Return the access of a token by its id, as `access`."""
         token = self._roster.token(token_id)
-        if token is None or token.expired(self._ms()):
+        if token is None or token.expired(clock.now()):
             return None
         member = self.get(token.member)
         return None if member.disabled else Access(member, token)
@@ -183,7 +181,7 @@ class Directory:
 
     def used(self, token: Token, address: str) -> None:
         """Note a use of a token; it is written at most once in `USE_INTERVAL`."""
-        self._uses[token.id] = Use(self._ms(), address)
+        self._uses[token.id] = Use(clock.now(), address)
 
     def subscribe(self, callback: Callable[[], None]) -> None:
         """Call `callback` after each change of members or tokens, and when a token expires."""
@@ -205,7 +203,7 @@ class Directory:
 
         def decide() -> Change:
             name = self._roster.name_to_add(member.name, restore=restore)
-            new = replace(member, name=name, created=self._ms())
+            new = replace(member, name=name, created=clock.now())
             self._roster.check_identities(new)
             return Change(members=[new])
 
@@ -240,7 +238,7 @@ class Directory:
             if known is not None:  # another request was faster
                 return Change(members=[known])
             name = self._roster.free_name(member.name, taken)
-            new = replace(member, name=name, identities=(identity,), created=self._ms())
+            new = replace(member, name=name, identities=(identity,), created=clock.now())
             return Change(members=[new])
 
         change = await self._change(decide)
@@ -285,7 +283,7 @@ class Directory:
                     f"{member.name} has {max_tokens} tokens, which is the maximum: revoke one that "
                     "is not used."
                 )
-            now = self._ms()
+            now = clock.now()
             limits = [until, None if lifetime is None else now + round(lifetime * 1000)]
             expires = min((limit for limit in limits if limit is not None), default=None)
             while True:
@@ -306,7 +304,7 @@ class Directory:
             member = self.find(name)
             token = self._roster.sign_in_token(member.name, issuer)
             if token is None:
-                _, made = tokens.make(member.name, note=issuer, created=self._ms(), expires=None)
+                _, made = tokens.make(member.name, note=issuer, created=clock.now(), expires=None)
                 token = replace(made, digest="")
             return Change(tokens=[token])
 
@@ -370,9 +368,6 @@ class Directory:
         self.sessions.retain(self._roster.token_ids)
         self.has_members = self.has_members or bool(len(self._roster))
 
-    def _ms(self) -> int:
-        return int(self._now() * 1000)
-
     async def _refresh(self) -> bool:
         async with self._changing:
             return await self._load_if_changed()
@@ -419,7 +414,7 @@ class Directory:
                 if not failing:
                     log.error("members_read_failed", error=str(error))
                 failing = True
-            previous, self._checked_at = self._checked_at, self._ms()
+            previous, self._checked_at = self._checked_at, clock.now()
             expired = self._roster.any_expires(previous, self._checked_at)
             if changed or expired:
                 self._notify()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Callable
 
 from msgspec import Struct
 
@@ -40,17 +39,11 @@ class NewInvitation(Struct, forbid_unknown_fields=True):
 
 
 class Invitations:
-    """The invitations of all members. `now` is in seconds since 1970."""
+    """The invitations of all members."""
 
-    def __init__(
-        self,
-        repository: InvitationRepository,
-        directory: Directory,
-        now: Callable[[], float] = clock.time,
-    ) -> None:
+    def __init__(self, repository: InvitationRepository, directory: Directory) -> None:
         self._repository = repository
         self._directory = directory
-        self._now = now
 
     async def make(self, wanted: NewInvitation, inviter: str) -> tuple[str, StoredInvitation]:
         """Return a new code of an inviter for a member, and what is stored of it.
@@ -64,7 +57,7 @@ class Invitations:
             raise DirectoryError("An invitation is valid for at most 30d.")
         if member.disabled:
             raise DirectoryError(f"The member {member.name} is disabled: enable it first.")
-        now = self._ms()
+        now = clock.now()
         id_, code = tokens.secret_of(PREFIX)
         digest, expires = tokens.digest(code), now + round(lifetime * 1000)
         invitation = StoredInvitation(id_, member.name, inviter, digest, now, expires)
@@ -79,7 +72,7 @@ class Invitations:
 
     async def open(self, member: str | None = None) -> list[StoredInvitation]:
         """Return the open invitations of a member, or of all. Raises `StorageError`."""
-        return await self._repository.open(self._ms(), member)
+        return await self._repository.open(clock.now(), member)
 
     async def revoke(self, id_: str) -> StoredInvitation:
         """Revoke an invitation. Raises `UnknownTokenError`."""
@@ -95,7 +88,7 @@ class Invitations:
         known = "" if invitation is None else invitation.digest
         if not hmac.compare_digest(tokens.digest(code), known) or invitation is None:
             raise InvalidInvitationError("This invitation does not exist.")
-        if invitation.expires <= self._ms():
+        if invitation.expires <= clock.now():
             raise InvalidInvitationError("This invitation has expired.")
         await self._directory.refresh()
         if self._directory.get(invitation.member).disabled:
@@ -107,7 +100,7 @@ class Invitations:
 
         Raises `InvalidInvitationError`, also for the second of two who use the same code.
         """
-        invitation, now = await self.look(code), self._ms()
+        invitation, now = await self.look(code), clock.now()
         text, token = tokens.make(invitation.member, note="Invitation", created=now, expires=None)
         try:
             await self._repository.redeem(invitation, token)
@@ -118,9 +111,6 @@ class Invitations:
         if access is None:
             raise InvalidInvitationError("The member was disabled meanwhile.")
         return text, access
-
-    def _ms(self) -> int:
-        return int(self._now() * 1000)
 
 
 def shown(invitation: StoredInvitation) -> str:

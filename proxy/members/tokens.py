@@ -17,11 +17,11 @@ import base64
 import hashlib
 import hmac
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from proxy import randomness
+from proxy import clock, randomness
 from proxy.storage.members import MemberRepository, StoredSession, StoredToken
 
 PREFIX = "ccp_"
@@ -126,7 +126,6 @@ class Sessions:
 
     _repository: MemberRepository | None
     _changing: asyncio.Lock
-    _now: Callable[[], float]
     _sessions: dict[str, StoredSession] = field(default_factory=dict)
 
     def replace(self, sessions: Iterable[StoredSession]) -> None:
@@ -136,7 +135,7 @@ class Sessions:
     async def begin(self, token_id: str) -> str:
         """Create a session of a token. Return its secret id, for the cookie. Raises
         `StorageError`."""
-        now, text = self._ms(), randomness.token_urlsafe(32)
+        now, text = clock.now(), randomness.token_urlsafe(32)
         session = StoredSession(digest(text), token_id, now, now + SESSION_LIFETIME)
         async with self._changing:
             if self._repository is not None:
@@ -152,7 +151,7 @@ class Sessions:
         """Return the id of the token of a session, `None` if it is unknown or has ended. `name` is
         the `digest` of its secret id."""
         session = self._sessions.get(name)
-        return session.token if session is not None and session.expires > self._ms() else None
+        return session.token if session is not None and session.expires > clock.now() else None
 
     async def end(self, name: str) -> None:
         """End a session by its `digest`. Raises `StorageError`."""
@@ -165,6 +164,3 @@ class Sessions:
         self._sessions = {
             name: session for name, session in self._sessions.items() if session.token in token_ids
         }
-
-    def _ms(self) -> int:
-        return int(self._now() * 1000)

@@ -59,8 +59,7 @@ class WebhookFields(Struct, forbid_unknown_fields=True):
 
 
 class Webhooks:
-    """The endpoints of everybody. `changed` is called after each change, `now` is in seconds since
-    1970, `clock` in those of a monotonic clock."""
+    """The endpoints of everybody. `changed` is called after each change."""
 
     def __init__(
         self,
@@ -69,15 +68,11 @@ class Webhooks:
         addresses: WebhookAddresses,
         *,
         changed: Callable[[], object] = bool,
-        now: Callable[[], float] = clock.time,
-        clock: Callable[[], float] = clock.monotonic,
     ) -> None:
         self.addresses = addresses
         self._repository = repository
         self._cipher = cipher
         self._changed = changed
-        self._now = now
-        self._clock = clock
         self._tests = Buckets(1 / TEST_INTERVAL, MAX_TESTS)
 
     async def endpoints(
@@ -111,7 +106,7 @@ class Webhooks:
             wanted.url,
             codec.dump_bytes(_sorted(wanted.types)),
             self._cipher.encrypt(secret.encode()),
-            self._ms(),
+            clock.now(),
         )
         try:
             await self._repository.add(webhook, limit=MAX_WEBHOOKS)
@@ -143,7 +138,7 @@ class Webhooks:
         if wanted.disabled is False:
             values |= {"disabled": None, "disabled_at": None, "failing_since": None}
         elif wanted.disabled is True and webhook.disabled is None:
-            values |= {"disabled": "Its owner has disabled it.", "disabled_at": self._ms()}
+            values |= {"disabled": "Its owner has disabled it.", "disabled_at": clock.now()}
         await self._repository.change(webhook.id, **values)
         self._changed()
         changed = await self.find(webhook.id, None)
@@ -183,7 +178,7 @@ class Webhooks:
                 "This webhook is for the URLs that jobs name: submit a job to test it.",
                 kind="conflict",
             )
-        wait = math.ceil(self._tests.spend(member, self._clock()))
+        wait = math.ceil(self._tests.spend(member, clock.monotonic()))
         if wait:
             raise LocalError(
                 "too_many_webhook_tests",
@@ -218,9 +213,6 @@ class Webhooks:
                 f"Only webhooks of the gateway get {', '.join(foreign)}: choose others of "
                 f"{', '.join(MEMBER_TYPES)}.",
             )
-
-    def _ms(self) -> int:
-        return int(self._now() * 1000)
 
 
 def types_of(webhook: StoredWebhook) -> list[str]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
+from stopped_clock import stopped
 from waiting import TIMEOUT
 
 from proxy.budget import MemoryBudget
@@ -30,7 +30,6 @@ def exports_of(
     repository: ExportRepository | None = None,
     tell: Callable[..., object] = lambda *_: None,
     budget: MemoryBudget | None = None,
-    now: Callable[[], float] = time.time,
 ) -> Exports:
     """The exports of a server without files."""
     files: Any = None
@@ -41,7 +40,6 @@ def exports_of(
         repository or ExportRepository(database),
         tell,
         budget or MemoryBudget(1_000_000),
-        now,
     )
 
 
@@ -57,12 +55,13 @@ async def test_an_export_that_waits_is_not_taken_for_one_that_stopped(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exports, "BEAT", 0.001)
-    supervisor, repository, now = Supervisor(), ExportRepository(database), [1.0]
-    begun = exports_of(database, supervisor, repository=repository, now=lambda: now[0])
+    clock = stopped(monkeypatch, 1.0)
+    supervisor, repository = Supervisor(), ExportRepository(database)
+    begun = exports_of(database, supervisor, repository=repository)
     others = await occupied(begun)
     request = ExportRequest(asset_ids=["11111111-2222-4333-8444-555555555555"])
     id_ = await begun.begin("anna", request)
-    now[0] += 2 * STALE / 1000
+    clock.at += 2 * STALE / 1000
     async with asyncio.timeout(TIMEOUT):
         while (await begun.task("anna", id_))["status"] == "failed":  # noqa: ASYNC110
             await asyncio.sleep(0)

@@ -11,6 +11,7 @@ from files.conftest import OpenFiles
 from files.helpers import BLUE, RED, MemoryCloud, bytes_of, item, record_of, upload
 from hypothesis import given
 from hypothesis import strategies as st
+from stopped_clock import stopped
 
 from proxy.files.given_names import GivenName, known_names, matching_names
 from proxy.files.service import Files
@@ -211,7 +212,8 @@ async def test_tokens_of_the_prefix(
     open_files: OpenFiles, cloud: MemoryCloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "localtime", time.gmtime)
-    files = await open_files(now=lambda: 1.0)
+    stopped(monkeypatch, 1.0)
+    files = await open_files()
     output = {"images": [item(cloud.add(RED))]}
     node = save("%year%-%month%/%width%x%height%")
     assert await names(files, output, node=node) == ["1970-01/8x6_00001_.png"]

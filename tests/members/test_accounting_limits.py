@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from databases import other_connection
 from hypothesis import given
 from hypothesis import strategies as st
+from stopped_clock import StoppedClock, stopped
 
 from proxy.members import accounting as limits
 from proxy.members.accounting import (
@@ -30,40 +30,30 @@ from proxy.translate.errors import LocalError
 EVENING = 1_795_543_200.0
 
 
-@dataclass
-class Clock:
-    at: float = EVENING
-
-    def __call__(self) -> float:
-        return self.at
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> StoppedClock:
+    return stopped(monkeypatch, EVENING)
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def usage(database: Database, clock: StoppedClock) -> Usage:
+    return Usage(UsageRepository(database))
 
 
-@pytest.fixture
-def usage(database: Database, clock: Clock) -> Usage:
-    return Usage(UsageRepository(database), now=clock)
+def limiter(usage: Usage, **limits: Any) -> Limiter:
+    return Limiter(lambda name: Member(name, limits=Limits(**limits)), usage)
 
 
-def limiter(usage: Usage, clock: Clock, **limits: Any) -> Limiter:
-    return Limiter(
-        lambda name: Member(name, limits=Limits(**limits)), usage, now=clock, clock=clock
-    )
-
-
-async def test_without_limits_nothing_is_refused(usage: Usage, clock: Clock) -> None:
-    free = limiter(usage, clock, max_queued=None)
+async def test_without_limits_nothing_is_refused(usage: Usage) -> None:
+    free = limiter(usage, max_queued=None)
     for _ in range(10_000):
         free.request("alice")
     free.admit("alice", waiting=10_000, submitted=10_000)
     assert await free.upload_room("alice") is None
 
 
-def test_requests_come_in_bursts_and_then_by_the_rate(usage: Usage, clock: Clock) -> None:
-    strict = limiter(usage, clock, requests_per_second=2)
+def test_requests_come_in_bursts_and_then_by_the_rate(usage: Usage, clock: StoppedClock) -> None:
+    strict = limiter(usage, requests_per_second=2)
     for _ in range(int(2 * BURST_SECONDS)):
         strict.request("alice")
     with pytest.raises(LocalError) as refused:
@@ -104,8 +94,8 @@ def test_whoever_waits_for_retry_after_is_let_in(rate: float) -> None:
     assert bucket.spend(now + wait + 1e-9) == 0
 
 
-def test_waiting_jobs_are_bounded(usage: Usage, clock: Clock) -> None:
-    strict = limiter(usage, clock, max_queued=3)
+def test_waiting_jobs_are_bounded(usage: Usage) -> None:
+    strict = limiter(usage, max_queued=3)
     strict.admit("alice", waiting=2, submitted=100)
     with pytest.raises(LocalError) as refused:
         strict.admit("alice", waiting=3, submitted=0)
@@ -113,8 +103,8 @@ def test_waiting_jobs_are_bounded(usage: Usage, clock: Clock) -> None:
     assert refused.value.retry_after
 
 
-def test_the_days_jobs_are_bounded_until_midnight(usage: Usage, clock: Clock) -> None:
-    strict = limiter(usage, clock, jobs_per_day=2)
+def test_the_days_jobs_are_bounded_until_midnight(usage: Usage) -> None:
+    strict = limiter(usage, jobs_per_day=2)
     strict.admit("alice", waiting=100, submitted=1)
     with pytest.raises(LocalError) as refused:
         strict.admit("alice", waiting=0, submitted=2)
@@ -125,8 +115,8 @@ def test_the_days_jobs_are_bounded_until_midnight(usage: Usage, clock: Clock) ->
     assert "2026-11-25 00:00 UTC" in error.message
 
 
-async def test_uploads_count_unless_they_fail(usage: Usage, clock: Clock) -> None:
-    strict = limiter(usage, clock, upload_bytes_per_day=100)
+async def test_uploads_count_unless_they_fail(usage: Usage, clock: StoppedClock) -> None:
+    strict = limiter(usage, upload_bytes_per_day=100)
     async with strict.uploading("alice", 60):
         pass
     assert await strict.upload_room("alice") == 40
@@ -143,12 +133,10 @@ async def test_uploads_count_unless_they_fail(usage: Usage, clock: Clock) -> Non
     assert await strict.upload_room("alice") == 100
 
 
-async def test_uploads_at_two_replicas_share_the_bytes_of_the_day(
-    database: Database, clock: Clock
-) -> None:
+async def test_uploads_at_two_replicas_share_the_bytes_of_the_day(database: Database) -> None:
     async with other_connection(database) as other:
         both = [
-            limiter(Usage(UsageRepository(accounting), now=clock), clock, upload_bytes_per_day=100)
+            limiter(Usage(UsageRepository(accounting)), upload_bytes_per_day=100)
             for accounting in (database, other)
         ]
 
@@ -164,8 +152,8 @@ async def test_uploads_at_two_replicas_share_the_bytes_of_the_day(
         assert [await accounting.upload_room("alice") for accounting in both] == [10, 10]
 
 
-def test_what_is_stored_has_a_limit_of_its_own(usage: Usage, clock: Clock) -> None:
-    strict = limiter(usage, clock, stored_bytes=100)
+def test_what_is_stored_has_a_limit_of_its_own(usage: Usage) -> None:
+    strict = limiter(usage, stored_bytes=100)
     assert strict.stored_bytes("alice") == 100
     refused = strict.storage_is_full("alice", 40)
     assert (refused.kind, refused.details) == ("too_large", "stored_bytes")
@@ -182,19 +170,18 @@ def test_members_have_a_limit_of_waiting_jobs_and_the_lone_user_has_none() -> No
     assert Directory().get(LOCAL).limits.max_queued is None
 
 
-def test_after_so_many_a_minute_they_have_to_wait() -> None:
-    now = 0.0
-    slow = Throttle(lambda: now, MAX_FAILURES)
+def test_after_so_many_a_minute_they_have_to_wait(clock: StoppedClock) -> None:
+    slow = Throttle(MAX_FAILURES)
     assert [slow.count("192.0.2.1") for _ in range(MAX_FAILURES)] == [0] * MAX_FAILURES
     assert slow.count("192.0.2.1") == 60 // MAX_FAILURES
     assert slow.count("192.0.2.2") == 0
-    now = 60 / MAX_FAILURES
+    clock.at += 60 / MAX_FAILURES
     assert slow.count("192.0.2.1") == 0
     assert slow.count("192.0.2.1") > 0
 
 
-def test_a_64_of_ipv6_is_one_address() -> None:
-    slow = Throttle(lambda: 0.0, MAX_FAILURES)
+def test_a_64_of_ipv6_is_one_address(clock: StoppedClock) -> None:
+    slow = Throttle(MAX_FAILURES)
     for number in range(MAX_FAILURES):
         assert slow.count(f"2001:db8::{number:x}") == 0
     assert slow.count("2001:db8::ffff:1") > 0
@@ -202,7 +189,7 @@ def test_a_64_of_ipv6_is_one_address() -> None:
 
 
 def test_memory_is_bounded() -> None:
-    slow = Throttle(lambda: 0.0, MAX_FAILURES)
+    slow = Throttle(MAX_FAILURES)
     for number in range(limits.MAX_ADDRESSES + 100):
         slow.count(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
     assert len(slow._buckets) == limits.MAX_ADDRESSES

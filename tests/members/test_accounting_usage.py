@@ -9,6 +9,7 @@ import pytest
 from databases import other_connection
 from hypothesis import given
 from hypothesis import strategies as st
+from stopped_clock import StoppedClock, stopped
 
 from proxy.costs.budgets import renewal
 from proxy.members import accounting
@@ -22,16 +23,9 @@ TIMEOUT = 60.0
 DAY, NEXT = "2026-11-24", "2026-11-25"
 
 
-class Clock:
-    at = LATE
-
-    def __call__(self) -> float:
-        return self.at
-
-
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock(monkeypatch: pytest.MonkeyPatch) -> StoppedClock:
+    return stopped(monkeypatch, LATE)
 
 
 @pytest.fixture
@@ -40,11 +34,11 @@ def repository(database: Database) -> UsageRepository:
 
 
 async def test_what_one_replica_counts_the_others_tell(
-    repository: UsageRepository, database: Database, clock: Clock
+    repository: UsageRepository, database: Database, clock: StoppedClock
 ) -> None:
-    usage = Usage(repository, now=clock)
+    usage = Usage(repository)
     async with other_connection(database) as other:
-        there = Usage(UsageRepository(other), now=clock)
+        there = Usage(UsageRepository(other))
         await repository.add([UsageRow(DAY, "alice", submitted=1)])
         usage.uploaded("bob", 7)
         await usage.unwritten.flush()
@@ -56,31 +50,31 @@ async def test_what_one_replica_counts_the_others_tell(
 
 
 async def test_bytes_that_are_not_written_yet_are_reported(
-    repository: UsageRepository, clock: Clock
+    repository: UsageRepository, clock: StoppedClock
 ) -> None:
-    usage = Usage(repository, now=clock)
+    usage = Usage(repository)
     usage.served("bob", 7)
     assert (await usage.today("bob")).bytes_down == 7
     await usage.unwritten.close()
-    assert await Usage(repository, now=clock).today("bob") == UsageRow(DAY, "bob", bytes_down=7)
+    assert await Usage(repository).today("bob") == UsageRow(DAY, "bob", bytes_down=7)
 
 
 async def test_an_upload_counts_on_its_day_within_its_bound(
-    repository: UsageRepository, clock: Clock
+    repository: UsageRepository, clock: StoppedClock
 ) -> None:
-    usage = Usage(repository, now=clock)
-    assert await usage.upload("bob", 60, at=clock(), max_bytes=100)
+    usage = Usage(repository)
+    assert await usage.upload("bob", 60, at=clock.at, max_bytes=100)
     usage.uploaded("bob", -10)
-    assert not await usage.upload("bob", 51, at=clock(), max_bytes=100)
-    assert await usage.upload("bob", 50, at=clock(), max_bytes=100)
+    assert not await usage.upload("bob", 51, at=clock.at, max_bytes=100)
+    assert await usage.upload("bob", 50, at=clock.at, max_bytes=100)
     assert (await usage.today("bob")).bytes_up == 100
-    assert await usage.upload("bob", 1000, at=clock(), max_bytes=None)
+    assert await usage.upload("bob", 1000, at=clock.at, max_bytes=None)
 
 
 async def test_bytes_are_booked_on_the_day_on_which_they_came(
-    repository: UsageRepository, clock: Clock
+    repository: UsageRepository, clock: StoppedClock
 ) -> None:
-    usage = Usage(repository, now=clock)
+    usage = Usage(repository)
     usage.uploaded("alice", 1000)
     clock.at += 20
     usage.served("alice", 500)
@@ -105,11 +99,11 @@ class Slow(UsageRepository):
 
 @pytest.mark.parametrize("who", ["the process", "the client that asks for the usage"])
 async def test_nothing_is_counted_twice_when_somebody_leaves_during_a_write(
-    database: Database, clock: Clock, who: str, monkeypatch: pytest.MonkeyPatch
+    database: Database, clock: StoppedClock, who: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = Slow(database)
     monkeypatch.setattr(accounting, "WRITE_INTERVAL", 0.001)
-    usage = Usage(slow, now=clock)
+    usage = Usage(slow)
     usage.uploaded("alice", 1)
     work = usage.unwritten.run() if who == "the process" else usage.unwritten.flush()
     leaving = asyncio.create_task(work)
@@ -118,7 +112,7 @@ async def test_nothing_is_counted_twice_when_somebody_leaves_during_a_write(
     closing = asyncio.create_task(usage.unwritten.close())
     slow.released.set()
     await asyncio.wait([leaving, closing])
-    (row,) = await Usage(UsageRepository(database), now=clock).days("2026-11-23", DAY)
+    (row,) = await Usage(UsageRepository(database)).days("2026-11-23", DAY)
     assert row.bytes_up == 1
 
 

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Connection
+from stopped_clock import StoppedClock, stopped
 
 from proxy.logging import register_secret
 from proxy.members import audit
@@ -29,13 +30,6 @@ DAY = 86_400
 T = TypeVar("T")
 ROOT = Path(__file__).parent.parent.parent
 TOKEN = "ccp_" + "a2b3c4d5" + "abcdefgh234567abcdefgh234567abcd"
-
-
-class Clock:
-    at = LATE
-
-    def __call__(self) -> float:
-        return self.at
 
 
 class Disk(UsageRepository):
@@ -69,8 +63,8 @@ class Disk(UsageRepository):
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock(monkeypatch: pytest.MonkeyPatch) -> StoppedClock:
+    return stopped(monkeypatch, LATE)
 
 
 @pytest.fixture
@@ -82,12 +76,12 @@ async def disk(tmp_path: Path) -> AsyncIterator[Disk]:
 
 
 @pytest.fixture
-def record(disk: Disk, clock: Clock) -> Audit:
-    return Audit(disk, now=clock)
+def record(disk: Disk, clock: StoppedClock) -> Audit:
+    return Audit(disk)
 
 
 async def test_entries_say_who_did_what_when_and_from_where(
-    record: Audit, disk: Disk, clock: Clock
+    record: Audit, disk: Disk, clock: StoppedClock
 ) -> None:
     await record.start()
     record.note("submit", member="alice", address="10.0.0.7", job="one")
@@ -105,7 +99,7 @@ async def test_entries_say_who_did_what_when_and_from_where(
     assert cancelled["jobs"] == ["one", "two"]
 
 
-async def test_the_newest_come_first_and_in_pages(record: Audit, clock: Clock) -> None:
+async def test_the_newest_come_first_and_in_pages(record: Audit, clock: StoppedClock) -> None:
     for number in range(50):
         record.note("submit", member="alice" if number % 2 else "bob", number=number)
         clock.at += 1
@@ -145,8 +139,8 @@ def test_neither_tokens_nor_registered_secrets_are_kept() -> None:
     assert len(row.entry) < 10_000
 
 
-async def test_entries_older_than_the_setting_are_removed(disk: Disk, clock: Clock) -> None:
-    record = Audit(disk, days=30, now=clock)
+async def test_entries_older_than_the_setting_are_removed(disk: Disk, clock: StoppedClock) -> None:
+    record = Audit(disk, days=30)
     for age in (32, 29, 0):
         clock.at = LATE - age * DAY
         record.note("submit", age=age)
@@ -158,8 +152,10 @@ async def test_entries_older_than_the_setting_are_removed(disk: Disk, clock: Clo
     assert [entry.get("age") for entry in await record.page(limit=9)] == [None, 0, 29]
 
 
-async def test_no_record_is_kept_where_the_setting_says_none(disk: Disk, clock: Clock) -> None:
-    record = Audit(disk, days=0, now=clock)
+async def test_no_record_is_kept_where_the_setting_says_none(
+    disk: Disk, clock: StoppedClock
+) -> None:
+    record = Audit(disk, days=0)
     record.note("submit")
     assert await record.page(limit=9) == []
 
@@ -197,10 +193,10 @@ async def test_entries_are_written_once_when_somebody_leaves_meanwhile(
 
 
 async def test_what_does_not_fit_is_counted(
-    disk: Disk, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    disk: Disk, clock: StoppedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(audit, "MAX_WAITING", 2)
-    record = Audit(disk, now=clock)
+    record = Audit(disk)
     for _ in range(5):
         record.note("submit")
     newest = (await record.page(limit=1))[0]
@@ -251,10 +247,10 @@ def test_the_dashboard_offers_every_action() -> None:
 
 
 async def test_a_member_that_does_too_much_at_once_keeps_nothing_from_the_record(
-    record: Audit, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    record: Audit, clock: StoppedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(audit, "MAX_BURST", 10.0)
-    limited = Audit(record._repository, now=clock)
+    limited = Audit(record._repository)
     for number in range(100):
         limited.note("interrupt", member="eve", number=number)
     limited.note("member_added", member="eve", name="mallory")
@@ -268,10 +264,10 @@ async def test_a_member_that_does_too_much_at_once_keeps_nothing_from_the_record
 
 
 async def test_what_was_left_out_is_recorded_at_the_end(
-    record: Audit, disk: Disk, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    record: Audit, disk: Disk, clock: StoppedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(audit, "MAX_BURST", 1.0)
-    limited = Audit(disk, now=clock)
+    limited = Audit(disk)
     await limited.start()
     for _ in range(5):
         limited.note("cancel", member="eve")

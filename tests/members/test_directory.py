@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from databases import FolderDirectory
+from stopped_clock import StoppedClock, stopped
 
 from proxy.members import tokens
 from proxy.members.directory import Directory
@@ -30,22 +31,14 @@ from proxy.storage.members import MemberRepository
 TIMEOUT = 60.0
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.time = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.time
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> StoppedClock:
+    return stopped(monkeypatch, 1_800_000_000.0)
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def directory(clock: Clock) -> Directory:
-    return Directory(now=clock)
+def directory(clock: StoppedClock) -> Directory:
+    return Directory()
 
 
 @pytest.fixture
@@ -171,13 +164,13 @@ async def test_a_disabled_member_is_not_let_in_until_enabled(directory: Director
 
 
 async def test_an_expired_or_revoked_token_lets_nobody_in(
-    directory: Directory, clock: Clock
+    directory: Directory, clock: StoppedClock
 ) -> None:
     await directory.add(Member("ann"))
     lasting, token = await directory.new_token("ann")
     short, _ = await directory.new_token("ann", lifetime=60)
     assert directory.access(short) is not None
-    clock.time += 60
+    clock.at += 60
     assert directory.access(short) is None
     assert directory.access(lasting) is not None
     await directory.revoke(token.shown)

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import aiohttp
 import graphs
+import pytest
 from stack import Client
+from stopped_clock import stopped
 from team import running_team
 from yarl import URL
 
@@ -48,16 +50,18 @@ async def test_a_file_is_fetched_without_the_key(
             assert answer.status == 401
 
 
-def test_a_ticket_is_good_for_its_time_and_who_has_the_secret() -> None:
-    now = 1000.0
-    tickets = Tickets(lambda: now, Cipher(secret=SECRET))
+def test_a_ticket_is_good_for_its_time_and_who_has_the_secret(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = stopped(monkeypatch, 1000.0)
+    tickets = Tickets(Cipher(secret=SECRET))
     url = tickets.add(URL("/view?filename=a.png"), "abcdefgh")
     assert tickets.token_of(url) == "abcdefgh"
-    assert Tickets(lambda: now, Cipher(secret=SECRET)).token_of(url) == "abcdefgh"
-    assert Tickets(lambda: now, Cipher()).token_of(url) is None
+    assert Tickets(Cipher(secret=SECRET)).token_of(url) == "abcdefgh"
+    assert Tickets(Cipher()).token_of(url) is None
     ticket = url.query["ticket"]
     for wrong in ("", ".", "..", "x.y.z", ticket.replace("abcdefgh", "abcdefgi"), f"9{ticket}",
                   f"{ticket}0", "é.é.é", "9" * 5000):  # fmt: skip
         assert tickets.token_of(url.update_query(ticket=wrong)) is None
-    now += TICKET_LIFETIME
+    clock.at += TICKET_LIFETIME
     assert tickets.token_of(url) is None

@@ -14,6 +14,7 @@ import pytest
 from aiohttp import web
 from backend import open_database
 from receiver import TIMEOUT, Receiver, receiving
+from stopped_clock import stopped
 from waiting import until
 
 from proxy.cloud.resilience import Backoff
@@ -59,13 +60,11 @@ class Post:
     def __post_init__(self) -> None:
         self.repository = WebhookRepository(self.database)
         self.deliveries = WebhookDeliveryRepository(self.database)
-        self.clock = 0.0
         self.webhooks = Webhooks(
             self.repository,
             self.cipher,
             HERE,
             changed=self.outbox.news.set,
-            clock=lambda: self.clock,
         )
         self.secrets: dict[str, str] = {}
 
@@ -262,8 +261,9 @@ async def test_a_test_is_attempted_once_and_disables_nothing(post: Post) -> None
 
 
 async def test_a_member_tests_webhooks_ten_times_at_once_and_then_each_six_seconds(
-    post: Post,
+    post: Post, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    clock = stopped(monkeypatch, 0.0)
     webhooks = [await post.repository.get(await post.add(name)) for name in ("one", "two")]
 
     async def test(number: int, member: str = "anna") -> None:
@@ -278,7 +278,7 @@ async def test_a_member_tests_webhooks_ten_times_at_once_and_then_each_six_secon
     assert (refused.value.kind, refused.value.retry_after) == ("rate_limited", 6)
     assert refused.value.message.endswith("wait 6 s, then test again.")
     await test(0, "ben")
-    post.clock = 6.0
+    clock.at += 6.0
     await test(0)
     with pytest.raises(LocalError):
         await test(0)
