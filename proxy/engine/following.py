@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from itertools import takewhile
 
@@ -81,6 +81,9 @@ class Following:
             for task in beside:
                 task.cancel()
         if ended is None:
+            self._scheduler.free(job)
+            if not job.answered:
+                await self.released(job)
             await self._table.discard(job)
             self._scheduler.charged(job.member)
         else:
@@ -141,8 +144,20 @@ class Following:
     def release(self, job: LiveJob) -> None:
         """Let the messages of a job flow: its client has the answer, or will not get it."""
         self._table.change(job, JobChanges(answered=True))
+        if job.released is not None:
+            job.released.set()
         if job.follower is not None:
             job.follower.release()
+
+    async def released(self, job: LiveJob) -> None:
+        """Wait until the client has the answer about its job, or will not get it.
+
+        Where the bus has lost the answer, the replica of the submission reads it in the row.
+        """
+        job.released = asyncio.Event()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._publisher.answer_timeout):
+                await job.released.wait()
 
     async def _finish(self, job: LiveJob, ended: Ended) -> None:
         """Record an end, then tell it: the history has the entry before the client hears of it,

@@ -45,7 +45,7 @@ from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.engine.tracker import SnapshotReceived, Tracker
 from proxy.engine.workers import Workers
-from proxy.jobs.models import JobState, Wish
+from proxy.jobs.models import JobState
 from proxy.storage.database import StorageError
 from proxy.translate import UNKNOWN_CLASS
 from proxy.translate.errors import LocalError, failure_of, unconfirmed_refusal
@@ -231,17 +231,20 @@ class JobLife:
         changes = JobChanges(
             cloud_id=sent.cloud_id,
             omitted=sent.node_errors,
-            accepted=job.accepted or job.wish is not Wish.CANCEL,
+            accepted=True,
             outputs_to_execute=outputs,
         )
         self._table.advance(job, JobState.SUBMITTED, changes)
         job.loaded.credentials = {}  # the cloud has them
 
     async def _cancel(self, job: LiveJob, sent: Sent) -> None:
-        """Have the cloud end a job that its client cancelled while it was on its way."""
+        """Have the cloud end a job that its client cancelled while it was on its way.
+
+        A submission that has no answer yet is told that it was accepted: the job may have begun to
+        run.
+        """
+        was_accepted = job.accepted
         self._accept(job, sent)
-        if not job.accepted:
-            self._announcer.answer(job.key, sent.node_errors)
         failures = 0
         while True:
             try:
@@ -258,6 +261,8 @@ class JobLife:
             await asyncio.sleep(_RETRY.after(failures))
         log.info("job_cancelled", cloud_job=job.cloud_id)
         self._scheduler.free(job)
+        if not was_accepted:
+            await self.following.released(job)
         await self._table.discard(job)
         self._scheduler.charged(job.member)
 

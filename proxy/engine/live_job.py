@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
@@ -49,7 +50,7 @@ class LiveJob(Job):
     `answered` says that the client has its `prompt_id`, before which no message about it may flow.
     It is no state, for a job of any state may be answered or not. `omitted` are the errors of nodes
     that the cloud has left out, `progress` comes with the row on the bus, `needs` is what not every
-    account has.
+    account has. Who waits for the answer waits for `released`.
 
     The `slot` is its place with the scheduler; `row` and `start`, a message of webhooks about the
     start of the job, are what is still to be written. While the job is followed, the `follower`
@@ -63,6 +64,7 @@ class LiveJob(Job):
     slot: SlotState = SlotState.NONE
     row: RowState = RowState.KEPT
     start: WebhookMessage | None = field(default=None, repr=False)
+    released: asyncio.Event | None = field(default=None, repr=False)
     follower: JobFollower | None = field(default=None, repr=False)
     publisher: JobPublisher | None = field(default=None, repr=False)
 

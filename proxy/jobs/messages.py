@@ -216,10 +216,11 @@ class JobChanged(BusMessage, frozen=True):
 
 class JobLeft(BusMessage, frozen=True):
     """engine → api: a job is in the queue no more. With `more` others leave with it, and the last
-    one tells how many are left."""
+    one tells how many are left. One that is `withdrawn` leaves no trace: no end of it is told."""
 
     job: StoredJob
     more: bool = False
+    withdrawn: bool = False
 
 
 class EndFound(BusMessage, frozen=True):

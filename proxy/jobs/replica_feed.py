@@ -91,6 +91,8 @@ class ReplicaFeed(LiveFeed):
                     self.hear(news)
             case JobAnswered() | JobLeft() | JobsAhead():
                 self.hear(news)
+                if isinstance(news, JobLeft) and news.withdrawn:
+                    self._deliveries.close(news.job.order)
             case JobRecorded(key=key, order=order, client_id=client_id, ordinal=ordinal):
                 self.hear(news)
                 # Messages about the end are due: they are read if the bus loses them.
@@ -150,7 +152,7 @@ class ReplicaFeed(LiveFeed):
             except StorageError as error:
                 log.warning("jobs_read_failed", error=str(error))
             else:
-                due = max(due - 1, int(self._deliveries.lack))
+                due = max(due - 1, int(self._deliveries.lack or self._has_hidden()))
                 if not due and not missed.is_set():
                     self.live.trust()
 
@@ -183,6 +185,12 @@ class ReplicaFeed(LiveFeed):
             await self._tell_end(order, key)
         self._mark_read(read)
         self._ask_for_steps(living)
+
+    def _has_hidden(self) -> bool:
+        """Whether messages were sent of a job that is in no queue and has no end: its row leaves
+        the storage at any time, of which nobody tells."""
+        live = {job.order for job in self.live}
+        return any(order not in live for order in self._deliveries.unfinished())
 
     def _last_end(self, member: str) -> int | None:
         """Return the last end of a member up to which all are known here; `None` if none is."""

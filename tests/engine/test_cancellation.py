@@ -12,7 +12,7 @@ from engine.rig import Rig, running_engine
 from waiting import until
 
 from proxy.cloud.resilience import Backoff, RetryPolicy
-from proxy.jobs.messages import CancelAnswered, CancelRequested
+from proxy.jobs.messages import CancelAnswered, CancelRequested, JobReleased
 from proxy.jobs.models import Job
 from proxy.simulator import HttpFault, Simulator
 
@@ -98,6 +98,27 @@ async def test_a_cancel_while_the_job_is_being_sent_reaches_the_cloud_once(
         await until(lambda: rig.is_gone(sent))
         assert await rig.repository.history.entry("local", sent.prompt_id) is None
     assert simulator.calls[CANCEL] == 1
+
+
+async def test_a_job_that_is_cancelled_before_its_answer_is_accepted_in_the_storage(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    """Where the bus loses the answer, the replica of the submission reads it there."""
+    async with running_engine(simulator, tmp_path, ahead=1) as rig:
+        await rig.submit(gated.GRAPH)
+        job = await rig.store(rig.job(graphs.plain()))
+        rig.engine.receive(job)
+        await until(lambda: len(simulator.jobs) == 2)
+        cancelling = asyncio.create_task(rig.cancel(job))
+        await simulator.signal.until(lambda: simulator.calls[CANCEL] == 1, 30)
+        await rig.engine.recorder.flush()
+        stored = await rig.repository.get(*job.key)
+        assert stored is not None
+        assert stored.accepted
+        assert not cancelling.done()
+        rig.bus.publish("engine", JobReleased(job.key, watched=True))
+        assert (await cancelling).cancelled
+        assert await rig.is_gone(job)
 
 
 async def test_a_job_that_cannot_be_cancelled_continues(

@@ -17,6 +17,7 @@ from proxy.jobs.conversion import stored_of
 from proxy.jobs.messages import (
     EndFound,
     JobChanged,
+    JobLeft,
     JobProgress,
     JobRecorded,
     StepsMissed,
@@ -254,6 +255,40 @@ async def test_a_job_that_left_without_a_trace_gets_no_end(replica: Replica) -> 
     await replica.feed.read()
     assert listener.received == []
     assert list(replica.live) == []
+
+
+async def test_of_a_job_that_is_withdrawn_after_its_start_nothing_is_kept(replica: Replica) -> None:
+    await replica.listen()
+    job = await replica.insert()
+    replica.tell(job, "execution_start")
+    replica.bus.publish("jobs", JobLeft(stored_of(job), withdrawn=True))
+    assert replica.subscribers.deliveries.unfinished() == {}
+
+
+async def test_a_withdrawn_job_is_looked_for_until_it_has_left_the_storage(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody hears of it where the bus has lost that it left the queue."""
+    read, reads = replica.feed.read, []
+
+    async def counted() -> None:
+        await read()
+        reads.append(list(replica.subscribers.deliveries.unfinished()))
+
+    monkeypatch.setattr(replica.feed, "read", counted)
+    await replica.listen()
+    job, supervisor = await replica.insert(), Supervisor()
+    replica.tell(job, "execution_start")
+    replica.live.of(MEMBER).put(stored_of(job), JobProgress())
+    supervisor.keep(replica.feed.run, "read what was missed")
+    await replica.repository.request_cancel([job.key])
+    replica.feed._hear_of_terms(MISSED)
+    await until(lambda: len(reads) == 4)
+    assert reads == [[job.order]] * 4
+    assert list(replica.live) == []
+    await replica.repository.discard([job.order])
+    await until(lambda: replica.subscribers.deliveries.unfinished() == {})
+    await supervisor.close()
 
 
 async def test_a_loss_is_made_good_at_once(replica: Replica) -> None:

@@ -40,6 +40,8 @@ FOUND = {
     107869: "a late beat ended the silence of an engine whose messages were still on their way",
     107991: "a refused job that the database did not delete ran after another engine began",
     111799: "an accepted job that had given its slot back was dropped by the next engine",
+    111824: "what was sent of a job that was withdrawn then was remembered until its socket closed",
+    114797: "a job that was cancelled on the cloud before its answer came was refused",
     1189: "a replica that had lost the bus passed for a leader whose messages arrive",
 }
 
