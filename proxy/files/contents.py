@@ -14,8 +14,9 @@ from pathlib import Path
 
 from proxy.files.cache import CacheLease, open_to_read, read_at
 from proxy.files.fetch import Fetch
+from proxy.files.picture_parts import Edits, Slice
 from proxy.files.picture_workflows import edits_for
-from proxy.files.workflow_names import Edits, MetadataText, Slice, texts
+from proxy.files.workflow_names import MetadataText, texts
 
 #: Bytes of one read.
 CHUNK = 256 * 1024

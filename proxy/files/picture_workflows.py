@@ -7,16 +7,14 @@ The web interface opens it from a PNG (a `tEXt` chunk named `workflow`) or a Web
 from __future__ import annotations
 
 import struct
-import zlib
 
-from proxy.files.workflow_names import Edit, Edits, Read
+from proxy.files.picture_parts import PNG, Edit, Edits, Read, png_chunk, webp_exif
 from proxy.storage.jobs import JobRepository
 from proxy.translate import codec, workflow_metadata
 
 #: Maximum bytes of a workflow that is written into pictures.
 MAX_BYTES = 4 * 1024 * 1024
 
-_PNG = b"\x89PNG\r\n\x1a\n"
 #: Where the chunk after the first one, IHDR, begins (W3C PNG, 11.2.1).
 _AFTER_HEADER = 33
 #: TIFF 6.0: the type of a text, and the tags that ComfyUI writes.
@@ -48,30 +46,14 @@ class JobWorkflows:
 def edits_for(read: Read, size: int, workflow: bytes) -> Edits:
     """Return what writes a workflow into a complete picture of this size."""
     head = read(0, _AFTER_HEADER)
-    if head.startswith(_PNG) and len(head) == _AFTER_HEADER:
-        data = b"tEXtworkflow\0" + workflow
-        chunk = struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
+    if head.startswith(PNG) and len(head) == _AFTER_HEADER:
+        chunk = png_chunk(b"tEXt", b"workflow\0" + workflow)
         return Edits((Edit(_AFTER_HEADER, _AFTER_HEADER, chunk),))
-    if head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X":
-        return _webp_edits(read, size, workflow)
-    return Edits()
-
-
-def _webp_edits(read: Read, size: int, workflow: bytes) -> Edits:
-    """Return the replacement of the EXIF chunk, if there is one."""
-    offset = 12
-    while len(header := read(offset, 8)) == 8:
-        kind, length = struct.unpack("<4sI", header)
-        stop = offset + 8 + length + length % 2
-        if kind == b"EXIF" and length <= MAX_BYTES and stop <= size:
-            exif = _with_make(read(offset + 8, length), b"workflow:" + workflow + b"\0")
-            if exif is None:
-                break
-            chunk = b"EXIF" + struct.pack("<I", len(exif)) + exif + b"\0" * (len(exif) % 2)
-            riff = struct.pack("<I", size - 8 + len(chunk) - (stop - offset))
-            return Edits((Edit(4, 8, riff), Edit(offset, stop, chunk)))
-        offset = stop
-    return Edits()
+    if head[:4] != b"RIFF" or head[8:16] != b"WEBPVP8X":
+        return Edits()
+    found = webp_exif(read, size, max_bytes=MAX_BYTES)
+    exif = None if found is None else _with_make(found.data, b"workflow:" + workflow + b"\0")
+    return Edits() if found is None or exif is None else Edits(found.replaced(exif))
 
 
 def _with_make(exif: bytes, text: bytes) -> bytes | None:

@@ -11,8 +11,9 @@ from proxy.files import workflow_names
 from proxy.files.contents import Content, ContentBrokenError
 from proxy.files.library import Library
 from proxy.files.namespace import Namespace
+from proxy.files.picture_parts import Edits
 from proxy.files.picture_workflows import JobWorkflows
-from proxy.files.workflow_names import Edits, MetadataText, Rename
+from proxy.files.workflow_names import MetadataText, Rename
 from proxy.storage.file_tables import FileRecord
 from proxy.translate.media_types import kind
 

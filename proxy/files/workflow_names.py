@@ -10,89 +10,25 @@ from __future__ import annotations
 import json
 import re
 import struct
-import sys
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import chain
 from typing import NamedTuple
 
-from msgspec import Struct
+from proxy.files.picture_parts import PNG, Edit, Edits, Read, png_chunk, webp_exif
 
 #: Maximum bytes of a text, and of its offset in the file; others are not changed.
 MAX_BYTES = 8 * 1024 * 1024
 
-#: Reads up to this many bytes from an offset on.
-Read = Callable[[int, int], bytes]
 #: Returns a text with other names.
 Rename = Callable[[bytes], bytes]
 
 _NAME = re.compile(rb"(?<![\w.:-])(?:blake3:)?[0-9a-f]{64}(?:\.\w+)?(?![\w-])")
-_PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_TEXTS = (b"tEXt", b"iTXt", b"comf")
 #: The flag of VP8X for an EXIF chunk (WebP container, "Extended File Format").
 _WEBP_EXIF = 0x08
 #: TIFF 6.0, section 2: the type of a text.
 _ASCII = 2
-
-
-class Edit(NamedTuple):
-    """A replacement of the bytes from `start` to `stop` (excluded) by `data`."""
-
-    start: int
-    stop: int
-    data: bytes
-
-
-class Slice(NamedTuple):
-    """The bytes of the file from `start` to `stop` (excluded; the end if `None`)."""
-
-    start: int
-    stop: int | None
-
-
-class Edits(Struct, frozen=True):
-    """The replacements in a file, in order and without overlap."""
-
-    edits: tuple[Edit, ...] = ()
-
-    @property
-    def added(self) -> int:
-        """The number of bytes by which the file grows."""
-        return sum(len(edit.data) - (edit.stop - edit.start) for edit in self.edits)
-
-    @property
-    def weight(self) -> int:
-        """The approximate bytes of memory, with the record that they are cached by."""
-        return 2048 + sum(len(edit.data) for edit in self.edits)
-
-    @property
-    def tag(self) -> str:
-        """A tag that distinguishes edits of one file; empty without any."""
-        checksum = 0
-        for edit in self.edits:
-            checksum = zlib.crc32(edit.data, checksum)
-        return f"{checksum:x}" if self.edits else ""
-
-    def pieces(self, start: int, stop: int | None) -> Iterator[bytes | Slice]:
-        """Yield the edited file from `start` to `stop`, as bytes and slices of the unedited one."""
-        at, shift = (
-            start,
-            0,
-        )  # the position in the edited file, and its distance to the unedited one
-        last = sys.maxsize if stop is None else stop
-        for edit in self.edits:
-            begin = edit.start + shift
-            end = begin + len(edit.data)
-            if at < (until := min(begin, last)):
-                yield Slice(at - shift, until - shift)
-                at = until
-            if begin <= at < (until := min(end, last)):
-                yield edit.data[at - begin : until - begin]
-                at = until
-            shift += len(edit.data) - (edit.stop - edit.start)
-        if stop is None or at < stop:
-            yield Slice(at - shift, None if stop is None else stop - shift)
 
 
 class MetadataText(NamedTuple):
@@ -110,7 +46,7 @@ def texts(read: Read, available: int, *, whole: bool) -> list[MetadataText] | No
     head = read(0, 32)
     if not whole and len(head) < 32:
         return None
-    if head.startswith(_PNG):
+    if head.startswith(PNG):
         return _png_texts(read, available, whole=whole)
     if (
         head[:4] == b"RIFF"
@@ -146,7 +82,7 @@ def edits(found: Iterable[MetadataText], rename: Rename) -> Edits:
 def _png_texts(read: Read, available: int, *, whole: bool) -> list[MetadataText] | None:
     """Return the texts before the pixels, and those after them of a complete animated picture."""
     found: list[MetadataText] = []
-    offset, animated = len(_PNG), False
+    offset, animated = len(PNG), False
     while animated or offset < MAX_BYTES:
         header = read(offset, 8)
         if len(header) < 8:
@@ -170,30 +106,18 @@ def _png_texts(read: Read, available: int, *, whole: bool) -> list[MetadataText]
 
 
 def _png_edits(kind: bytes, start: int, stop: int, old: bytes, rename: Rename) -> tuple[Edit, ...]:
-    data = rename(old)
-    chunk = kind + data
-    whole = struct.pack(">I", len(data)) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    return (Edit(start, stop, whole),)
+    return (Edit(start, stop, png_chunk(kind, rename(old))),)
 
 
 def _webp_texts(read: Read, available: int) -> list[MetadataText]:
-    offset = 12
-    while len(header := read(offset, 8)) == 8:
-        kind, length = struct.unpack("<4sI", header)
-        stop = offset + 8 + length + length % 2
-        if kind == b"EXIF" and length <= MAX_BYTES and stop <= available:
-            data = read(offset + 8, length)
-            edited = partial(_webp_edits, offset, stop, data, available)
-            return [MetadataText(data, edited)] if _NAME.search(data) else []
-        offset = stop
-    return []
+    exif = webp_exif(read, available, max_bytes=MAX_BYTES)
+    if exif is None or not _NAME.search(exif.data):
+        return []
 
+    def edited(rename: Rename) -> tuple[Edit, ...]:
+        return exif.replaced(_renamed_exif(exif.data, rename))
 
-def _webp_edits(start: int, stop: int, old: bytes, size: int, rename: Rename) -> tuple[Edit, ...]:
-    data = _renamed_exif(old, rename)
-    whole = b"EXIF" + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2)
-    riff = struct.pack("<I", size - 8 + len(whole) - (stop - start))
-    return Edit(4, 8, riff), Edit(start, stop, whole)
+    return [MetadataText(exif.data, edited)]
 
 
 def _renamed_exif(exif: bytes, rename: Rename) -> bytes:

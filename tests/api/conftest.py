@@ -31,8 +31,8 @@ from proxy.clock import now
 from proxy.edge.connection_manager import ConnectionLimits
 from proxy.files.conversions import Conversion
 from proxy.files.namespace import Named, make_record
+from proxy.files.picture_parts import Edits
 from proxy.files.uploads import MAX_BYTES
-from proxy.files.workflow_names import Edits
 from proxy.jobs.clients import Clients
 from proxy.jobs.models import JobRequest
 from proxy.jobs.records import JobRecord

@@ -22,7 +22,8 @@ from proxy import app
 from proxy.api.keys import FILES
 from proxy.cloud.resilience import Backoff, RetryPolicy
 from proxy.files import fetch
-from proxy.files.workflow_names import Slice, edits, renaming, texts
+from proxy.files.picture_parts import Slice
+from proxy.files.workflow_names import edits, renaming, texts
 from proxy.simulator import HttpFault, Simulator
 
 #: A cloud that is asked again soon.

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from proxy.files.picture_parts import Edits, Slice
 from proxy.files.picture_workflows import edits_for
-from proxy.files.workflow_names import Edits, Slice
 
 WORKFLOW = json.dumps({"id": "w", "nodes": []}).encode()
 

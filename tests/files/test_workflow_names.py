@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image, PngImagePlugin
 
-from proxy.files.workflow_names import Edits, Slice, edits, names_in, renaming, texts
+from proxy.files.picture_parts import Edits, Slice
+from proxy.files.workflow_names import edits, names_in, renaming, texts
 
 HASH = "0" * 63 + "1.png"
 OTHER = "f" * 64
