@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from proxy.app.process import Process
+from proxy.app.process import Process, read_at_start
 from proxy.app.storage import OpenStorage
 from proxy.cloud.client import CloudClient
 from proxy.cloud.upstream import CloudDocuments, Upstream
@@ -70,7 +70,7 @@ async def open_accounts(
                 for name, account in opened.items()
             },
         )
-        await observations.load()
+        await read_at_start("The observations cannot be read", observations.load)
         stack.push_async_callback(observations.unwritten.close)
         storage.supervisor.keep(observations.unwritten.run, "write observations")
         storage.supervisor.keep(observations.run, "read observations")

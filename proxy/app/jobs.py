@@ -8,13 +8,14 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from msgspec.structs import replace
 
 from proxy import clock, randomness
 from proxy.app.accounts import CloudAccounts
 from proxy.app.pricing import pricing_of
-from proxy.app.process import Process, config_errors
+from proxy.app.process import Process, read_at_start
 from proxy.app.resources import Resources
 from proxy.app.storage import OpenStorage
 from proxy.bus import EventBus
@@ -217,9 +218,8 @@ async def run_engine(
         leases, jobs.engine, engine, cloud.accounts, holder, settings.engine_lease, handover
     )
     try:
-        with config_errors("The jobs cannot be read"):
-            await election.start(storage.supervisor)
-            await jobs.service.feed.start(storage.supervisor)
+        for start in (election.start, jobs.service.feed.start):
+            await read_at_start("The jobs cannot be read", partial(start, storage.supervisor))
         yield election
     finally:
         await election.leave()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from proxy.budget import MemoryBudget
 from proxy.cloud.event_socket import Timeouts
@@ -13,7 +13,10 @@ from proxy.engine.policy import Policy
 from proxy.metrics import Metrics
 from proxy.settings import ConfigError, Settings
 from proxy.storage.database import StorageError
+from proxy.storage.start import at_start
 from proxy.turns import Turns, thread_turns
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,11 @@ class Process:
     turns: Turns = field(default_factory=thread_turns)
 
 
-@contextmanager
-def config_errors(what: str) -> Iterator[None]:
-    """Turn a failure of the storage into a `ConfigError` with a sentence."""
+async def read_at_start(what: str, call: Callable[[], Awaitable[T]]) -> T:
+    """Return the result of a call that a start needs (see `proxy.storage.start.at_start`). Raises
+    `ConfigError`, which says `what` cannot be done and why."""
     try:
-        yield
+        return await at_start(call)
     except StorageError as error:
         raise ConfigError(f"{what}: {error}.") from error
 

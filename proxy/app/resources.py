@@ -13,7 +13,7 @@ from pathlib import Path
 import structlog
 
 from proxy.app.accounts import CloudAccounts
-from proxy.app.process import Process
+from proxy.app.process import Process, read_at_start
 from proxy.app.storage import OpenStorage
 from proxy.catalog.service import Catalog
 from proxy.catalog.source import Accounts
@@ -85,7 +85,7 @@ async def open_resources(
             input_folder=input_folder,
             workflows=JobWorkflows(JobRepository(database, storage.cipher)),
         )
-        await files.start()
+        await read_at_start("The files cannot be read", files.start)
         stack.push_async_callback(files.close)
         catalog = Catalog(
             Accounts(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from proxy.app.process import Process, config_errors
+from proxy.app.process import Process, read_at_start
 from proxy.members.directory import Directory
 from proxy.members.marker import marker_of
 from proxy.settings import ConfigError, Settings, read_secrets
@@ -47,8 +47,7 @@ async def open_storage(process: Process) -> AsyncIterator[OpenStorage]:
             provisioned=settings.provisions_members,
             folders=filter(None, (settings.input_directory, settings.output_directory)),
         )
-        with config_errors("The members cannot be read"):
-            await members.load()
+        await read_at_start("The members cannot be read", members.load)
         stack.push_async_callback(members.close)
         refuse_lost_members(settings, has_members=bool(members.members()))
         members.start(supervisor)
@@ -82,11 +81,13 @@ def refuse_lost_members(settings: Settings, *, has_members: bool) -> None:
 
 
 async def _open_database(settings: Settings, folder: Path) -> Database:
-    with config_errors("The records cannot be opened"):
+    async def open_database() -> Database:
         if settings.database is not None:
             await migrate_server(settings)
             return await open_server(settings)
         return await open_folder(folder, start_empty=settings.start_empty)
+
+    return await read_at_start("The records cannot be opened", open_database)
 
 
 async def _cipher(
@@ -95,6 +96,7 @@ async def _cipher(
     secret = read_secrets(settings)
     cipher = Cipher(folder / SECRET_FILE, secret=secret)
     if secret is None and database.shared:
-        cipher.use(await stored_secrets(database))
+        stored = partial(stored_secrets, database)
+        cipher.use(await read_at_start("The secrets cannot be read", stored))
         supervisor.keep(partial(follow_secrets, database, cipher), "follow the secrets")
     return cipher

@@ -15,6 +15,7 @@ import threading
 import webbrowser
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,14 @@ from proxy.app import lifespan
 from proxy.app.server import Server
 from proxy.app.sign_in import sign_in_problems, template_problem
 from proxy.app.storage import refuse_lost_members
-from proxy.cli.common import Chosen, chosen_accounts, in_database
+from proxy.cli.common import Chosen, chosen_accounts
 from proxy.edge.connection_manager import ConnectionLimits
 from proxy.edge.tls import Certificate, CertificateError
 from proxy.members.marker import any_members
 from proxy.settings import ConfigError, Settings, default_data_dir, pictures_folder, record_options
 from proxy.storage.database import StorageError
 from proxy.storage.members import MemberRepository
+from proxy.storage.start import at_start, opened_database
 from proxy.supervisor import Supervisor
 
 if sys.platform == "win32":
@@ -320,9 +322,14 @@ def _has_members(settings: Settings) -> bool:
     try:
         if settings.database is None:
             return any_members(settings.data_dir)
-        return in_database(settings, lambda database: MemberRepository(database).any())
+        return asyncio.run(at_start(partial(_any_in_database, settings)))
     except StorageError as error:
         raise ConfigError(f"The members cannot be read: {error}.") from None
+
+
+async def _any_in_database(settings: Settings) -> bool:
+    async with opened_database(settings) as database:
+        return await MemberRepository(database).any()
 
 
 def refuse_open_access(settings: Settings, *, has_members: bool = False) -> None:

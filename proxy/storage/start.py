@@ -13,14 +13,16 @@ release (contract). The database says which is the oldest revision whose program
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 from filelock import FileLock, Timeout
 from sqlalchemy import Connection, inspect, text
 
+from proxy import clock
 from proxy.settings import ConfigError, Settings
 from proxy.storage import (  # noqa: F401 (they define tables)
     billing,
@@ -39,6 +41,7 @@ from proxy.storage import (  # noqa: F401 (they define tables)
 )
 from proxy.storage.database import (
     FILE,
+    BusyError,
     DamagedError,
     Database,
     SqliteDatabase,
@@ -51,6 +54,11 @@ from proxy.storage.tables import metadata
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
+#: Seconds for which a start asks a database again that has too much to do, and between two tries.
+BUSY_TIMEOUT, BUSY_PAUSE = 60.0, 0.5
+
 #: The revision of the tables in `metadata`.
 HEAD = "0001"
 #: The revision of the oldest program that may use this schema. A revision that only adds leaves it;
@@ -62,6 +70,20 @@ _LOCK = 0x636F6D6679
 
 _OLDEST = "oldest_schema"
 _REVISIONS = Path(__file__).parent / "migrations"
+
+
+async def at_start(call: Callable[[], Awaitable[T]]) -> T:
+    """Return the result of a call that a start needs, which is repeated for `BUSY_TIMEOUT` while
+    the database has too much to do. Raises `StorageError`."""
+    ends = clock.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            return await call()
+        except BusyError as error:
+            if clock.monotonic() >= ends:
+                raise
+            log.warning("start_delayed", reason=str(error))
+            await asyncio.sleep(BUSY_PAUSE)
 
 
 async def migrate(database: Database) -> bool:

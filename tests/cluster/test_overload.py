@@ -52,10 +52,10 @@ class Submitter:
 
 
 @asynccontextmanager
-async def locked(address: str) -> AsyncIterator[None]:
-    """Let nobody write to the table of jobs."""
+async def locked(address: str, mode: str = "SHARE") -> AsyncIterator[None]:
+    """Let nobody write to the table of jobs, or read it, either, with `ACCESS EXCLUSIVE`."""
     async with await psycopg.AsyncConnection.connect(address) as connection:
-        await connection.execute("LOCK TABLE jobs IN SHARE MODE")
+        await connection.execute(f"LOCK TABLE jobs IN {mode} MODE")
         yield
 
 
@@ -89,3 +89,18 @@ async def test_polls_are_answered_and_what_is_shed_says_so(
             while set((await client.get("history"))[1]) != taken:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         load.only_these_ran(simulator, taken)
+
+
+async def test_a_replica_that_starts_meanwhile_waits_for_the_database(
+    tmp_path: Path, servers: Servers, simulator: Simulator
+) -> None:
+    async with running_cluster(tmp_path, servers, simulator, count=2) as cluster:
+        replica = await cluster.standby()
+        assert await replica.stop() == 0
+        async with locked(cluster.environment["COMFY_PROXY_DATABASE"], "ACCESS EXCLUSIVE"):
+            starting = asyncio.create_task(replica.start())
+            await asyncio.sleep(LOCKED)
+            assert not starting.done()
+        await starting
+        assert "start_delayed" in {line["event"] for line in replica.log_lines()}
+        await cluster.is_ready(replica)

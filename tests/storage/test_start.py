@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from proxy.storage.database import FILE, DamagedError
+from proxy.storage import start
+from proxy.storage.database import FILE, BusyError, DamagedError, StorageError
 from proxy.storage.job_tables import StoredJob
 from proxy.storage.jobs import JobRepository
 from proxy.storage.payloads import Payload
-from proxy.storage.start import HEAD, open_folder, revision
+from proxy.storage.start import HEAD, at_start, open_folder, revision
 
 
 async def test_a_new_folder_gets_a_database_with_the_newest_schema(tmp_path: Path) -> None:
@@ -47,3 +48,37 @@ async def test_who_asks_for_it_starts_empty_and_the_damaged_file_is_kept(tmp_pat
     assert kept.read_bytes() == b"no database" * 1000
     (line,) = [line for line in logs if line["event"] == "database_replaced"]
     assert line["kept_as"] == str(kept)
+
+
+class Refusing:
+    """A call that fails with each of these errors, and then returns how often it was called."""
+
+    def __init__(self, *errors: StorageError) -> None:
+        self.errors = list(errors)
+        self.calls = 0
+
+    async def __call__(self) -> int:
+        self.calls += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return self.calls
+
+
+async def test_a_start_asks_a_busy_database_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start, "BUSY_PAUSE", 0.0)
+    assert await at_start(Refusing(BusyError("busy"), BusyError("busy"))) == 3
+
+
+async def test_a_start_gives_a_busy_database_up_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start, "BUSY_TIMEOUT", 0.0)
+    call = Refusing(BusyError("busy"))
+    with pytest.raises(BusyError):
+        await at_start(call)
+    assert call.calls == 1
+
+
+async def test_a_start_does_not_wait_for_a_database_that_is_away() -> None:
+    call = Refusing(StorageError("away"))
+    with pytest.raises(StorageError):
+        await at_start(call)
+    assert call.calls == 1
