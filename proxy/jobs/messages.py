@@ -231,6 +231,12 @@ class EndFound(BusMessage, frozen=True):
     order: int
 
 
+class JobFound(BusMessage, frozen=True):
+    """api → api: a replica has read that a job was accepted, and the message of the engine may
+    still be on its way. The others read as well: none lacks the job once its client has the
+    answer."""
+
+
 class JobsAhead(BusMessage, frozen=True):
     """engine → api: this many jobs of others go before the member's last waiting one.
 

@@ -24,6 +24,7 @@ from proxy.jobs.messages import (
     EndFound,
     JobAnswered,
     JobChanged,
+    JobFound,
     JobLeft,
     JobRecorded,
     JobsAhead,
@@ -75,7 +76,13 @@ class ReplicaFeed(LiveFeed):
 
     async def start(self, supervisor: Supervisor) -> None:
         """Read what lives, and again whenever the bus may have lost something. Raises
-        `StorageError`."""
+        `StorageError`.
+
+        What the engine told before this replica could hear it may not be written yet: it is asked
+        to tell it again.
+        """
+        self.bus.publish("sockets", NewsMissed())
+        self._read_soon()
         await self.read()
         supervisor.keep(self.run, "read what was missed")
         await super().start(supervisor)
@@ -100,6 +107,8 @@ class ReplicaFeed(LiveFeed):
                     self._deliveries.expect(order, key, client_id)
                 if ordinal and key.member in self._ends:
                     self._ends[key.member].add(ordinal)
+            case JobFound():
+                self._read_soon()
             case EndFound(key=key, order=order):
                 self.live.end(key, order)
                 self._leave(key, order)
@@ -130,13 +139,16 @@ class ReplicaFeed(LiveFeed):
         if news is MISSED:
             self.bus.publish("sockets", NewsMissed())
         if news is MISSED or isinstance(news, TermBegan):
-            self.live.doubt()
-            self._deliveries.missed.set()
+            self._read_soon()
+
+    def _read_soon(self) -> None:
+        """Read from the storage at once and again soon, and rely on the bus only then."""
+        self.live.doubt()
+        self._deliveries.missed.set()
 
     async def run(self) -> None:
         """Read twice when something may be lost, and all the time while something is missing or the
         bus is away."""
-        self.bus.publish("sockets", NewsMissed())
         due, missed = 0, self._deliveries.missed
         while True:
             with suppress(TimeoutError):

@@ -17,9 +17,11 @@ from proxy.jobs.conversion import stored_of
 from proxy.jobs.messages import (
     EndFound,
     JobChanged,
+    JobFound,
     JobLeft,
     JobProgress,
     JobRecorded,
+    NewsMissed,
     StepsMissed,
     StepsReceived,
 )
@@ -289,6 +291,30 @@ async def test_a_withdrawn_job_is_looked_for_until_it_has_left_the_storage(
     await replica.repository.discard([job.order])
     await until(lambda: replica.subscribers.deliveries.unfinished() == {})
     await supervisor.close()
+
+
+async def test_a_replica_that_starts_shows_what_the_engine_has_not_written_yet(
+    replica: Replica,
+) -> None:
+    job, supervisor = await replica.insert(accepted=False), Supervisor()
+
+    def repeat(news: object) -> None:
+        if isinstance(news, NewsMissed):
+            job.accepted, job.revision = True, 1
+            replica.bus.publish("jobs", JobChanged(stored_of(job), job.progress))
+
+    replica.bus.subscribe("sockets", repeat)
+    await replica.feed.start(supervisor)
+    assert [row.prompt_id for row in replica.live] == [job.prompt_id]
+    assert not replica.live.certain
+    await until(lambda: replica.live.certain)
+    await supervisor.close()
+
+
+async def test_a_job_that_another_replica_has_found_is_read(replica: Replica) -> None:
+    job = await replica.insert()
+    replica.bus.publish("jobs", JobFound())
+    assert job.prompt_id in (await replica.live.now(MEMBER)).jobs
 
 
 async def test_a_loss_is_made_good_at_once(replica: Replica) -> None:

@@ -42,6 +42,8 @@ FOUND = {
     111799: "an accepted job that had given its slot back was dropped by the next engine",
     111824: "what was sent of a job that was withdrawn then was remembered until its socket closed",
     114797: "a job that was cancelled on the cloud before its answer came was refused",
+    116959: "a job whose answer was read in the database was not in the queue of a third replica",
+    117253: "a replica that started read the jobs before it asked the engine for unwritten ones",
     1189: "a replica that had lost the bus passed for a leader whose messages arrive",
 }
 
