@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, Self
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
@@ -40,9 +40,10 @@ class Connections:
     """Sessions with one kind of peer: a direct one, and one through the environment's HTTP proxy.
 
     `check` gets each IP address immediately before the connection, and may raise
-    `AddressRefusedError`. With an HTTP proxy only an address in the URL itself is checked, and by
-    `check_name` those that a name has here: the proxy resolves names. `resolver` makes what looks
-    up names instead of aiohttp's own.
+    `AddressRefusedError`. With an HTTP proxy, which resolves names itself, only an address in the
+    URL itself is checked. `resolver` makes what looks up names instead of aiohttp's own; then the
+    addresses that a name has here are checked also with an HTTP proxy, and a name that is not known
+    here is left to that.
     """
 
     def __init__(
@@ -75,6 +76,13 @@ class Connections:
             await self._resolver.close()
             self._resolver = None
 
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
     def choose(self, url: URL) -> tuple[aiohttp.ClientSession, URL | None]:
         """Return the session for a URL, and the HTTP proxy or `None`. Raises
         `AddressRefusedError`."""
@@ -91,17 +99,16 @@ class Connections:
         """Send a request, and return its response before the body. Redirects are not followed: a
         key would be sent along. Raises `CONNECTION_ERRORS`."""
         session, proxy = self.choose(url)
+        if proxy is not None and self._resolver is not None:
+            await self._check_name(self._resolver, url.raw_host or "")
         return await session.request(method, url, proxy=proxy, allow_redirects=False, **options)
 
-    async def check_name(self, host: str) -> None:
-        """Check the addresses that a host has here, where an HTTP proxy will look it up. One that
-        is not known here is left to the proxy. Raises `AddressRefusedError`."""
-        if self._resolver is None:
-            return
+    async def _check_name(self, resolver: AbstractResolver, host: str) -> None:
+        """Check the addresses that a host has here. Raises `AddressRefusedError`."""
         found: Sequence[ResolveResult] = ()
         with suppress(OSError, UnicodeError):
             async with asyncio.timeout(_NAME_TIMEOUT):
-                found = await self._resolver.resolve(host, 0, socket.AF_UNSPEC)
+                found = await resolver.resolve(host, 0, socket.AF_UNSPEC)
         for address in found:
             self._check(address["host"])
 
@@ -137,6 +144,17 @@ class CloudAddresses:
         """Raise `AddressRefusedError` for an address that is more local than the cloud's."""
         if _REACHES.index(reach_of(address)) > _REACHES.index(self.reach or "public"):
             raise AddressRefusedError("a redirect into the network of the proxy")
+
+
+async def read_body(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """Return the body, or slightly more than `limit` bytes of a larger one, after decompression.
+    Raises `CONNECTION_ERRORS`."""
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > limit:
+            break
+    return bytes(body)
 
 
 def refused_address(error: Exception) -> AddressRefusedError | None:

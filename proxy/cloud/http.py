@@ -24,6 +24,7 @@ from proxy.cloud.connections import (
     USER_AGENT,
     CloudAddresses,
     Connections,
+    read_body,
     refused_address,
 )
 from proxy.cloud.contact import Contact
@@ -224,10 +225,10 @@ class Http:
                     f"{call}: answered with a redirect; check that the base URL begins with https",
                     problem=f"{response.status}",
                 )
-            body = await _read(response, min(limits.size, _LARGE))
+            body = await read_body(response, min(limits.size, _LARGE))
             if _LARGE < len(body) <= limits.size:  # the rest waits for its turn
                 async with self._large:
-                    body += await _read(response, limits.size - len(body))
+                    body += await read_body(response, limits.size - len(body))
             if len(body) > limits.size:
                 response.close()
                 raise CloudOversized(f"{call}: the answer is larger than {limits.size:,} bytes")
@@ -294,7 +295,7 @@ class Http:
 
     async def _refusal(self, call: CloudCall, response: aiohttp.ClientResponse) -> CloudRefused:
         try:
-            raw = (await _read(response, MAX_REFUSAL))[:MAX_REFUSAL]
+            raw = (await read_body(response, MAX_REFUSAL))[:MAX_REFUSAL]
         finally:
             response.close()
         wait = retry_after(response.headers.get("Retry-After"), clock.time())
@@ -308,16 +309,6 @@ class Http:
             what = f"{response.status} {code if odd == 'code' else f'with an unlisted {odd}'}"
             self.unlisted(call, what, body)
         return refusal(call, response.status, body, wait)
-
-
-async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """Return the body, or slightly more than `limit` bytes of a larger one, after decompression."""
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > limit:
-            break
-    return bytes(body)
 
 
 def unreachable(call: CloudCall | str, error: Exception, *, sent: bool) -> CloudUnreachable:

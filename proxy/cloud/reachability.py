@@ -18,17 +18,13 @@ async def is_reachable(base_url: URL, seconds: float, *, plain_http: bool) -> bo
 
     The route is public: the request carries no key, and any status is an answer.
     """
-    connections = Connections(
-        CloudAddresses(base_url, plain_http=plain_http).check_cloud,
-        headers={"User-Agent": USER_AGENT},
-    )
-    await connections.start()
-    url = base_url.joinpath("api", "system_stats")
+    check = CloudAddresses(base_url, plain_http=plain_http).check_cloud
+    url, timeout = base_url.joinpath("api", "system_stats"), aiohttp.ClientTimeout(total=seconds)
     try:
-        timeout = aiohttp.ClientTimeout(total=seconds)
-        async with await connections.request("GET", url, timeout=timeout):
+        async with (
+            Connections(check, headers={"User-Agent": USER_AGENT}) as connections,
+            await connections.request("GET", url, timeout=timeout),
+        ):
             return True
     except CONNECTION_ERRORS:
         return False
-    finally:
-        await connections.close()

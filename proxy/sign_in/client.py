@@ -15,6 +15,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
 from proxy import clock
+from proxy.cloud.connections import read_body
 from proxy.settings import is_secure
 from proxy.sign_in.provider import (
     ProviderOptions,
@@ -212,12 +213,7 @@ class ProviderClient:
                     method, url, headers=headers, data=data, allow_redirects=False
                 ) as answer,
             ):
-                body = b""
-                async for chunk in answer.content.iter_any():
-                    body += chunk
-                    if len(body) > _MAX_ANSWER:
-                        break
-                return answer.status, body
+                return answer.status, await read_body(answer, _MAX_ANSWER)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._unreachable(str(error) or "no answer") from error
 

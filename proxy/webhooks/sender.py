@@ -72,19 +72,11 @@ class WebhookSender:
         }
         limits = aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_TIMEOUT)
         try:
-            session, proxy = self._connections.choose(address)
-            if proxy is not None:
-                await self._connections.check_name(address.raw_host or "")
-            async with session.post(
-                address,
-                data=body,
-                headers=headers,
-                timeout=limits,
-                allow_redirects=False,
-                proxy=proxy,
-            ) as response:
-                response.close()
-                return _meaning(response)
+            response = await self._connections.request(
+                "POST", address, data=body, headers=headers, timeout=limits
+            )
+            response.close()
+            return _meaning(response)
         except TimeoutError:
             return EndpointAnswer(note=f"No answer within {timeout:g} s.")
         except (aiohttp.ClientError, OSError, ValueError) as error:

@@ -9,7 +9,6 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -43,17 +42,23 @@ class SimulatedConnections:
     async def close(self) -> None:
         """Close nothing."""
 
-    def choose(self, _url: URL) -> tuple[SimulatedSession, None]:
-        """Return what opens websockets and posts."""
-        return SimulatedSession(self), None
+    async def __aenter__(self) -> SimulatedConnections:
+        return self
 
-    async def check_name(self, _host: str) -> None:
-        """Every name may be asked."""
+    async def __aexit__(self, *_: object) -> None:
+        return
+
+    def choose(self, _url: URL) -> tuple[SimulatedSession, None]:
+        """Return what opens websockets."""
+        return SimulatedSession(self), None
 
     async def request(self, method: str, url: URL, **options: Any) -> SimulatedResponse:
         """Send a request, and return its response. Raises `CONNECTION_ERRORS`."""
         timeout = options.get("timeout")
         async with asyncio.timeout(None if timeout is None else timeout.total):
+            if url.host == HOOK_HOST:
+                status = await self.world.hooks.post(url, options["data"], options["headers"])
+                return SimulatedResponse(status, b"")
             return await self._request(method, url, options.get("data"))
 
     async def _request(self, method: str, url: URL, data: bytes | None) -> SimulatedResponse:
@@ -152,15 +157,6 @@ class SimulatedSession:
         socket = CloudSocket(world, process, url.host)
         world.clouds[url.host].sockets.append(socket)
         return socket
-
-    @asynccontextmanager
-    async def post(
-        self, url: URL, *, data: bytes, headers: dict[str, str], timeout: Any, **_: Any
-    ) -> AsyncIterator[SimulatedResponse]:
-        """Deliver a message to a webhook."""
-        async with asyncio.timeout(timeout.total):
-            status = await self._connections.world.hooks.post(url, data, headers)
-        yield SimulatedResponse(status, b"")
 
 
 class CloudSocket(aiohttp.ClientWebSocketResponse):

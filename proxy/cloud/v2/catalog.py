@@ -13,7 +13,13 @@ import aiohttp
 from yarl import URL
 
 from proxy.cloud.answers import CATALOG
-from proxy.cloud.connections import CONNECT_TIMEOUT, CONNECTION_ERRORS, USER_AGENT, Connections
+from proxy.cloud.connections import (
+    CONNECT_TIMEOUT,
+    CONNECTION_ERRORS,
+    USER_AGENT,
+    Connections,
+    read_body,
+)
 from proxy.cloud.errors import CloudGarbage, CloudUnreachable
 
 #: Seconds in which a ComfyUI sends its list.
@@ -62,21 +68,18 @@ async def _load(path: Path) -> bytes:
 
 async def _fetch(address: URL) -> bytes:
     """Read the list of a ComfyUI, whose address the person who runs the proxy has chosen."""
-    connections = Connections(lambda _: None, headers={"User-Agent": USER_AGENT})
-    await connections.start()
     timeout = aiohttp.ClientTimeout(total=TIMEOUT, sock_connect=CONNECT_TIMEOUT)
+    url = address / "object_info"
     try:
-        url = address / "object_info"
-        async with await connections.request("GET", url, timeout=timeout) as response:
+        async with (
+            Connections(lambda _: None, headers={"User-Agent": USER_AGENT}) as connections,
+            await connections.request("GET", url, timeout=timeout) as response,
+        ):
             if response.status != 200:
                 raise CloudGarbage(f"{url}: status {response.status}")
-            body = await response.content.read(CATALOG.size + 1)
-            while chunk := await response.content.read(CATALOG.size + 1 - len(body)):
-                body += chunk
+            body = await read_body(response, CATALOG.size)
     except CONNECTION_ERRORS as error:
         raise CloudUnreachable(f"{address}: no answer ({type(error).__name__})") from None
-    finally:
-        await connections.close()
     if len(body) > CATALOG.size:
         raise CloudGarbage(f"{address}: larger than {CATALOG.size:,} bytes")
     return body
