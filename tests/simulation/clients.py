@@ -169,6 +169,10 @@ class SimulatedClient:
             return "unknown", "the answer was lost"
         return "accepted", ""
 
+    async def give_up(self, job: Submission) -> None:
+        """Cancel a job that does not come to its turn."""
+        await self._end("cancel", job, self._rng)
+
     async def _end(self, kind: str, job: Submission, rng: random.Random) -> None:
         """Ask for the end of a job, or of several."""
         id_, member = job.prompt_id, self.member

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
+from simulation.cloud import PRICE
 from simulation.database import server
 from simulation.plan import BUDGET, SPENDER
 
@@ -218,6 +219,16 @@ def _check_budget() -> None:
     for day, amount in spent.fetchall():
         if amount > BUDGET * 1_000_000:
             raise BrokenPromiseError("budget_passed", f"{day} {amount}")
+
+
+def is_budget_spent() -> bool:
+    """Return whether the hard budget has less left than a job of its member costs."""
+    (spent,) = (
+        server()
+        .raw.execute("SELECT coalesce(sum(amount), 0) FROM costs WHERE member = ?", (SPENDER,))
+        .fetchone()
+    )
+    return bool(spent > (BUDGET - PRICE) * 1_000_000)
 
 
 def _check_hooks(run: Run, ended: Counter[tuple[str, str]]) -> None:

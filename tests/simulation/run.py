@@ -20,7 +20,7 @@ from simulation.clients import SimulatedClient, Submission
 from simulation.database import server
 from simulation.loop import DeadlockError
 from simulation.network import CLOUD_HOSTS
-from simulation.plan import POINTS, Fault, Plan
+from simulation.plan import POINTS, SPENDER, Fault, Plan
 from simulation.promises import BrokenPromiseError
 from simulation.replica import GoneError, Replica
 from simulation.world import HOOK, Line, World
@@ -222,9 +222,20 @@ class Run:
             live = server().raw.execute("SELECT count(*) FROM jobs").fetchone()[0]
             if not live and all(job.answered_at for job in self.jobs):
                 return
+            if world.seconds > self.healed_at + promises.RESTS:
+                await self._give_up_over_budget()
             if world.loop.time() >= ends:
                 rows = server().raw.execute("SELECT prompt_id, state, account FROM jobs").fetchall()
                 self.fail(BrokenPromiseError("never_quiet", rows))
+
+    async def _give_up_over_budget(self) -> None:
+        """Let clients cancel what waits until their budget is renewed (`docs/costs.md`): a job that
+        was accepted while no price was known may do."""
+        waiting = server().raw.execute("SELECT prompt_id FROM jobs WHERE state = 'queued'")
+        for (prompt_id,) in waiting.fetchall():
+            job = self.find(prompt_id)
+            if job is not None and job.client.member == SPENDER and promises.is_budget_spent():
+                await job.client.give_up(job)
 
     def _stops(self) -> bool:
         """Return whether a promise is broken."""
