@@ -4,11 +4,6 @@
 
 Each is a module, a line of it, and what stands there instead. `plant` changes the module as it is
 imported.
-
-One that was tried is harmless, since another wall stands behind it: where `JobTable.advance`
-records nothing, each job is still written before it is sent (`JobRecorder.save`) and when it ends,
-and what it was between the two is found out again on the cloud (`new_engine_does_not_look` plants a
-defect there).
 """
 
 from __future__ import annotations
@@ -79,6 +74,7 @@ MUTANTS = {
         "if job is None or",
     ),
     # the table and its record
+    "record_forgotten": Mutant("engine.table", "self.recorder.changed(job)", "pass"),
     "announcement_forgotten": Mutant(
         "engine.table",
         "self.announcer.advanced(job, state, was_shown=was_shown, was_accepted=was_accepted)",

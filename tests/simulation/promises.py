@@ -13,9 +13,14 @@ from simulation.cloud import PRICE
 from simulation.database import server
 from simulation.plan import BUDGET, SPENDER
 
+from proxy.engine.live_job import RowState
+from proxy.jobs.models import Wish
+
 if TYPE_CHECKING:
     from simulation.clients import Socket, Submission
+    from simulation.replica import Replica
     from simulation.run import Run
+    from simulation.world import World
 
 #: What each promise is, and the document that gives it.
 PROMISES = {
@@ -31,6 +36,7 @@ PROMISES = {
     "message_of_another_member": "docs/security.md: members hear of their own jobs",
     "budget_passed": "docs/costs.md: hard budgets",
     "slots_passed": "docs/how-it-works.md: at most `slots` jobs on the cloud",
+    "state_not_stored": "docs/how-it-works.md: each job has one state, which is stored with it",
     "two_engines": "docs/cluster.md: one replica runs the jobs at a time",
     "starved": "docs/gateway.md: fair shares",
     "left_behind": "docs/reliability.md: nothing is held when no job is under way",
@@ -145,6 +151,47 @@ def _runs_by_id(run: Run) -> Counter[str]:
     """How many jobs of the cloud each id has: a client that heard no answer may use one again."""
     marks = {job.mark for job in run.world.cloud_jobs()}
     return Counter(mark.split("/")[1] for mark in marks)
+
+
+# --- the storage ---------------------------------------------------------------------------
+
+#: Seconds after which a change is written whose outcome was lost again and again.
+WRITTEN = 15.0
+
+
+class StoredStates:
+    """Looks now and then whether the database has what has become of each live job."""
+
+    def __init__(self) -> None:
+        #: Of each job what the engine has, and since when it has had time to write that.
+        self._since: dict[int, tuple[tuple[Any, ...], float]] = {}
+
+    def check(self, world: World, leaders: list[Replica]) -> None:
+        """Look at the jobs of the replica that runs the engine. Raises `BrokenPromiseError`."""
+        if len(leaders) != 1 or leaders[0].process.frozen or world.weather.database_ill:
+            self._since.clear()
+            return
+        jobs = {job.order: job for job in leaders[0].parts.election.engine.table}
+        since = self._since
+        now, self._since = world.seconds, {}
+        for order, job in jobs.items():
+            state = (str(job.state), job.accepted, job.cloud_id, job.wish is not Wish.NONE)
+            known, at = since.get(order, (state, now))
+            self._since[order] = (state, at if known == state else now)
+            if now - self._since[order][1] > WRITTEN and job.row is RowState.KEPT:
+                row = _row(order)
+                if row is not None and row != state:
+                    raise BrokenPromiseError("state_not_stored", f"{job.prompt_id} {row} {state}")
+
+
+def _row(order: int) -> tuple[Any, ...] | None:
+    row = server().raw.execute(
+        "SELECT state, accepted, cloud_id, cancel_requested OR interrupted FROM jobs "
+        'WHERE "order" = ?',
+        (order,),
+    )
+    found = row.fetchone()
+    return None if found is None else (found[0], bool(found[1]), found[2], bool(found[3]))
 
 
 # --- the end -------------------------------------------------------------------------------

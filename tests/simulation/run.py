@@ -167,6 +167,7 @@ class Run:
             if client.listens:
                 self.spawn(client.keep_listening())
         self.spawn(self._watch_engines())
+        self.spawn(self._watch_states())
         for action in plan.actions:
             self.spawn(self._later(action.at, self.clients[action.client].act(action)))
         for fault in plan.faults:
@@ -341,6 +342,13 @@ class Run:
             if len(active) > 1:
                 raise BrokenPromiseError("two_engines", active)
             await asyncio.sleep(0.5)
+
+    async def _watch_states(self) -> None:
+        """What has become of a job is in the database, unless that is away."""
+        states = promises.StoredStates()
+        while not self.over:
+            await asyncio.sleep(1.0)
+            states.check(self.world, [each for each in self.replicas if _leads(each)])
 
     def _heal(self) -> None:
         self.healed_at = self.world.seconds

@@ -100,6 +100,16 @@ class Weather:
         """Whether the database does not answer a process."""
         return self._is("database", process)
 
+    @property
+    def database_ill(self) -> bool:
+        """Whether the database is away or slow for anybody."""
+        now = self._time()
+        return any(
+            until > now
+            for (kind, _), until in self._until.items()
+            if kind in ("database", "slow_database")
+        )
+
     def bus_away(self, process: Process | None) -> bool:
         """Whether the bus takes no connection of a process."""
         return self._is("bus", process)
