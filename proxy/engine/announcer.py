@@ -77,14 +77,14 @@ class Announcer:
         log.info(
             "job_discarded", job=job.prompt_id, member=job.member, cloud_job=job.cloud_id or None
         )
-        self.publisher.publish(JobLeft(stored_of(job), more, withdrawn=True))
+        self.publisher.publish(JobLeft(job.key, job.order, more, withdrawn=True))
         if self.publisher.term.lasts and job.accepted:
             self._metrics.jobs_ended.labels(job.member, job.account, "withdrawn").inc()
 
     def hidden(self, job: LiveJob) -> None:
         """Tell that a job which a former engine has shown is to be shown no more."""
         if job.accepted and not is_shown(job):
-            self.publisher.publish(JobLeft(stored_of(job), withdrawn=True))
+            self.publisher.publish(JobLeft(job.key, job.order, withdrawn=True))
 
     def recorded(self, job: LiveJob, recorded: Recorded) -> None:
         """Tell that a job is in the history."""
@@ -93,7 +93,7 @@ class Announcer:
 
     def ended(self, job: LiveJob, end: JobEnd) -> None:
         """Tell that a job has left the queue for the history."""
-        self.publisher.publish(JobLeft(stored_of(job)))
+        self.publisher.publish(JobLeft(job.key, job.order))
         if not self.publisher.term.lasts:
             return
         metrics, labels = self._metrics, (job.member, job.account)

@@ -26,7 +26,6 @@ from proxy.jobs.messages import (
 )
 from proxy.jobs.subscribers import Moment, Subscriber, Subscribers
 from proxy.jobs.views import LiveJobs
-from proxy.storage.job_tables import JobKey
 from proxy.supervisor import Supervisor
 from proxy.translate.events import status
 
@@ -68,15 +67,11 @@ class LiveFeed:
             case JobRecorded():
                 self.history.recorded(news)
                 self._changed(news.key.member, tell=False)
-            case JobLeft(job=job, more=more):
-                self._leave(job.key, job.order)
+            case JobLeft(key=key, order=order, more=more):
+                self.live.remove(key, order)
+                self._changed(key.member, tell=False)
                 if not more:
-                    self._tell_status(job.member)
-
-    def _leave(self, key: JobKey, order: int) -> None:
-        """Take a job out of the queue."""
-        self.live.remove(key, order)
-        self._changed(key.member, tell=False)
+                    self._tell_status(key.member)
 
     def _changed(self, member: str, *, tell: bool) -> None:
         """Let watchers know of a change, and with `tell` the sockets of the member, too, unless it

@@ -216,19 +216,16 @@ class JobChanged(BusMessage, frozen=True):
 
 class JobLeft(BusMessage, frozen=True):
     """engine → api: a job is in the queue no more. With `more` others leave with it, and the last
-    one tells how many are left. One that is `withdrawn` leaves no trace: no end of it is told."""
+    one tells how many are left. One that is `withdrawn` leaves no trace: no end of it is told.
 
-    job: StoredJob
-    more: bool = False
-    withdrawn: bool = False
-
-
-class EndFound(BusMessage, frozen=True):
-    """api → api: a job has left the queue, of which a replica has read the end that the engine
-    wrote and may never tell. No other replica shows the job once a client has heard this end."""
+    A replica tells it, too, that has read an end of which the engine may never tell: no other shows
+    the job once a client has heard this end.
+    """
 
     key: JobKey
     order: int
+    more: bool = False
+    withdrawn: bool = False
 
 
 class JobFound(BusMessage, frozen=True):

@@ -21,7 +21,6 @@ from proxy.clock import now
 from proxy.jobs.live_feed import LiveFeed
 from proxy.jobs.message_order import KnownEnds
 from proxy.jobs.messages import (
-    EndFound,
     JobAnswered,
     JobChanged,
     JobFound,
@@ -96,10 +95,14 @@ class ReplicaFeed(LiveFeed):
                 if job.epoch >= self._epoch and not self.live.has_ended(job.order):
                     self._epoch = job.epoch
                     self.hear(news)
-            case JobAnswered() | JobLeft() | JobsAhead():
+            case JobLeft(key=key, order=order, withdrawn=withdrawn):
+                if withdrawn:
+                    self._deliveries.close(order)
+                else:
+                    self.live.end(key, order)
                 self.hear(news)
-                if isinstance(news, JobLeft) and news.withdrawn:
-                    self._deliveries.close(news.job.order)
+            case JobAnswered() | JobsAhead():
+                self.hear(news)
             case JobRecorded(key=key, order=order, client_id=client_id, ordinal=ordinal):
                 self.hear(news)
                 # Messages about the end are due: they are read if the bus loses them.
@@ -109,10 +112,6 @@ class ReplicaFeed(LiveFeed):
                     self._ends[key.member].add(ordinal)
             case JobFound():
                 self._read_soon()
-            case EndFound(key=key, order=order):
-                self.live.end(key, order)
-                self._leave(key, order)
-                self._tell_status(key.member)
 
     # --- sockets ---------------------------------------------------------------------------
 
@@ -190,7 +189,7 @@ class ReplicaFeed(LiveFeed):
         }
         untold = {order: due[order] for order in sorted(due) if not self._deliveries.is_over(order)}
         for order, key in untold.items():
-            self.bus.publish("jobs", EndFound(key, order))
+            self.bus.publish("jobs", JobLeft(key, order))
         if untold:
             await self.bus.flush()
         for order, key in untold.items():

@@ -114,7 +114,7 @@ class Room:
         return job
 
     def remove(self, job: LiveJob) -> None:
-        self.bus.publish("jobs", JobLeft(stored_of(job)))
+        self.bus.publish("jobs", JobLeft(job.key, job.order))
 
     async def end(
         self, prompt_id: str, created: int = 1000, took: int = 5, tell: bool = True, **outputs: Any

@@ -7,7 +7,6 @@ from jobs.samples import job
 
 from proxy.bus import BusMessage, EventBus
 from proxy.jobs.bus_listener import BusListener
-from proxy.jobs.conversion import stored_of
 from proxy.jobs.messages import (
     ClientMessage,
     JobAnswered,
@@ -46,7 +45,7 @@ def preview(*, result: bool) -> Preview:
     ("news", "topic", "droppable"),
     [
         (JobAnswered(JOB.key), "answers", False),
-        (JobLeft(stored_of(JOB)), "jobs", False),
+        (JobLeft(JOB.key, JOB.order), "jobs", False),
         (JobsAhead("anna", 1), "jobs", False),
         (ClientMessage("anna", "c", EVENT), topic_of("anna", "c"), False),
         (of_job(EVENT), topic_of("anna", "c"), False),

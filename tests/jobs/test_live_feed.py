@@ -84,7 +84,7 @@ async def test_a_client_hears_of_its_job_in_the_order_of_the_calls(feed: LiveFee
     for news in (
         JobChanged(stored_of(ONE), tell=True),
         JobMessage(ONE.key, 1, "c", True, EXECUTING),
-        JobLeft(stored_of(ONE)),
+        JobLeft(ONE.key, ONE.order),
         ClientMessage("anna", "c", EXECUTING),
     ):
         feed.hear(news)
@@ -98,7 +98,7 @@ async def test_the_queue_is_that_of_the_last_call(feed: LiveFeed) -> None:
     feed.hear(JobChanged(stored_of(TWO)))
     feed.hear(JobsAhead("anna", 3))
     assert live.remaining == 5
-    feed.hear(JobLeft(stored_of(ONE)))
+    feed.hear(JobLeft(ONE.key, ONE.order))
     assert list(live.jobs) == ["two"]
 
 
@@ -120,7 +120,7 @@ async def test_sockets_hear_how_many_jobs_are_left_when_the_client_has_its_answe
         JobChanged(stored_of(ONE)),
         JobsAhead("anna", 1),
         JobRecorded(ONE.key, 1, "c", 1),
-        JobLeft(stored_of(ONE)),
+        JobLeft(ONE.key, ONE.order),
     ],
 )
 async def test_watchers_hear_of_each_change_in_their_block(feed: LiveFeed, news: JobNews) -> None:

@@ -15,7 +15,6 @@ from proxy import clock
 from proxy.bus import MISSED
 from proxy.jobs.conversion import stored_of
 from proxy.jobs.messages import (
-    EndFound,
     JobChanged,
     JobFound,
     JobLeft,
@@ -116,7 +115,7 @@ async def test_other_replicas_hear_of_an_end_that_was_read_before_its_client_doe
     heard: list[tuple[object, list[str]]] = []
     replica.bus.subscribe("jobs", lambda news: heard.append((news, list(listener.received))))
     await replica.feed.read()
-    assert heard == [(EndFound(job.key, job.order), [])]
+    assert heard == [(JobLeft(job.key, job.order), [])]
     assert listener.received == WHOLE
 
 
@@ -137,7 +136,7 @@ async def test_a_job_whose_end_another_replica_has_read_is_in_the_queue_no_more(
     job = await replica.insert()
     replica.bus.publish("jobs", JobChanged(stored_of(job), job.progress))
     assert len(list(replica.live)) == 1
-    replica.bus.publish("jobs", EndFound(job.key, job.order))
+    replica.bus.publish("jobs", JobLeft(job.key, job.order))
     assert list(replica.live) == []
     replica.bus.publish("jobs", JobChanged(stored_of(job), job.progress))  # it was on its way
     assert list(replica.live) == []
@@ -263,7 +262,7 @@ async def test_of_a_job_that_is_withdrawn_after_its_start_nothing_is_kept(replic
     await replica.listen()
     job = await replica.insert()
     replica.tell(job, "execution_start")
-    replica.bus.publish("jobs", JobLeft(stored_of(job), withdrawn=True))
+    replica.bus.publish("jobs", JobLeft(job.key, job.order, withdrawn=True))
     assert replica.subscribers.deliveries.unfinished() == {}
 
 
