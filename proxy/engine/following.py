@@ -154,10 +154,9 @@ class Following:
 
         Where the bus has lost the answer, the replica of the submission reads it in the row.
         """
-        job.released = asyncio.Event()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._publisher.answer_timeout):
-                await job.released.wait()
+                await job.awaited_release().wait()
 
     async def _finish(self, job: LiveJob, ended: Ended) -> None:
         """Record an end, then tell it: the history has the entry before the client hears of it,

@@ -50,7 +50,7 @@ class LiveJob(Job):
     `answered` says that the client has its `prompt_id`, before which no message about it may flow.
     It is no state, for a job of any state may be answered or not. `omitted` are the errors of nodes
     that the cloud has left out, `progress` comes with the row on the bus, `needs` is what not every
-    account has. Who waits for the answer waits for `released`.
+    account has. `released` is set, where somebody waits for it, when the client has the answer.
 
     The `slot` is its place with the scheduler; `row` and `start`, a message of webhooks about the
     start of the job, are what is still to be written. While the job is followed, the `follower`
@@ -72,6 +72,12 @@ class LiveJob(Job):
     def of(cls, job: Job) -> LiveJob:
         """Return the record of a job that the engine has not known."""
         return cls(**{name: getattr(job, name) for name in _FIELDS})
+
+    def awaited_release(self) -> asyncio.Event:
+        """Return what is set when the client has the answer, or will not get it."""
+        if self.released is None:
+            self.released = asyncio.Event()
+        return self.released
 
 
 class JobChanges(Struct, frozen=True):
