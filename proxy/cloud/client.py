@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 from urllib.parse import quote
 
 import structlog
-from aiohttp import MultipartWriter
 from yarl import URL
 
 from proxy.cloud.account_client import AccountClient, ClientOptions
@@ -41,7 +39,7 @@ from proxy.cloud.errors import (
     CloudUnreachable,
 )
 from proxy.cloud.event_socket import EventSocket, Timeouts
-from proxy.cloud.http import JSON, Body, CloudCall
+from proxy.cloud.http import JSON, CloudCall, SentFile
 from proxy.cloud.marks import MARK, MarkedJobs, id_by_mark
 from proxy.cloud.resilience import ONCE
 from proxy.cloud.upstream import Capabilities, Known, Observer, Prompt
@@ -65,9 +63,6 @@ _ASSETS_PAGE_SIZE, _MAX_ASSETS = 500, 10_000
 
 #: Maximum number of concurrent requests for details of jobs.
 _MAX_CONCURRENT_DETAILS = 8
-
-#: Minimum bytes a second of an upload; slower ones time out.
-_MIN_UPLOAD_RATE = 100_000
 
 #: Timeout of the catalog, about 9 MB, in seconds.
 _CATALOG_TIMEOUT = 120.0
@@ -326,12 +321,10 @@ class CloudClient(AccountClient):
         The name is used unchanged in graphs and in `download`. Repeatable: equal bytes get the same
         name.
         """
-        return await self._send_file(
-            self.http.call("POST", "upload/image"),
-            uploaded_name,
-            path,
-            partial(_form, path, filename, content_type, "image", {"type": "input"}),
-        )
+        # Without `type=input` the cloud's uploads would be of the type `output`.
+        file = SentFile(path, "image", filename, content_type)
+        call = self.http.call("POST", "upload/image")
+        return await self.http.send_file(call, uploaded_name, {"type": "input"}, file)
 
     async def upload_asset(self, path: Path, *, filename: str, content_type: str) -> str:
         """Send a file to `POST /api/assets` as an input; otherwise as `upload_image`.
@@ -339,21 +332,9 @@ class CloudClient(AccountClient):
         The loaders of files that are not pictures find them only if they were uploaded this way.
         """
         fields = {"tags": '["input"]', "name": filename, "mime_type": content_type}
-        return await self._send_file(
-            self.http.call("POST", "assets"),
-            partial(asset_name, filename),
-            path,
-            partial(_form, path, filename, content_type, "file", fields),
-        )
-
-    async def _send_file(
-        self, call: CloudCall, parse: Callable[[Answer], str], path: Path, form: Body
-    ) -> str:
-        size = (await asyncio.to_thread(path.stat)).st_size
-        total = self.http.timeout + size / _MIN_UPLOAD_RATE
-        name = await self.http.read(call, parse, data=form, total=total)
-        self.http.calls.uploaded(size)
-        return name
+        file = SentFile(path, "file", filename, content_type)
+        call = self.http.call("POST", "assets")
+        return await self.http.send_file(call, partial(asset_name, filename), fields, file)
 
     async def object_info(self) -> bytes:
         """Return the body of `GET /api/object_info`, a JSON object of about 9 MB.
@@ -382,12 +363,7 @@ class CloudClient(AccountClient):
         """Return a file of the web app (`GET /templates/{name}`) and its media type, `None` on
         404."""
         url = self.base_url.joinpath("templates", quote(name, safe=""), encoded=True)
-        try:
-            return await self.http.read(CloudCall("GET", url), file_of)
-        except CloudRefused as error:
-            if error.status == 404:
-                return None
-            raise
+        return await self.http.found(CloudCall("GET", url), file_of)
 
     async def global_subgraphs(self) -> dict[str, Any]:
         """Return `{id: {"source", "name", "info"}}` of `GET /api/global_subgraphs`."""
@@ -432,22 +408,3 @@ def _reaches(found: dict[str, Snapshot], since: int | None) -> bool:
         return False
     created = next(reversed(found.values())).create_time
     return created is not None and created < since
-
-
-@asynccontextmanager
-async def _form(
-    path: Path, filename: str, content_type: str, field: str, fields: Mapping[str, str]
-) -> AsyncIterator[MultipartWriter]:
-    """Open a form of `fields` and then a file, which is streamed from disk.
-
-    Without `type=input` the cloud's uploads would be of the type `output`.
-    """
-    form = MultipartWriter("form-data")
-    for key, value in fields.items():
-        form.append(value).set_content_disposition("form-data", name=key)
-    with await asyncio.to_thread(path.open, "rb") as file:
-        picture = form.append(file, {"Content-Type": content_type})
-        # Escaped as by browsers (HTML, "multipart form data"), like the cloud's own web app.
-        name = filename.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
-        picture.headers["Content-Disposition"] = f'form-data; name="{field}"; filename="{name}"'
-        yield form

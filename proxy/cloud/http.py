@@ -5,15 +5,23 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from contextvars import ContextVar
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from io import BytesIO
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import aiohttp
+from aiohttp import MultipartWriter
 from yarl import URL
 
 from proxy import clock
@@ -46,6 +54,9 @@ from proxy.translate.errors import type_of, unlisted
 
 #: Bytes from which an answer counts as large, and the maximum number of concurrent large answers.
 _LARGE, _MAX_CONCURRENT_LARGE = 1024 * 1024, 2
+
+#: Minimum bytes a second of an upload; slower ones time out.
+_MIN_UPLOAD_RATE = 100_000
 
 #: Maximum bytes of a body that is sent in one piece with the request's headers; of a larger one no
 #: more than one piece is buffered.
@@ -107,6 +118,15 @@ class CloudCall(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.method} {self.url.path}"
+
+
+class SentFile(NamedTuple):
+    """A file of a form: where it is, its field, its name and its type."""
+
+    path: Path
+    field: str
+    name: str
+    content_type: str
 
 
 def api_key(key: str) -> Mapping[str, str]:
@@ -209,11 +229,35 @@ class Http:
     ) -> T | None:
         """Read a `call` with GET; return `None` on 404 and for a name that a path cannot have."""
         try:
-            return await self.read(self.call("GET", route, **parts), parse, limits=limits)
+            call = self.call("GET", route, **parts)
+        except CloudRefused:
+            return None
+        return await self.found(call, parse, limits)
+
+    async def found(
+        self, call: CloudCall, parse: Callable[[Answer], T], limits: AnswerLimits = USUAL
+    ) -> T | None:
+        """Read a call; return `None` on 404."""
+        try:
+            return await self.read(call, parse, limits=limits)
         except CloudRefused as error:
             if error.status == 404:
                 return None
             raise
+
+    async def send_file(
+        self,
+        call: CloudCall,
+        parse: Callable[[Answer], T],
+        fields: Mapping[str, str],
+        file: SentFile,
+    ) -> T:
+        """Send a form of `fields` and then a file, which is streamed from disk."""
+        size = (await asyncio.to_thread(file.path.stat)).st_size
+        total = self.timeout + size / _MIN_UPLOAD_RATE
+        read = await self.read(call, parse, data=partial(_form, fields, file), total=total)
+        self.calls.uploaded(size)
+        return read
 
     async def _answer(
         self, call: CloudCall, response: aiohttp.ClientResponse, attempts: int, limits: AnswerLimits
@@ -309,6 +353,19 @@ class Http:
             what = f"{response.status} {code if odd == 'code' else f'with an unlisted {odd}'}"
             self.unlisted(call, what, body)
         return refusal(call, response.status, body, wait)
+
+
+@asynccontextmanager
+async def _form(fields: Mapping[str, str], file: SentFile) -> AsyncIterator[MultipartWriter]:
+    form = MultipartWriter("form-data")
+    for key, value in fields.items():
+        form.append(value).set_content_disposition("form-data", name=key)
+    with await asyncio.to_thread(file.path.open, "rb") as opened:
+        part = form.append(opened, {"Content-Type": file.content_type})
+        # Escaped as by browsers (HTML, "multipart form data"), like the cloud's own web app.
+        name = file.name.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
+        part.headers["Content-Disposition"] = f'form-data; name="{file.field}"; filename="{name}"'
+        yield form
 
 
 def unreachable(call: CloudCall | str, error: Exception, *, sent: bool) -> CloudUnreachable:

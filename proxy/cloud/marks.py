@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
+from cachetools import LRUCache
+
 from proxy.cloud.upstream import Known
 from proxy.translate.snapshots import Snapshot
 
@@ -35,7 +37,7 @@ class MarkedJobs:
 
     newest: Callable[[int], Awaitable[list[Snapshot]]]
     extra_data: Callable[[str], Awaitable[dict[str, Any] | None]]
-    _marks: dict[str, object] = field(default_factory=dict)
+    _marks: LRUCache[str, object] = field(default_factory=lambda: LRUCache(_REMEMBERED))
 
     async def find(self, mark: str, known: Known, since: int) -> str | None:
         """Return the id of a job that was sent after `since`, `None` if there is none. Raises
@@ -54,6 +56,4 @@ class MarkedJobs:
             if extra_data is None:
                 return None
             self._marks[cloud_id] = extra_data.get(MARK)
-            while len(self._marks) > _REMEMBERED:
-                del self._marks[next(iter(self._marks))]
         return self._marks[cloud_id]

@@ -54,13 +54,9 @@ class JobReadings:
     async def read(self, cloud_id: str) -> Snapshot | None:
         """Return `GET /api/v2/jobs/{id}`, `None` if there is no such job. Raises `CloudError`."""
         async with self._turn:
-            call = self.http.call("GET", "v2/jobs/{id}", id=cloud_id)
-            try:
-                job = await self.http.read(call, Answer.object, limits=DETAIL)
-            except CloudRefused as error:
-                if error.status == 404:
-                    return None
-                raise
+            job = await self.http.lookup("v2/jobs/{id}", Answer.object, DETAIL, id=cloud_id)
+            if job is None:
+                return None
             texts = await self._texts_of(job)
         self.releases.learn(job)
         streams = self.streams()

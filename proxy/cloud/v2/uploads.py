@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aiohttp import MultipartWriter
 from cachetools import LRUCache
 
 from proxy import clock
 from proxy.cloud.answers import Answer
 from proxy.cloud.errors import CloudGarbage, CloudRefused
-from proxy.cloud.http import JSON, Http
+from proxy.cloud.http import JSON, Http, SentFile
 from proxy.translate import codec
 from proxy.translate.v2.assets import asset_id, cloud_name, file_path
 from proxy.translate.v2.jobs import milliseconds
@@ -24,8 +21,6 @@ from proxy.translate.v2.jobs import milliseconds
 _REMEMBERED = 10_000
 #: Seconds for which that is believed, and those before its end at which an input counts as gone.
 _BELIEVED, _MARGIN = 600.0, 300.0
-#: Minimum bytes a second of an upload; slower ones time out.
-_MIN_RATE = 100_000
 
 
 @dataclass(eq=False, repr=False)
@@ -73,25 +68,10 @@ class DeploymentUploads:
             raise
 
     async def _upload(self, path: Path, placed: str, content_type: str) -> dict[str, Any]:
-        size = (await asyncio.to_thread(path.stat)).st_size
-
-        @asynccontextmanager
-        async def form() -> AsyncIterator[MultipartWriter]:
-            writer = MultipartWriter("form-data")
-            # Nothing after the file is read.
-            fields = (("content_type", content_type), ("file_path", placed), ("tags", "input"))
-            for name, value in fields:
-                writer.append(value).set_content_disposition("form-data", name=name)
-            with await asyncio.to_thread(path.open, "rb") as file:
-                part = writer.append(file, {"Content-Type": content_type})
-                part.set_content_disposition("form-data", name="file", filename=placed)
-                yield writer
-
+        fields = {"content_type": content_type, "file_path": placed, "tags": "input"}
+        file = SentFile(path, "file", placed, content_type)
         call = self.http.call("POST", "v2/assets")
-        total = self.http.timeout + size / _MIN_RATE
-        asset = await self.http.read(call, Answer.object, data=form, total=total)
-        self.http.calls.uploaded(size)
-        return asset
+        return await self.http.send_file(call, Answer.object, fields, file)
 
     def _named(self, asset: Mapping[str, Any], placed: str, content_type: str) -> str:
         id_ = asset.get("id")
