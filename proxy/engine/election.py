@@ -22,7 +22,7 @@ from proxy.engine.accounts import Account
 from proxy.engine.handover import Handover
 from proxy.engine.term import Term
 from proxy.jobs.engine_client import EngineClient, RunningEngine
-from proxy.jobs.messages import EngineOffered, LeaseReleased, TermBegan
+from proxy.jobs.messages import EngineOffered, JobsMissed, LeaseReleased
 from proxy.jobs.models import AccountView
 from proxy.storage.database import StorageError
 from proxy.storage.leases import ENGINE, LeaseRepository
@@ -168,7 +168,7 @@ class Election:
             self.handover.acquired()
         self.engine = engine
         self.client.lead(engine)
-        self.bus.publish("terms", TermBegan())
+        self.bus.publish("jobs", JobsMissed())
 
     async def _hold(self, term: Term) -> None:
         """Renew the lease until the term is over; then nothing of its engine is left."""

@@ -11,7 +11,7 @@
 | `events.MEMBER` | messages about jobs without a client, between replicas |
 | `sockets` | `SocketKnown`, `SocketClosed` and `NewsMissed` |
 | `logs` | `LogsWanted` |
-| `terms` | `TermBegan`, `LeaseReleased` |
+| `terms` | `LeaseReleased` and `EngineOffered` |
 | `members` | `MembersChanged` |
 """
 
@@ -228,10 +228,12 @@ class JobLeft(BusMessage, frozen=True):
     withdrawn: bool = False
 
 
-class JobFound(BusMessage, frozen=True):
-    """api → api: a replica has read that a job was accepted, and the message of the engine may
-    still be on its way. The others read as well: none lacks the job once its client has the
-    answer."""
+class JobsMissed(BusMessage, frozen=True):
+    """engine, api → api: read the jobs, for the bus may not bring what became of some.
+
+    An engine has taken the jobs over; or a replica has read that one was accepted, which none may
+    lack once its client has the answer.
+    """
 
 
 class JobsAhead(BusMessage, frozen=True):
@@ -337,10 +339,6 @@ class LogsWanted(BusMessage, frozen=True):
 
 class NewsMissed(BusMessage, frozen=True):
     """A replica has started or lost messages: tell again what no storage knows."""
-
-
-class TermBegan(BusMessage, frozen=True):
-    """An engine runs the jobs now, which has read them from the storage."""
 
 
 class MembersChanged(BusMessage, frozen=True):

@@ -23,14 +23,13 @@ from proxy.jobs.message_order import KnownEnds
 from proxy.jobs.messages import (
     JobAnswered,
     JobChanged,
-    JobFound,
     JobLeft,
     JobRecorded,
     JobsAhead,
+    JobsMissed,
     NewsMissed,
     StepsMissed,
     StepsReceived,
-    TermBegan,
 )
 from proxy.jobs.models import JobState
 from proxy.jobs.replica_jobs import ReplicaJobs
@@ -71,7 +70,6 @@ class ReplicaFeed(LiveFeed):
         self._database_clock = now() - 1000 * clock.monotonic()
         self.bus.subscribe("answers", self._receive)
         self.bus.subscribe("jobs", self._receive)
-        self.bus.subscribe("terms", self._hear_of_terms)
 
     async def start(self, supervisor: Supervisor) -> None:
         """Read what lives, and again whenever the bus may have lost something. Raises
@@ -110,7 +108,10 @@ class ReplicaFeed(LiveFeed):
                     self._deliveries.expect(order, key, client_id)
                 if ordinal and key.member in self._ends:
                     self._ends[key.member].add(ordinal)
-            case JobFound():
+            case JobsMissed():
+                self._read_soon()
+            case _ if news is MISSED:
+                self.bus.publish("sockets", NewsMissed())
                 self._read_soon()
 
     # --- sockets ---------------------------------------------------------------------------
@@ -133,12 +134,6 @@ class ReplicaFeed(LiveFeed):
                 self._deliveries.expect(job.order, job.key, job.client_id, running=True)
 
     # --- what the bus has lost -------------------------------------------------------------
-
-    def _hear_of_terms(self, news: object) -> None:
-        if news is MISSED:
-            self.bus.publish("sockets", NewsMissed())
-        if news is MISSED or isinstance(news, TermBegan):
-            self._read_soon()
 
     def _read_soon(self) -> None:
         """Read from the storage at once and again soon, and rely on the bus only then."""

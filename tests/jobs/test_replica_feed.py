@@ -16,10 +16,10 @@ from proxy.bus import MISSED
 from proxy.jobs.conversion import stored_of
 from proxy.jobs.messages import (
     JobChanged,
-    JobFound,
     JobLeft,
     JobProgress,
     JobRecorded,
+    JobsMissed,
     NewsMissed,
     StepsMissed,
     StepsReceived,
@@ -283,7 +283,7 @@ async def test_a_withdrawn_job_is_looked_for_until_it_has_left_the_storage(
     replica.live.of(MEMBER).put(stored_of(job), JobProgress())
     supervisor.keep(replica.feed.run, "read what was missed")
     await replica.repository.request_cancel([job.key])
-    replica.feed._hear_of_terms(MISSED)
+    replica.feed._receive(MISSED)
     await until(lambda: len(reads) == 4)
     assert reads == [[job.order]] * 4
     assert list(replica.live) == []
@@ -312,7 +312,7 @@ async def test_a_replica_that_starts_shows_what_the_engine_has_not_written_yet(
 
 async def test_a_job_that_another_replica_has_found_is_read(replica: Replica) -> None:
     job = await replica.insert()
-    replica.bus.publish("jobs", JobFound())
+    replica.bus.publish("jobs", JobsMissed())
     assert job.prompt_id in (await replica.live.now(MEMBER)).jobs
 
 
@@ -320,6 +320,6 @@ async def test_a_loss_is_made_good_at_once(replica: Replica) -> None:
     listener, supervisor = await replica.listen(), Supervisor()
     await replica.end(await replica.insert())
     supervisor.keep(replica.feed.run, "read what was missed")
-    replica.feed._hear_of_terms(MISSED)
+    replica.feed._receive(MISSED)
     await until(lambda: listener.received == WHOLE)
     await supervisor.close()
