@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from proxy.bus import EventBus
-from proxy.jobs.messages import ClientMessage, JobAnswered, JobMessage, JobNews, topic_of
+from proxy.jobs.messages import ClientMessage, JobMessage, JobNews, topic_of
 from proxy.translate.events import is_droppable
 
 
@@ -21,7 +21,5 @@ class BusListener:
                 self._bus.publish(topic, news, droppable=is_droppable(message))
             case ClientMessage(member=member, client_id=client_id):
                 self._bus.publish(topic_of(member, client_id), news)
-            case JobAnswered():
-                self._bus.publish("answers", news)
             case _:
                 self._bus.publish("jobs", news)

@@ -3,9 +3,8 @@
 | Topic of the bus | Brings |
 |---|---|
 | `engine` | what the api asks of an engine elsewhere: `JobReceived`, `JobReleased` and the like |
-| `answers` | the answers to submissions, between replicas: `JobAnswered` |
-| `answers.…` | the answer to another one of these |
-| `jobs` | what becomes of jobs, between replicas |
+| `answers.…` | the answer to one of these; that to `JobReceived` comes on `jobs` |
+| `jobs` | what becomes of jobs, between replicas: `JobNews`, `JobsMissed` |
 | `history` | `HistoryChanged` |
 | `events.MEMBER.CLIENT` | messages for a client, delivered where its socket is (`topic_of`) |
 | `events.MEMBER` | messages about jobs without a client, between replicas |

@@ -68,7 +68,6 @@ class ReplicaFeed(LiveFeed):
         self.bus, self.repository = self.live.bus, self.live.repository
         self._deliveries = self.subscribers.deliveries
         self._database_clock = now() - 1000 * clock.monotonic()
-        self.bus.subscribe("answers", self._receive)
         self.bus.subscribe("jobs", self._receive)
 
     async def start(self, supervisor: Supervisor) -> None:

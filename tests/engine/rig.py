@@ -130,7 +130,7 @@ class Rig:
             if isinstance(message, JobAnswered) and message.key == job.key and not answered.done():
                 answered.set_result(message)
 
-        with self.bus.subscribe("answers", hear):
+        with self.bus.subscribe("jobs", hear):
             self.engine.receive(job)
             async with asyncio.timeout(30.0):
                 answer = await answered

@@ -49,7 +49,7 @@ def test_what_becomes_of_a_job_is_published_and_counted_once(world: World) -> No
     world.announcer.advanced(live_job, JobState.SUBMITTED, was_shown=False, was_accepted=False)
     world.announcer.ended(live_job, end_of())
     world.announcer.discarded(job("two", accepted=False))
-    assert [type(news) for news in world.received] == [JobChanged, JobLeft, JobLeft]
+    assert [type(news) for news in world.received] == [JobChanged, JobAnswered, JobLeft, JobLeft]
     assert world.counted("jobs_accepted_total", member="anna") == 1
     ended = {"member": "anna", "account": "one"}
     assert world.counted("jobs_ended_total", **ended, outcome="completed") == 1
@@ -71,24 +71,24 @@ def test_costs_are_counted_in_credits_by_class_and_source(world: World) -> None:
     assert world.counted("unknown_costs_total", **labels, node_class="Dear") == 4
 
 
+def answers(world: World) -> list[BusMessage]:
+    return [news for news in world.received if isinstance(news, JobAnswered)]
+
+
 def test_a_client_has_one_answer_once_its_job_is_accepted(world: World) -> None:
-    heard: list[BusMessage] = []
-    world.bus.subscribe("answers", heard.append)
     live_job = world.add(job(accepted=False, state=JobState.RECEIVED))
     world.table.advance(live_job, JobState.SUBMITTING)
-    assert heard == []
+    assert answers(world) == []
     omitted = {"2": {"errors": []}}
     world.table.advance(live_job, JobState.SUBMITTED, JobChanges(accepted=True, omitted=omitted))
     world.table.advance(live_job, JobState.RUNNING, JobChanges(accepted=True))
-    assert heard == [JobAnswered(live_job.key, omitted)]
+    assert answers(world) == [JobAnswered(live_job.key, omitted)]
 
 
 def test_a_refusal_names_its_job(world: World) -> None:
-    heard: list[BusMessage] = []
-    world.bus.subscribe("answers", heard.append)
     refusal = LocalError("refused", "No.")
     world.announcer.refuse(job("two").key, refusal)
-    assert heard == [JobAnswered(job("two").key, error=refusal)]
+    assert answers(world) == [JobAnswered(job("two").key, error=refusal)]
 
 
 def test_how_many_go_before_is_published_when_that_changes(world: World) -> None:

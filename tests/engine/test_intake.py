@@ -85,7 +85,7 @@ async def test_a_job_is_shown_before_its_client_has_an_answer_also_if_a_connecti
             return await read(order)
 
         monkeypatch.setattr(rig.repository.payloads, "get", payload)
-        with answer_on(rig.bus, "answers", JobAnswered) as answered:
+        with answer_on(rig.bus, "jobs", JobAnswered) as answered:
             rig.bus.publish("engine", JobReceived(job.key, job.order))
             answer = await answered.within(30.0)
             assert answer is not None

@@ -44,7 +44,7 @@ def preview(*, result: bool) -> Preview:
 @pytest.mark.parametrize(
     ("news", "topic", "droppable"),
     [
-        (JobAnswered(JOB.key), "answers", False),
+        (JobAnswered(JOB.key), "jobs", False),
         (JobLeft(JOB.key, JOB.order), "jobs", False),
         (JobsAhead("anna", 1), "jobs", False),
         (ClientMessage("anna", "c", EVENT), topic_of("anna", "c"), False),

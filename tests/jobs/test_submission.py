@@ -81,7 +81,7 @@ class Entrance:
         if isinstance(message, JobReceived):
             self.received.append(message)
             if (answer := self.answer(message)) is not None:
-                self.bus.publish("answers", answer)
+                self.bus.publish("jobs", answer)
 
     async def submit(self, prompt_id: str | None = None, **fields: Any) -> dict[str, Any]:
         request = JobRequest(graph=GRAPH, prompt_id=prompt_id, **fields)
@@ -166,7 +166,7 @@ async def test_the_answer_about_another_job_is_no_answer(entrance: Entrance) -> 
 
     def answer(received: JobReceived) -> JobAnswered:
         other = JobAnswered(JobKey("another", "a"), error=LocalError("no_credits", "No."))
-        entrance.bus.publish("answers", other)
+        entrance.bus.publish("jobs", other)
         return JobAnswered(received.key, node_errors=errors)
 
     entrance.answer = answer
@@ -219,7 +219,7 @@ async def test_an_answer_that_comes_as_its_time_is_over_counts(
 
     def answer(received: JobReceived) -> None:
         refused = JobAnswered(received.key, error=LocalError("no_credits", "No."))
-        asyncio.get_running_loop().call_soon(entrance.bus.publish, "answers", refused)
+        asyncio.get_running_loop().call_soon(entrance.bus.publish, "jobs", refused)
 
     entrance.answer = answer
     assert (await entrance.refusal("a")).type == "no_credits"
