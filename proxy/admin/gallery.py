@@ -39,9 +39,10 @@ from proxy.jobs.models import ENDS, OUTCOMES
 from proxy.jobs.records import JobRecord
 from proxy.storage.history import MAX_FOUND
 from proxy.storage.job_tables import HistoryEntry
-from proxy.translate import codec, media_types
+from proxy.translate import codec, media_types, output_files
 from proxy.translate.errors import LocalError
 from proxy.translate.prompts import interface_workflow, prompt_texts
+from proxy.translate.reading import field_of, list_of
 
 #: The default size of a page, and the maximum length of a searched text and of a title.
 PAGE, MAX_TEXT = 24, 100
@@ -285,8 +286,7 @@ def _nodes(
         if not isinstance(node, Mapping):
             continue
         began, ran = times.get(id_, (None, None))
-        meta = node.get("_meta")
-        title = meta.get("title") if isinstance(meta, Mapping) else None
+        title = field_of(node, "_meta", "title")
         class_ = str(node.get("class_type") or "")
         yield {
             "id": id_,
@@ -301,18 +301,14 @@ def _nodes(
 
 def _outputs(outputs: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     """Yield the node, the media and the item of each output file."""
-    for node, output in outputs.items():
-        for media, items in output.items() if isinstance(output, Mapping) else ():
-            for item in items if isinstance(items, list) else ():
-                if isinstance(item, Mapping) and isinstance(item.get("filename"), str):
-                    yield node, media, item
+    for node, file in output_files.files_of(outputs):
+        yield node, file.key, file.item
 
 
 def _output_texts(outputs: Mapping[str, Any]) -> Iterator[TextShown]:
     """Yield the texts that nodes have put out, cut if they are long."""
     for node, output in outputs.items():
-        texts = output.get("text") if isinstance(output, Mapping) else None
-        for text in texts if isinstance(texts, list) else ():
+        for text in list_of(field_of(output, "text")):
             if isinstance(text, str) and text.strip():
                 yield {"node": node, "text": text.strip()[:MAX_ERROR]}
 

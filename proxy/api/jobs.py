@@ -24,6 +24,7 @@ from proxy.jobs.service import STATUSES, JobQuery
 from proxy.members import tokens
 from proxy.translate import INVALID_PROMPT_ID, USAGE_SOURCE, codec, workflow_metadata
 from proxy.translate.errors import LocalError, PlainError
+from proxy.translate.reading import field_of
 from proxy.translate.trace_context import TRACEPARENT, trace_headers, trace_of
 from proxy.webhooks.outbox import WEBHOOK_URL
 
@@ -331,7 +332,7 @@ async def cancel_jobs(request: web.Request) -> web.Response:
         body = await bodies.read_json(request)
     except bodies.NotJsonError:
         raise PlainError("Request body must be valid JSON") from None
-    job_ids = body.get("job_ids") if isinstance(body, dict) else None
+    job_ids = field_of(body, "job_ids")
     if not isinstance(job_ids, list):
         raise PlainError("job_ids must be a list")
     member = member_of(request)

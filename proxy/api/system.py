@@ -27,6 +27,7 @@ from proxy.catalog.file_lists import Listing
 from proxy.translate import COMFYUI, DEPLOYED_AS, FRONTEND, PYTORCH, TEMPLATES
 from proxy.translate.errors import LocalError, PlainError
 from proxy.translate.names import TYPES
+from proxy.translate.reading import field_of
 
 GIBIBYTE = 1024**3
 #: Maximum length of a `clientId` that subscribes to log lines.
@@ -161,7 +162,7 @@ async def get_log_lines(request: web.Request) -> web.Response:
 async def subscribe(request: web.Request) -> web.Response:
     """Start (`enabled`) or stop sending new log lines to the websocket of a `clientId`."""
     body = await bodies.read_json(request)
-    client_id = body.get("clientId") if isinstance(body, dict) else None
+    client_id = field_of(body, "clientId")
     if not isinstance(client_id, str) or "enabled" not in body:
         raise LocalError(
             "invalid_body",

@@ -14,7 +14,8 @@ from proxy import randomness
 from proxy.translate import codec
 from proxy.translate.media_types import kind
 from proxy.translate.names import is_hash_name
-from proxy.translate.shapes import section
+from proxy.translate.reading import list_of
+from proxy.translate.shapes import options_of, specs_of
 
 #: The flags of an input that lists files of the input folder, and the media that it lists.
 _FLAGS: dict[str, tuple[str, ...]] = {
@@ -119,19 +120,18 @@ def fill(parts: Template, files: Listing) -> bytes:
 def _uploads(info: Mapping[str, Any]) -> Iterator[tuple[list[Any], Slot]]:
     """Yield the specs of the inputs that list files of the input folder, each with its slot."""
     name = str(info.get("name"))
-    for group in ("required", "optional"):
-        for key, spec in section(info.get("input"), group).items():
-            if not isinstance(spec, list) or not spec:
-                continue
-            options = spec[1] if len(spec) > 1 and isinstance(spec[1], dict) else {}
-            if not isinstance(spec[0], list) and (spec[0] != "COMBO" or not options):
-                continue
-            if options.get("image_folder", "input") != "input":
-                continue
-            flags = (kinds for flag, kinds in _FLAGS.items() if options.get(flag))
-            media = _LISTS.get((name, key)) or tuple(kind for kinds in flags for kind in kinds)
-            if media:
-                yield spec, Slot((), media, _BELOW.get(name, ""), _LIMITS.get(name, math.inf))
+    for key, spec in specs_of(info).items():
+        if not isinstance(spec, list) or not spec:
+            continue
+        options = options_of(spec)
+        if not isinstance(spec[0], list) and (spec[0] != "COMBO" or not options):
+            continue
+        if options.get("image_folder", "input") != "input":
+            continue
+        flags = (kinds for flag, kinds in _FLAGS.items() if options.get(flag))
+        media = _LISTS.get((name, key)) or tuple(kind for kinds in flags for kind in kinds)
+        if media:
+            yield spec, Slot((), media, _BELOW.get(name, ""), _LIMITS.get(name, math.inf))
 
 
 def _cut(number: int, spec: list[Any], slot: Slot) -> Slot:
@@ -142,5 +142,5 @@ def _cut(number: int, spec: list[Any], slot: Slot) -> Slot:
         offered, spec[0] = spec[0], mark
     else:
         offered, spec[1]["options"] = spec[1].get("options"), mark
-    offers = offered if isinstance(offered, list) else []
-    return replace(slot, offered=tuple(name for name in offers if isinstance(name, str)))
+    names = tuple(name for name in list_of(offered) if isinstance(name, str))
+    return replace(slot, offered=names)

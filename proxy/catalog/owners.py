@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from proxy.translate import codec
 from proxy.translate.file_inputs import file_inputs
+from proxy.translate.reading import field_of
 from proxy.translate.shapes import choices_of
 
 #: The accounts that have a class (under `""`, `""`) or a choice of one of its inputs, where these
@@ -162,7 +163,7 @@ def needs_of(graph: Mapping[str, Any], owners: Owners) -> Needs | None:
     found: frozenset[str] | None = None
     first = ""
     for node in graph.values():
-        class_type = node.get("class_type") if isinstance(node, Mapping) else None
+        class_type = field_of(node, "class_type")
         inputs = owners.get(class_type) if isinstance(class_type, str) else None
         for what, names in _needs(str(class_type), node.get("inputs"), inputs or {}):
             found = frozenset(names) if found is None else found & frozenset(names)

@@ -32,6 +32,7 @@ from proxy.members.rates import Buckets
 from proxy.translate import codec, model_extensions
 from proxy.translate.errors import LocalError
 from proxy.translate.graph_shape import class_of
+from proxy.translate.reading import field_of
 from proxy.translate.shapes import Shapes
 
 #: Seconds in which the copy of the node classes is read after the start.
@@ -206,7 +207,7 @@ class Catalog:
         """Return the first class of a graph that no account has, as far as is known."""
         nodes = self.nodes
         for node in graph.values():
-            class_type = node.get("class_type") if isinstance(node, Mapping) else None
+            class_type = field_of(node, "class_type")
             if class_type not in nodes:
                 return str(class_type)
         return None

@@ -16,6 +16,7 @@ from yarl import URL
 from proxy.cli.common import CommandError, UsageError
 from proxy.cloud.http import connection_error
 from proxy.translate import codec
+from proxy.translate.reading import object_of
 
 Graph = dict[str, dict[str, Any]]
 
@@ -262,4 +263,4 @@ def _object(data: bytes) -> dict[str, Any]:
         value = codec.loads(data)
     except ValueError:
         return {}
-    return value if isinstance(value, dict) else {}
+    return object_of(value)

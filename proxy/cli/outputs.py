@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -12,6 +11,8 @@ import aiohttp
 
 from proxy.cli.comfy import Comfy
 from proxy.cli.common import CommandError
+from proxy.translate import output_files
+from proxy.translate.reading import field_of, list_of, object_of
 
 #: Maximum number of attempts at a download.
 _ATTEMPTS = 3
@@ -21,28 +22,21 @@ def files_of(entry: dict[str, Any]) -> list[dict[str, str]]:
     """Return the files that the outputs of a history entry name, each once, ready for `GET
     /view`."""
     files: dict[tuple[str, ...], dict[str, str]] = {}
-    for item in _items(entry):
-        if isinstance(item, dict) and isinstance(item.get("filename"), str):
-            file = {
-                "filename": item["filename"],
-                "subfolder": str(item.get("subfolder") or ""),
-                "type": str(item.get("type") or "output"),
-            }
-            files.setdefault(tuple(file.values()), file)
+    for _, (_, _, filename, item) in output_files.files_of(entry.get("outputs")):
+        file = {
+            "filename": filename,
+            "subfolder": str(item.get("subfolder") or ""),
+            "type": str(item.get("type") or "output"),
+        }
+        files.setdefault(tuple(file.values()), file)
     return list(files.values())
 
 
 def texts_of(entry: dict[str, Any]) -> list[str]:
     """Return the texts among the outputs of a history entry."""
-    return [item for item in _items(entry, key="text") if isinstance(item, str)]
-
-
-def _items(entry: dict[str, Any], key: str | None = None) -> Iterator[Any]:
-    outputs = entry.get("outputs")
-    for output in outputs.values() if isinstance(outputs, dict) else ():
-        for name, items in output.items() if isinstance(output, dict) else ():
-            if isinstance(items, list | tuple) and key in (None, name):
-                yield from items
+    outputs = object_of(entry.get("outputs")).values()
+    found = (item for output in outputs for item in list_of(field_of(output, "text")))
+    return [item for item in found if isinstance(item, str)]
 
 
 def require_writable(folder: Path) -> None:

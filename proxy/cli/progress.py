@@ -26,6 +26,8 @@ from rich.progress import (
 )
 from rich.segment import Segment
 
+from proxy.translate.reading import field_of, object_of
+
 #: Binary messages that are pictures of a running node (ComfyUI's `BinaryEventTypes`).
 _PREVIEW, _PREVIEW_WITH_METADATA = 1, 4
 
@@ -222,7 +224,7 @@ class Display:
         node = self._graph.get(str(node_id))
         if node is None:
             return f"node {node_id}"
-        title, kind = title_of(node), str(node["class_type"])
+        title, kind = field_of(node, "_meta", "title"), str(node["class_type"])
         named = f' "{title}"' if title and title != kind else ""
         return f"{kind} ({node_id}){named}"
 
@@ -269,12 +271,6 @@ class Display:
         self.say(line)
 
 
-def title_of(node: Mapping[str, Any]) -> Any:
-    """Return the title of a node, if it has one."""
-    meta = node.get("_meta")
-    return meta.get("title") if isinstance(meta, dict) else None
-
-
 def counted(count: int, noun: str) -> str:
     """Return a count with its noun: `1 file`, `2 files`."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
@@ -286,4 +282,4 @@ def _metadata(frame: bytes) -> dict[str, Any]:
         about = json.loads(frame[8 : 8 + length])
     except ValueError:
         return {}
-    return about if isinstance(about, dict) else {}
+    return object_of(about)

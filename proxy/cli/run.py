@@ -29,6 +29,7 @@ from proxy.cli.follower import Follower
 from proxy.cli.outputs import download, failure_of, files_of, require_writable, texts_of
 from proxy.cli.progress import Display, counted
 from proxy.cli.workflows import SUFFIXES, Workflow, assignment_of, load_workflow, value_of
+from proxy.translate.reading import field_of, object_of, objects_of
 
 #: Seconds between two scans of a folder.
 LOOK_INTERVAL = 1.0
@@ -287,7 +288,7 @@ async def _nearest(comfy: Comfy, body: dict[str, Any]) -> dict[tuple[str, str], 
     """
     found = {}
     node_errors = body.get("node_errors")
-    for node_id, about in node_errors.items() if isinstance(node_errors, dict) else ():
+    for node_id, about in object_of(node_errors).items():
         for error in _errors_of(about):
             info = error.get("extra_info")
             if error.get("type") != "value_not_in_list" or not isinstance(info, dict):
@@ -328,7 +329,7 @@ def _node_errors(
     node_errors: object,
     nearest: Mapping[tuple[str, str], list[str]] = MappingProxyType({}),
 ) -> Iterator[str]:
-    for node_id, about in node_errors.items() if isinstance(node_errors, dict) else ():
+    for node_id, about in object_of(node_errors).items():
         yield display.name(node_id)
         for error in _errors_of(about):
             details = error.get("details")
@@ -341,8 +342,7 @@ def _node_errors(
 
 def _errors_of(about: Any) -> list[dict[str, Any]]:
     """Return the errors of one node in `node_errors`."""
-    errors = about.get("errors") if isinstance(about, dict) else None
-    return [error for error in errors if isinstance(error, dict)] if errors else []
+    return objects_of(field_of(about, "errors"))
 
 
 def _failure(display: Display, kind: str, data: dict[str, Any]) -> str:

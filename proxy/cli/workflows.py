@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from proxy import randomness
 from proxy.cli.comfy import Graph
 from proxy.cli.common import UsageError
-from proxy.cli.progress import title_of
 from proxy.files.pictures import NotAPictureError, opened
 from proxy.translate import codec, editor
+from proxy.translate.reading import field_of
 
 #: Files that `run` takes for workflows in a folder.
 PICTURES = frozenset({".png", ".webp", ".jpg", ".jpeg"})
@@ -180,8 +180,8 @@ def _split(graph: Graph, target: str) -> tuple[list[str] | None, str]:
 def _named(graph: Graph, name: str) -> list[str]:
     if name in graph:
         return [name]
-    for key in (title_of, lambda node: node["class_type"]):
-        found = [node_id for node_id, node in graph.items() if key(node) == name]
+    for path in (("_meta", "title"), ("class_type",)):
+        found = [node_id for node_id, node in graph.items() if field_of(node, *path) == name]
         if found:
             return found
     return []

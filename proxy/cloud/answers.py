@@ -12,6 +12,7 @@ from msgspec import Struct
 from proxy.cloud.errors import CloudAmbiguous, CloudGarbage, CloudOversized, refusal
 from proxy.translate import codec, media_types
 from proxy.translate.codec import redact
+from proxy.translate.reading import object_of, objects_of
 
 
 class AnswerLimits(Struct, frozen=True):
@@ -75,7 +76,7 @@ class Answer:
         value = self.parse(self.body)
         if not isinstance(value, list):
             raise CloudGarbage(f"{self.call}: the answer is not a list")
-        return [item for item in value if isinstance(item, dict)]
+        return objects_of(value)
 
 
 #: Maximum bytes of a value of `extra_data` that is read.
@@ -101,7 +102,7 @@ def submission_of(answer: Answer) -> Submission:
         raise refusal(call, 400, result, None)
     cloud_id, node_errors = result.get("prompt_id"), result.get("node_errors")
     if isinstance(cloud_id, str) and cloud_id:
-        return Submission(cloud_id, node_errors if isinstance(node_errors, dict) else {})
+        return Submission(cloud_id, object_of(node_errors))
     refused = refusal(call, 400, result, None) if node_errors else None
     raise CloudAmbiguous(f"{call}: no job in the answer", taken=not node_errors, refused=refused)
 

@@ -16,7 +16,8 @@ from typing import Any
 from proxy.costs.credits import from_usd
 from proxy.costs.expressions import Expression, UnsupportedExpressionError
 from proxy.translate.jobs import is_link
-from proxy.translate.shapes import section
+from proxy.translate.reading import field_of, list_of, text_of
+from proxy.translate.shapes import options_of, specs_of
 
 #: Expressions that are kept parsed: a few hundred classes have one. The longest take 1 MB each.
 _MAX_PARSED = 256
@@ -41,7 +42,7 @@ def estimated_price(info: Mapping[str, Any], inputs: Mapping[str, Any]) -> int |
     for a whole run (`/second`), or is written in a form that `Expression` does not support.
     """
     badge = info.get("price_badge")
-    text = badge.get("expr") if isinstance(badge, Mapping) else None
+    text = field_of(badge, "expr")
     if not isinstance(badge, Mapping) or not isinstance(text, str):
         return None
     expression = _parsed_expression(text)
@@ -96,30 +97,26 @@ def _context(
 
 
 def _names(depends: object, kind: str) -> list[str]:
-    names = depends.get(kind) if isinstance(depends, Mapping) else None
-    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    return [name for name in list_of(field_of(depends, kind)) if isinstance(name, str)]
 
 
 def _widgets(depends: object) -> list[tuple[str, str]]:
     """Return the names and the types of the values that an expression depends on."""
-    widgets = depends.get("widgets") if isinstance(depends, Mapping) else None
     found = []
-    for widget in widgets if isinstance(widgets, list) else []:
+    for widget in list_of(field_of(depends, "widgets")):
         name = widget.get("name") if isinstance(widget, Mapping) else widget
-        type_ = widget.get("type") if isinstance(widget, Mapping) else None
+        type_ = field_of(widget, "type")
         if isinstance(name, str):
-            found.append((name, type_.upper() if isinstance(type_, str) else ""))
+            found.append((name, text_of(type_).upper()))
     return found
 
 
 def _default(info: Mapping[str, Any], name: str) -> Any:
     """Return the value that a node has for an input which its graph leaves out."""
-    declared = info.get("input")
-    required = section(declared, "required")
-    spec = required[name] if name in required else section(declared, "optional").get(name)
+    spec = specs_of(info).get(name)
     if not isinstance(spec, list | tuple) or not spec:
         return None
-    options = spec[1] if len(spec) > 1 and isinstance(spec[1], Mapping) else {}
+    options = options_of(spec)
     if "default" in options:
         return options["default"]
     offered = spec[0] if isinstance(spec[0], list) else options.get("options")
@@ -164,8 +161,7 @@ def _usd(result: Any) -> float | None:
         case "range_usd":
             found = [result.get("min_usd"), result.get("max_usd")]
         case "list_usd":
-            usd = result.get("usd")
-            found = usd if isinstance(usd, list) else []
+            found = list_of(result.get("usd"))
         case _:
             return None
     prices = [
@@ -182,7 +178,7 @@ def _usd(result: Any) -> float | None:
 
 def _times(form: object) -> int | None:
     """Return how many times a run costs the price, `None` if it is not for runs."""
-    suffix = form.get("suffix") if isinstance(form, Mapping) else None
+    suffix = field_of(form, "suffix")
     if suffix is None:
         return 1
     match = _PER_RUN.fullmatch(suffix) if isinstance(suffix, str) else None

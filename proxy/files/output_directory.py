@@ -233,12 +233,11 @@ class OutputDirectory:
 def _paths_of(outputs: Mapping[str, Any]) -> list[str]:
     """Return the paths of what nodes have saved: previews are no files of the directory."""
     paths: dict[str, None] = {}
-    for output in outputs.values():
-        for _, _, name, item in output_files.files(output) if isinstance(output, Mapping) else ():
-            if item.get("type") == "output":
-                path = names.resolve("output", str(item.get("subfolder") or ""), name)
-                if path:
-                    paths[path] = None
+    for _, (_, _, name, item) in output_files.files_of(outputs):
+        if item.get("type") == "output":
+            path = names.resolve("output", str(item.get("subfolder") or ""), name)
+            if path:
+                paths[path] = None
     return list(paths)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from proxy.packs.nodes import CONSTANTS, SAVED_WITH, Node, PackNode, core, info, named_files, same
 from proxy.packs.pack import Pack, PackCall, PackReply, PackRoute, PackServices
 from proxy.translate.errors import LocalError
+from proxy.translate.reading import object_of
 from proxy.userdata.entries import BadNameError, IsFolderError, LeadsOutError, MissingError
 
 _LOW, _HIGH = -2147483648, 2147483647
@@ -351,7 +352,7 @@ async def get_workflow(call: PackCall, services: PackServices) -> PackReply:
     except (BadNameError, IsFolderError, LeadsOutError, MissingError):
         return call.text("File not found", 404)
     workflow = call.parse(data)
-    nodes = workflow.values() if isinstance(workflow, dict) else ()
+    nodes = object_of(workflow).values()
     if nodes and all(isinstance(node, dict) and "class_type" in node for node in nodes):
         return call.json(workflow)
     raise LocalError(

@@ -17,6 +17,7 @@ from proxy.storage.temporary import PackPicture
 from proxy.translate import output_files
 from proxy.translate.events import NodeMessages
 from proxy.translate.packs import Rewriting
+from proxy.translate.reading import field_of
 
 log = structlog.get_logger(__name__)
 
@@ -120,6 +121,6 @@ class Results:
 
 
 def _runs_each_time(node: Any) -> bool:
-    class_type = node.get("class_type") if isinstance(node, Mapping) else None
+    class_type = field_of(node, "class_type")
     pack_node = PACK_NODES.get(str(class_type))
     return pack_node is not None and pack_node.messages is not None and pack_node.messages.again

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from proxy.packs.rewriting import shown_inputs
 from proxy.translate.frames import CloudFrame
 from proxy.translate.packs import Rewriting
+from proxy.translate.reading import field_of, list_of, object_of
 from proxy.translate.snapshots import Snapshot
 
 
@@ -101,7 +102,7 @@ class MemberView:
 
     def _class(self, node_id: str) -> str | None:
         node = self._graph.get(node_id)
-        return str(node.get("class_type")) if isinstance(node, Mapping) else None
+        return None if node is None else str(field_of(node, "class_type"))
 
     def _first(self, node_id: str) -> list[tuple[str, Mapping[str, Any]]]:
         """Return the runs of nodes before this one that the cloud has not got, once each."""
@@ -121,7 +122,7 @@ class MemberView:
 
     def _cached(self, nodes: object) -> list[str]:
         """Return the cached nodes; a node is cached when all that stands in its place is."""
-        order = [str(node) for node in nodes] if isinstance(nodes, list) else []
+        order = [str(node) for node in list_of(nodes)]
         cached = set(order)
         visible = [node for node in self._rewriting.graph if node not in self._silent]
         complete = {self.owner(node) for node in visible} - {
@@ -141,7 +142,7 @@ class MemberView:
 
     def _states(self, nodes: object) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        for node_id, state in nodes.items() if isinstance(nodes, dict) else ():
+        for node_id, state in object_of(nodes).items():
             if node_id in self._silent or not isinstance(state, dict):
                 continue
             owner = self.owner(node_id)
@@ -182,7 +183,7 @@ class MemberView:
 
 def _named(error: Any, names: Mapping[str, str]) -> Any:
     """Return an error of an input under the client's name of it."""
-    info = error.get("extra_info") if isinstance(error, Mapping) else None
+    info = field_of(error, "extra_info")
     if not isinstance(info, Mapping):
         return error
     name = info.get("input_name")

@@ -31,6 +31,7 @@ from proxy.probe.wire import (
     Wire,
     attempt,
 )
+from proxy.translate.reading import objects_of
 from proxy.translate.shapes import choices_of
 
 #: Seconds for all observations: what takes longer is not seen.
@@ -269,10 +270,9 @@ async def _templates(wire: Wire, findings: Findings) -> None:
     listed = (await wire.call("GET", "templates/index.json")).json()
     names = [
         template["name"]
-        for group in (listed if isinstance(listed, list) else [])
-        if isinstance(group, dict)
-        for template in group.get("templates", [])
-        if isinstance(template, dict) and template.get("mediaSubtype") == "webp"
+        for group in objects_of(listed)
+        for template in objects_of(group.get("templates"))
+        if template.get("mediaSubtype") == "webp"
     ]
     if not names:
         findings.miss(("template_picture",), "There is no list of templates.")

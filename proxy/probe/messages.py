@@ -11,6 +11,7 @@ from PIL import Image
 
 from proxy.probe.points import Findings
 from proxy.probe.wire import Frame
+from proxy.translate.reading import field_of
 
 _PLAIN_PREVIEW, _TEXT, _METADATA_PREVIEW = 1, 3, 4
 
@@ -99,7 +100,7 @@ def _order(findings: Findings, ours: Sequence[Frame], frames: Sequence[Frame]) -
 def _executed(findings: Findings, ours: Sequence[Frame]) -> None:
     for frame in ours:
         output = frame.data.get("output") if frame.type == "executed" else None
-        images = output.get("images") if isinstance(output, dict) else None
+        images = field_of(output, "images")
         if images and isinstance(images[0], dict) and images[0].get("type") == "output":
             name = str(images[0].get("filename"))
             hashed = re.match(r"(blake3:)?[0-9a-fA-F]{32,}", name)

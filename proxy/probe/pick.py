@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from proxy.probe import workflows
 from proxy.probe.wire import JOB, ProbeRun
+from proxy.translate.reading import objects_of
 
 #: What is observed where the workspace, or the account, has no deployment.
 NONE = "no deployment"
@@ -27,11 +28,10 @@ async def observe(run: ProbeRun) -> None:
         path = f"api/workspaces/{quote(workspace, safe='')}/deployments"
         listed = (await run.wire.call("GET", path)).dict()
     await _default(run, listed)
-    items = listed.get("items")
     ids = [
         item["deployment_id"]
-        for item in (items if isinstance(items, list) else ())
-        if isinstance(item, dict) and isinstance(item.get("deployment_id"), str)
+        for item in objects_of(listed.get("items"))
+        if isinstance(item.get("deployment_id"), str)
     ]
     if not ids:
         for point in _POINTS:

@@ -11,6 +11,7 @@ from uuid import uuid4
 from proxy.probe import files, messages, workflows
 from proxy.probe.points import Findings
 from proxy.probe.wire import JOB, LOOK, ProbeRun, Reply, Wire
+from proxy.translate.reading import field_of, objects_of
 
 #: Seconds in which the answers about a job catch up with its events.
 _LATE = 20.0
@@ -119,8 +120,7 @@ async def _answers(run: ProbeRun, job: str, detail: dict[str, Any], client: str)
     created = detail.get("create_time")
     if isinstance(created, int | float):
         see("create_time", "milliseconds" if created > 1e11 else "seconds")
-    workflow = detail.get("workflow")
-    extra = workflow.get("extra_data") if isinstance(workflow, dict) else None
+    extra = field_of(detail, "workflow", "extra_data")
     echoed = isinstance(extra, dict) and extra.get("client_id") == client
     see("client_id", "echoed" if echoed else "absent")
     fields = [name for name in ("executor", "deployment") if detail.get(name)]
@@ -164,8 +164,7 @@ async def _usage(run: ProbeRun, job: str) -> None:
 
 
 def _output_items(output: Any) -> list[dict[str, Any]]:
-    images = output.get("images") if isinstance(output, dict) else None
-    return [image for image in images or [] if isinstance(image, dict)]
+    return objects_of(field_of(output, "images"))
 
 
 async def failure(run: ProbeRun) -> None:

@@ -18,6 +18,7 @@ import aiohttp
 from proxy.probe.points import Findings, SurfaceName
 from proxy.probe.wire import CALL_TIMEOUT, LOOK, Graph, Reply, Wire
 from proxy.translate import codec
+from proxy.translate.reading import field_of
 
 #: Statuses after which nothing follows.
 ENDED = frozenset({"succeeded", "failed", "canceled", "expired"})
@@ -158,8 +159,7 @@ def word(value: object) -> str:
 
 def outcome(reply: Reply) -> str:
     """Return status and code, and whether there is a `Retry-After`."""
-    error = reply.dict().get("error")
-    code = error.get("code") if isinstance(error, dict) else None
+    code = field_of(reply.dict(), "error", "code")
     words = [str(reply.status), code if isinstance(code, str) and len(code) <= 60 else ""]
     if "Retry-After" in reply.headers:
         words.append("with Retry-After")

@@ -12,6 +12,7 @@ from proxy.probe import workflows
 from proxy.probe.surface import V2Surface, hours, outcome, present, word
 from proxy.probe.v2_streams import StreamWatch, watched
 from proxy.probe.wire import Graph, Reply
+from proxy.translate.reading import field_of, object_of, objects_of
 
 #: What differs from run to run in the name of an output: an id or a hash, the counter, and the
 #: letters of temporary ones.
@@ -41,7 +42,7 @@ async def whole(surface: V2Surface) -> str | None:
     surface.see("end", word(ended.get("status")))
     surface.see("times", present(ended, *_TIMES))
     surface.see("retention", hours(ended.get("created_at"), ended.get("expires_at")))
-    return _see_outputs(surface, graph, _objects(ended.get("outputs")))
+    return _see_outputs(surface, graph, objects_of(ended.get("outputs")))
 
 
 def _see_stream(surface: V2Surface, stream: StreamWatch) -> None:
@@ -76,10 +77,6 @@ def _pattern(name: str) -> str:
     return word(_RANDOM.sub("*", _COUNTER.sub("#", _ID.sub("<id>", name))))
 
 
-def _objects(listed: object) -> list[dict[str, Any]]:
-    return [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
-
-
 # --- refusals ------------------------------------------------------------------------------
 
 
@@ -101,7 +98,7 @@ async def refusals(surface: V2Surface) -> None:
         elif name == "invalid":
             ended = (await surface.until(job)).job
             error = ended.get("error")
-            surface.see("failure", present(error if isinstance(error, dict) else {}, *_ERROR))
+            surface.see("failure", present(object_of(error), *_ERROR))
             ran = present(ended, "started_at", "metrics") != "none"
             surface.see("failure_charged", "a worker ran" if ran else "no worker ran")
     forms = [form for form in (*_NODE_ERRORS, "other details", "none") if form in details]
@@ -117,9 +114,8 @@ async def refusals(surface: V2Surface) -> None:
 
 def _details(reply: Reply) -> str:
     """Return the form of the errors of nodes in a refusal."""
-    error = reply.dict().get("error")
-    details = error.get("details") if isinstance(error, dict) else None
-    errors = details.get("node_errors") if isinstance(details, dict) else None
+    details = field_of(reply.dict(), "error", "details")
+    errors = field_of(details, "node_errors")
     about = next(iter(errors.values()), None) if isinstance(errors, dict) else None
     if isinstance(about, dict):
         return _NODE_ERRORS[0]
@@ -171,7 +167,7 @@ async def cancels(surface: V2Surface) -> None:
 
 async def _listed(surface: V2Surface, job: str | None, label: str) -> None:
     query = {f"metadata[{_LABEL}]": label, "limit": "5"}
-    listed = _objects((await surface.call("GET", "jobs", query=query)).dict().get("jobs"))
+    listed = objects_of((await surface.call("GET", "jobs", query=query)).dict().get("jobs"))
     ids = {item.get("id") for item in listed}
     found = "the job" if ids == {job} else "others too" if job in ids else "not the job"
     surface.see("list_by_label", found if ids else "none")

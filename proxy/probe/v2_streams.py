@@ -14,6 +14,7 @@ from proxy.probe import workflows
 from proxy.probe.surface import ENDED, V2Surface, outcome
 from proxy.probe.wire import Reply
 from proxy.translate import codec
+from proxy.translate.reading import object_of
 
 #: Seconds for which a stream is read after the end of its job, and those that count as at once.
 _SILENCE, _AT_ONCE = 20.0, 2.0
@@ -93,7 +94,7 @@ async def _read(surface: V2Surface, answer: aiohttp.ClientResponse, watch: Strea
         for frame in parser.feed(received):
             type_, text = (surface.without_key(part.encode()) for part in (frame.type, frame.data))
             data = codec.loads(text)
-            watch.take(type_.decode(), data if isinstance(data, dict) else {})
+            watch.take(type_.decode(), object_of(data))
     if watch.ended_at is not None:
         after = time.monotonic() - watch.ended_at
         watch.end = "at once" if after < _AT_ONCE else "within 20 s"

@@ -15,6 +15,7 @@ from yarl import URL
 
 from proxy.probe.points import Findings
 from proxy.translate import codec
+from proxy.translate.reading import field_of, object_of, objects_of
 
 Graph: TypeAlias = dict[str, dict[str, Any]]
 
@@ -63,8 +64,7 @@ class Reply:
 
     def dict(self) -> dict[str, Any]:
         """Return the body as a JSON object, empty if it is none."""
-        value = self.json()
-        return value if isinstance(value, dict) else {}
+        return object_of(self.json())
 
     def code(self) -> str:
         """Return the error code of a refusal, whichever form it has; empty if there is none."""
@@ -82,12 +82,7 @@ class Reply:
 
     def named(self) -> list[Any]:
         """Return the objects of a JSON list that have a name."""
-        listed = self.json()
-        return [
-            item
-            for item in (listed if isinstance(listed, list) else ())
-            if isinstance(item, dict) and "name" in item
-        ]
+        return [item for item in objects_of(self.json()) if "name" in item]
 
     @property
     def job(self) -> str | None:
@@ -111,7 +106,7 @@ class Frame:
     @property
     def job(self) -> str | None:
         """The job that a text message names."""
-        job = self.data.get("prompt_id") if isinstance(self.data, dict) else None
+        job = field_of(self.data, "prompt_id")
         return job if isinstance(job, str) else None
 
 

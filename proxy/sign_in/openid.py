@@ -30,6 +30,7 @@ from proxy.sign_in.provider import (
     SignInError,
 )
 from proxy.storage.leases import LeaseRepository
+from proxy.translate.reading import list_of
 
 log = structlog.get_logger(__name__)
 
@@ -190,5 +191,5 @@ class Provider:
 
 def _groups_of(named: object) -> frozenset[str]:
     """Return the groups that a claim names. AD FS sends a single group as text, not as a list."""
-    listed = [named] if isinstance(named, str) else named if isinstance(named, list) else []
+    listed = [named] if isinstance(named, str) else list_of(named)
     return frozenset(group for group in listed if isinstance(group, str))

@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 from msgspec import Struct
 
 from proxy.translate import codec
-from proxy.translate.output_files import files
+from proxy.translate.output_files import files_of
 from proxy.translate.snapshots import milliseconds
 
 #: What the cloud's errors say of a failure, in `execution_error` and in `error_message`.
@@ -94,10 +94,9 @@ def history_detail(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def output_files(outputs: Mapping[str, Any]) -> Iterator[OutputFile]:
     """Yield the files in a job's outputs, under whatever keys, in their order."""
-    for node_id, output in outputs.items():
-        for key, index, name, item in files(output) if isinstance(output, dict) else ():
-            subfolder, type_ = str(item.get("subfolder", "")), str(item.get("type", "output"))
-            yield OutputFile(node_id, key, index, name, subfolder, type_, item.get("id"))
+    for node_id, (key, index, name, item) in files_of(outputs):
+        subfolder, type_ = str(item.get("subfolder", "")), str(item.get("type", "output"))
+        yield OutputFile(node_id, key, index, name, subfolder, type_, item.get("id"))
 
 
 def asset(

@@ -14,6 +14,7 @@ from typing import Any
 from msgspec import Struct
 
 from proxy.translate.plans import decimal_of
+from proxy.translate.reading import field_of
 
 #: The events that are about spending; others are about payments and the account.
 USAGE_EVENTS = frozenset({"gpu_usage", "api_node_usage", "agent_usage", "api_usage_completed"})
@@ -101,7 +102,7 @@ def _usd(params: Mapping[str, Any]) -> Decimal | None:
 
 def _time(event: object) -> int | None:
     """Return when an event was, in ms since 1970; a time without a zone is UTC."""
-    text = event.get("createdAt") if isinstance(event, Mapping) else None
+    text = field_of(event, "createdAt")
     try:
         time = datetime.fromisoformat(text) if isinstance(text, str) else None
         if time is None:

@@ -14,6 +14,9 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct
 
+from proxy.translate.reading import list_of, object_of, objects_of, text_of
+from proxy.translate.shapes import options_of
+
 Node = dict[str, Any]
 
 #: A node's `mode`: it does not run, or it hands its inputs on.
@@ -52,7 +55,7 @@ def classes_of(workflow: Mapping[str, Any]) -> set[str]:
     """Return the node classes of the file that a server may know."""
     subgraphs = _subgraphs(workflow)
     levels = [workflow, *subgraphs.values()]
-    types = {_kind(node) for level in levels for node in _dicts(level.get("nodes"))}
+    types = {_kind(node) for level in levels for node in objects_of(level.get("nodes"))}
     return types - subgraphs.keys() - _EDITORS_OWN
 
 
@@ -66,7 +69,7 @@ def graph_of(
     `choose` picks one of the alternatives that a prompt has in braces (`{day|night}`), as the
     editor does at each run. Raises `EditorError`.
     """
-    if _dict(workflow.get("extra")).get("groupNodes"):
+    if object_of(workflow.get("extra")).get("groupNodes"):
         raise EditorError(
             "it has group nodes: convert them to subgraphs in ComfyUI and save it again"
         )
@@ -91,7 +94,7 @@ class _Level:
         self.outer = outer
         self.place = place or {}
         self.prefix: str = f"{outer.prefix}{self.place['id']}:" if outer is not None else ""
-        self.nodes = {node["id"]: node for node in _dicts(graph.get("nodes"))}
+        self.nodes = {node["id"]: node for node in objects_of(graph.get("nodes"))}
         #: `(origin node, origin slot, target node, target slot)` by id.
         self.links: dict[Any, tuple[Any, int, Any, int]] = {}
         for link in graph.get("links") or ():
@@ -134,7 +137,7 @@ class _Conversion(Struct, frozen=True):
             if options.get("dynamicPrompts") and isinstance(value, str):
                 value = _prompt(value, self.choose)
             inputs[name] = {"__value__": value} if isinstance(value, list) else value
-        for entry in _dicts(node.get("inputs")):
+        for entry in objects_of(node.get("inputs")):
             if entry.get("link") is not None:
                 source = self._source(level, entry["link"])
                 if isinstance(source, _Link):
@@ -161,7 +164,7 @@ class _Conversion(Struct, frozen=True):
         if mode == _BYPASSED:
             return self._source(level, _link_past(node, slot))
         if kind in _REROUTES:
-            return self._source(level, _dicts(node.get("inputs"))[0].get("link"))
+            return self._source(level, objects_of(node.get("inputs"))[0].get("link"))
         if kind == "GetNode":
             setter = level.setter(_widget_values(node)[0])
             return None if setter is None else self._output(level, setter, 0)
@@ -182,13 +185,13 @@ class _Conversion(Struct, frozen=True):
         itself."""
         name = level.graph["inputs"][slot]["name"]
         entry = next(
-            (entry for entry in _dicts(level.place["inputs"]) if entry["name"] == name), {}
+            (entry for entry in objects_of(level.place["inputs"]) if entry["name"] == name), {}
         )
         if entry.get("link") is not None and level.outer is not None:
             return self._source(level.outer, entry["link"])
         shown = [
             entry["name"]
-            for place, entry in enumerate(_dicts(level.graph["inputs"]))
+            for place, entry in enumerate(objects_of(level.graph["inputs"]))
             if self._is_value(level.graph, place)
         ]
         values = _widget_values(level.place)
@@ -203,14 +206,14 @@ class _Conversion(Struct, frozen=True):
             if (origin, place) != (_INPUTS, slot) or target not in level.nodes:
                 continue
             node = level.nodes[target]
-            for index, entry in enumerate(_dicts(node.get("inputs"))):
+            for index, entry in enumerate(objects_of(node.get("inputs"))):
                 if entry.get("link") != link_id:
                     continue
                 if "widget" in entry:
                     return True
                 inner = self.subgraphs.get(_kind(node))
                 if inner is not None:
-                    names = [entry["name"] for entry in _dicts(inner["inputs"])]
+                    names = [entry["name"] for entry in objects_of(inner["inputs"])]
                     place = names.index(entry["name"]) if entry["name"] in names else index
                     return self._is_value(inner, place)
         return False
@@ -218,8 +221,8 @@ class _Conversion(Struct, frozen=True):
 
 def _link_past(node: Node, slot: int) -> Any:
     """Return the link at the input that replaces an output while the node is bypassed."""
-    wanted = _dicts(node.get("outputs"))[slot].get("type")
-    inputs = _dicts(node.get("inputs"))
+    wanted = objects_of(node.get("outputs"))[slot].get("type")
+    inputs = objects_of(node.get("inputs"))
     same_place = inputs[slot : slot + 1]
     for entry in [*same_place, *inputs]:
         if entry.get("type") in (wanted, "*") or wanted == "*":
@@ -237,19 +240,21 @@ def _values(node: Node, about: Mapping[str, Any]) -> Iterator[tuple[str, Any, Ma
         known = {**groups[0], **groups[1]}
         for name, value in stored.items():
             if not known or name in known:
-                yield name, value, _options(known.get(name))
+                yield name, value, options_of(known.get(name))
         return
     left = list(stored or ())
     if not about:
         names = [
-            entry["widget"]["name"] for entry in _dicts(node.get("inputs")) if entry.get("widget")
+            entry["widget"]["name"]
+            for entry in objects_of(node.get("inputs"))
+            if entry.get("widget")
         ]
         yield from ((name, value, {}) for name, value in zip(names, left, strict=False))
         return
-    entries = {entry.get("name"): "widget" in entry for entry in _dicts(node.get("inputs"))}
+    entries = {entry.get("name"): "widget" in entry for entry in objects_of(node.get("inputs"))}
     for group in groups:
         yield from _named_values(group, "", left, entries)
-        if any(_options(spec).get(flag) for spec in group.values() for flag in _UPLOADS):
+        if any(options_of(spec).get(flag) for spec in group.values() for flag in _UPLOADS):
             del left[:1]  # the button of the upload
 
 
@@ -259,7 +264,7 @@ def _named_values(
     """Take the values of a group of inputs from the front of `left`."""
     for short, spec in group.items():
         name = prefix + short
-        kind, options = spec[0], _options(spec)
+        kind, options = spec[0], options_of(spec)
         kind = "COMBO" if isinstance(kind, list) else kind
         is_value = entries.get(name, kind in _VALUES and not options.get("forceInput"))
         if not is_value or not left:
@@ -267,7 +272,7 @@ def _named_values(
         value = left.pop(0)
         yield name, value, options
         if kind == "COMFY_DYNAMICCOMBO_V3":
-            for option in _dicts(options.get("options")):
+            for option in objects_of(options.get("options")):
                 if option.get("key") == value:
                     for below in (option.get("inputs") or {}).values():
                         yield from _named_values(below, f"{name}.", left, entries)
@@ -320,35 +325,21 @@ def _without_comments(text: str) -> str:
 
 
 def _subgraphs(workflow: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    found = _dicts(_dict(workflow.get("definitions")).get("subgraphs"))
+    found = objects_of(object_of(workflow.get("definitions")).get("subgraphs"))
     return {item["id"]: item for item in found if isinstance(item.get("id"), str)}
 
 
 def _kind(node: Node) -> str:
     """Return the class of a node, or the id of its subgraph."""
-    kind = node.get("type")
-    return kind if isinstance(kind, str) else ""
+    return text_of(node.get("type"))
 
 
 def _is_connected(node: Node) -> bool:
     """Return whether a node has any link: labels and switches of node packs have none."""
-    ends = [slot.get("link") for slot in _dicts(node.get("inputs"))]
-    ends += [link for slot in _dicts(node.get("outputs")) for link in slot.get("links") or ()]
+    ends = [slot.get("link") for slot in objects_of(node.get("inputs"))]
+    ends += [link for slot in objects_of(node.get("outputs")) for link in slot.get("links") or ()]
     return any(end is not None for end in ends)
 
 
-def _options(spec: Any) -> Mapping[str, Any]:
-    return spec[1] if isinstance(spec, list) and len(spec) > 1 and isinstance(spec[1], dict) else {}
-
-
 def _widget_values(node: Node) -> list[Any]:
-    stored = node.get("widgets_values")
-    return stored if isinstance(stored, list) else []
-
-
-def _dict(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _dicts(value: object) -> list[dict[str, Any]]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+    return list_of(node.get("widgets_values"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from proxy.translate.reading import field_of, list_of
+
 #: Categories of errors, by what must be done: the caller's request (the first eight), the pace of
 #: the caller, or the proxy, or what it depends on.
 Kind = Literal[
@@ -292,17 +294,13 @@ def fill_node_errors(node_errors: object) -> dict[str, Any]:
             **about,
             "errors": [
                 {"type": "", "message": "", "details": "", "extra_info": {}, **error}
-                for error in _listed(about.get("errors"))
+                for error in list_of(about.get("errors"))
                 if isinstance(error, dict)
             ],
         }
         for node, about in node_errors.items()
         if isinstance(about, dict)
     }
-
-
-def _listed(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
 
 
 def _read(body: object) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -328,14 +326,14 @@ def failure_of(refusal: LocalError) -> dict[str, Any]:
     """Return a refusal of the cloud as the failure of a run, with the first node that it names."""
     node_id = next(iter(refusal.node_errors), None)
     about = refusal.node_errors.get(node_id, {}) if node_id is not None else {}
-    errors = about.get("errors") or [] if isinstance(about, dict) else []
+    errors = field_of(about, "errors") or []
     causes = [
         f"{error.get('message', '')}: {error.get('details', '')}".strip(": ") for error in errors
     ]
     lines = [refusal.message, refusal.details, *causes]
     return {
         "node_id": node_id,
-        "node_type": about.get("class_type") if isinstance(about, dict) else None,
+        "node_type": field_of(about, "class_type"),
         "exception_type": refusal.type,
         "exception_message": "\n".join(line for line in dict.fromkeys(lines) if line),
         "traceback": [],

@@ -15,6 +15,7 @@ from msgspec.structs import astuple, replace
 
 from proxy.translate import codec
 from proxy.translate.graph_shape import class_of
+from proxy.translate.reading import list_of, object_of, objects_of
 from proxy.translate.snapshots import milliseconds
 
 
@@ -256,13 +257,8 @@ def finished_nodes(nodes: Mapping[str, Any]) -> set[str]:
 
 def names_file(output: object) -> bool:
     """Return whether a node's output has an item with a `filename`."""
-    lists = output.values() if isinstance(output, dict) else ()
-    return any(
-        isinstance(item, dict) and "filename" in item
-        for items in lists
-        if isinstance(items, list)
-        for item in items
-    )
+    lists = object_of(output).values()
+    return any("filename" in item for items in lists for item in objects_of(items))
 
 
 def node_state(
@@ -374,4 +370,4 @@ def _ids(value: object, otherwise: Iterable[str]) -> list[str]:
 def _lines(value: object) -> list[str]:
     if isinstance(value, str):
         return value.splitlines(keepends=True)
-    return [str(line) for line in value] if isinstance(value, list) else []
+    return [str(line) for line in list_of(value)]

@@ -9,7 +9,7 @@ import posixpath
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from proxy.translate.shapes import Shape, lists_uploads, section
+from proxy.translate.shapes import Shape, lists_uploads, options_of, specs_of
 
 #: Inputs of ComfyUI's and of known packs' loaders, whose lists carry no flag.
 _LOADERS = frozenset(
@@ -52,13 +52,9 @@ def is_loader(class_type: str, name: str) -> bool:
 
 def file_inputs(class_type: str, info: object) -> Iterator[str]:
     """Yield the names of the inputs that a class declares as ones that list files."""
-    declared = info.get("input") if isinstance(info, Mapping) else None
-    for group in ("required", "optional"):
-        for name, spec in section(declared, group).items():
-            options = spec[1] if isinstance(spec, list) and len(spec) > 1 else None
-            flagged = isinstance(options, Mapping) and lists_uploads(options)
-            if flagged or is_loader(class_type, name):
-                yield name
+    for name, spec in specs_of(info).items():
+        if lists_uploads(options_of(spec)) or is_loader(class_type, name):
+            yield name
 
 
 def names_file(choice: object) -> bool:

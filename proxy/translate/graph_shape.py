@@ -9,6 +9,7 @@ from typing import Any
 
 from proxy.translate import codec
 from proxy.translate.jobs import inputs_of, is_link, links_of
+from proxy.translate.reading import field_of
 
 #: Graphs of more nodes have no shape, and so no estimate.
 MAX_NODES = 500
@@ -69,5 +70,5 @@ def _digest(node: Any, known: Mapping[str, str]) -> str:
         name: [known.get(value[0], value[0]), value[1]] if is_link(value) else value
         for name, value in sorted(inputs_of(node).items())
     }
-    text = codec.dump_bytes([node.get("class_type") if isinstance(node, Mapping) else None, values])
+    text = codec.dump_bytes([field_of(node, "class_type"), values])
     return sha256(text).hexdigest()

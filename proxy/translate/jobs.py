@@ -18,6 +18,7 @@ from proxy.translate.names import (
     split_annotated,
     written_place,
 )
+from proxy.translate.reading import field_of, object_of, text_of
 from proxy.translate.shapes import Shape, Shapes
 
 T = TypeVar("T")
@@ -82,7 +83,7 @@ def file_strings(graph: Mapping[str, Any], shapes: Shapes) -> set[str]:
     found: set[str] = set()
     for node in graph.values():
         shape = class_shape(node, shapes)
-        loads = str(node.get("class_type")) if isinstance(node, dict) else ""
+        loads = str(field_of(node, "class_type"))
         for name, value in inputs_of(node).items():
             for text in strings(value):
                 named = shape is None or shape.may_name_file(name, text) or is_loader(loads, name)
@@ -93,7 +94,7 @@ def file_strings(graph: Mapping[str, Any], shapes: Shapes) -> set[str]:
 
 def class_shape(node: Any, shapes: Shapes) -> Shape | None:
     """Return the class of a node of a graph, `None` where it has none that is known."""
-    class_type = node.get("class_type") if isinstance(node, dict) else None
+    class_type = field_of(node, "class_type")
     return shapes(class_type) if isinstance(class_type, str) else None
 
 
@@ -218,7 +219,7 @@ def _invalid_files(
             node_errors[node_id] = {
                 "errors": found,
                 "dependent_outputs": [],
-                "class_type": class_type if isinstance(class_type, str) else "",
+                "class_type": text_of(class_type),
             }
     return node_errors
 
@@ -311,8 +312,7 @@ def reachable(graph: Mapping[str, Any], outputs: Collection[str] | None) -> set[
 
 def inputs_of(node: Any) -> Mapping[str, Any]:
     """Return the inputs of a node, none where it has an unknown form."""
-    inputs = node.get("inputs") if isinstance(node, dict) else None
-    return inputs if isinstance(inputs, dict) else {}
+    return object_of(field_of(node, "inputs"))
 
 
 def filename_prefix(node: Mapping[str, Any] | None) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from proxy.translate.media_types import kind
+from proxy.translate.reading import list_of, object_of
 
 #: What only the cloud says of a file.
 _CLOUD_KEYS = frozenset(
@@ -53,14 +54,20 @@ def files(output: Mapping[str, Any]) -> Iterator[OutputItem]:
                     yield OutputItem(key, index, item["filename"], item)
 
 
+def files_of(outputs: object) -> Iterator[tuple[str, OutputItem]]:
+    """Yield each file in the outputs of a job, with its node."""
+    for node, output in object_of(outputs).items():
+        for file in files(object_of(output)):
+            yield node, file
+
+
 def with_core_keys(output: Mapping[str, Any]) -> dict[str, Any]:
     """Return the output with videos where core ComfyUI has them: under `images`, with `animated`.
 
     The cloud's worker puts them under a singular `video`, and the same file again under `videos`
     or a node pack's key. What stands under another key already is not repeated.
     """
-    listed = output.get("video")
-    videos = [item for item in listed if is_file(item)] if isinstance(listed, list) else []
+    videos = [item for item in list_of(output.get("video")) if is_file(item)]
     return _with_videos(output, videos) if videos else dict(output)
 
 
@@ -68,21 +75,16 @@ def _with_videos(output: Mapping[str, Any], videos: list[Any]) -> dict[str, Any]
     """Return an output with the files under `video` where core ComfyUI has them."""
     others = {key: value for key, value in output.items() if key not in ("video", "videos")}
     names = {item["filename"] for item in videos}
-    rest = [item for item in _listed(output, "videos") if not _is_named(item, names)]
+    rest = [item for item in list_of(output.get("videos")) if not _is_named(item, names)]
     elsewhere = {file.cloud_name for file in files(others)}
     moved = [item for item in videos if item["filename"] not in elsewhere]
     if moved:
-        others["images"] = [*_listed(others, "images"), *moved]
-    if moved or any(_is_named(item, names) for item in _listed(others, "images")):
+        others["images"] = [*list_of(others.get("images")), *moved]
+    if moved or any(_is_named(item, names) for item in list_of(others.get("images"))):
         others.setdefault("animated", [True])
     if rest:
         others["videos"] = rest
     return others
-
-
-def _listed(output: Mapping[str, Any], key: str) -> list[Any]:
-    value = output.get(key)
-    return list(value) if isinstance(value, list) else []
 
 
 def _is_named(item: Any, names: set[str]) -> bool:

@@ -11,6 +11,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from proxy.translate.reading import list_of, object_of
+
 #: Keys of outputs that are shown whatever the item is.
 _SHOWN = frozenset({"images", "video", "audio", "3d", "text"})
 _MODELS = (".obj", ".fbx", ".gltf", ".glb", ".usdz")
@@ -71,9 +73,9 @@ def normalized(outputs: Mapping[str, Any]) -> dict[str, Any]:
 def _items(outputs: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
     """Yield the items of lists, each with its node and its key; `animated` has flags."""
     for node_id, output in outputs.items():
-        for media, items in output.items() if isinstance(output, dict) else ():
-            if media != "animated" and isinstance(items, list):
-                for item in items:
+        for media, items in object_of(output).items():
+            if media != "animated":
+                for item in list_of(items):
                     yield node_id, media, item
 
 

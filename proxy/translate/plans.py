@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any
 
 from msgspec import Struct
+
+from proxy.translate.reading import field_of
 
 #: Jobs at once by `subscription_tier`.
 TIER_SLOTS: Mapping[str, int] = {
@@ -85,13 +86,13 @@ class AccountPlan(Struct, frozen=True):
 def plan_of(features: object, status: object, balance: object) -> AccountPlan:
     """Read the answers of `/api/features`, `/api/billing/status` and `/api/billing/balance`;
     `None` stands for one that there is not."""
-    announced = _whole(_field(features, "max_concurrent_jobs"))
+    announced = _whole(field_of(features, "max_concurrent_jobs"))
     if announced is not None and not 0 < announced <= MAX_SLOTS:
         announced = None
-    tier = _field(status, "subscription_tier")
+    tier = field_of(status, "subscription_tier")
     tier = tier.upper() if isinstance(tier, str) and tier.replace("_", "").isalpha() else ""
     tier = tier[:32]
-    currency = _field(balance, "currency")
+    currency = field_of(balance, "currency")
     currency = currency.upper() if isinstance(currency, str) and currency.isalpha() else ""
     return AccountPlan(
         tier,
@@ -112,16 +113,12 @@ def balance_cents(balance: object) -> int | None:
         value
         for name in _BALANCES
         for value in (
-            _whole(_field(balance, f"{name}_cents")),
-            _whole(_field(balance, f"{name}_micros")),
+            _whole(field_of(balance, f"{name}_cents")),
+            _whole(field_of(balance, f"{name}_micros")),
         )
         if value is not None
     ]
     return next((value for value in found if value), 0 if found else None)
-
-
-def _field(value: object, name: str) -> Any:
-    return value.get(name) if isinstance(value, Mapping) else None
 
 
 def decimal_of(value: object) -> Decimal | None:

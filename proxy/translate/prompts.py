@@ -8,7 +8,8 @@ from typing import Any
 from msgspec import Struct
 
 from proxy.translate.jobs import inputs_of, is_link
-from proxy.translate.shapes import section
+from proxy.translate.reading import field_of
+from proxy.translate.shapes import options_of, specs_of
 
 #: Texts of a graph that are returned, and characters of each.
 MAX_TEXTS, MAX_CHARACTERS = 20, 4000
@@ -60,9 +61,7 @@ def prompt_texts(
 
 def interface_workflow(extra_data: object) -> dict[str, Any] | None:
     """Return the workflow in the form of the web interface, which saves it beside the graph."""
-    value: Any = extra_data
-    for key in ("extra_pnginfo", "workflow"):
-        value = value.get(key) if isinstance(value, dict) else None
+    value = field_of(extra_data, "extra_pnginfo", "workflow")
     return value if isinstance(value, dict) and isinstance(value.get("nodes"), list) else None
 
 
@@ -70,12 +69,10 @@ def _test(info: Mapping[str, Any] | None) -> Callable[[str], bool]:
     """Return what says of an input's name whether it holds a text of several lines."""
     if info is None:
         return lambda name: any(part in name.lower() for part in _NAMES)
-    declared = info.get("input")
-    specs = {**section(declared, "optional"), **section(declared, "required")}
+    specs = specs_of(info)
     return lambda name: _is_multiline(specs.get(name))
 
 
 def _is_multiline(spec: object) -> bool:
-    if not isinstance(spec, list) or len(spec) < 2 or spec[0] != "STRING":
-        return False
-    return isinstance(spec[1], Mapping) and bool(spec[1].get("multiline"))
+    is_text = isinstance(spec, list) and spec[:1] == ["STRING"]
+    return is_text and bool(options_of(spec).get("multiline"))

@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 from msgspec import Struct
 from msgspec.structs import replace
 
+from proxy.translate.reading import field_of, list_of, object_of
+
 #: Where the classes are from that come with ComfyUI.
 _CORE = ("comfy_extras.", "comfy_api_nodes.")
 
@@ -84,9 +86,7 @@ Shapes: TypeAlias = Callable[[str], Shape | None]
 def shape_of(name: str, info: Mapping[str, Any]) -> Shape:
     """Read a class's entry in `object_info`; what has an unknown form is left out."""
     module, output_node, outputs = map(info.get, ("python_module", "output_node", "output"))
-    declared = info.get("input")
-    inputs = tuple(_declared(declared, ""))
-    specs = {**section(declared, "optional"), **section(declared, "required")}
+    inputs = tuple(_declared(info.get("input"), ""))
     return Shape(
         name,
         core=isinstance(module, str) and (module == "nodes" or module.startswith(_CORE)),
@@ -94,26 +94,33 @@ def shape_of(name: str, info: Mapping[str, Any]) -> Shape:
         outputs=tuple(outputs) if isinstance(outputs, list) else None,
         inputs=tuple(declared for declared in inputs if not declared.is_dynamic),
         dynamic=tuple(declared for declared in inputs if declared.is_dynamic),
-        offered={name: _offered(spec) for name, spec in specs.items()},
+        offered={name: _offered(spec) for name, spec in specs_of(info).items()},
     )
 
 
 def section(declared: object, name: str) -> Mapping[str, Any]:
     """Return the `required` or the `optional` inputs that a class declares."""
     specs = declared.get(name) if isinstance(declared, dict) else None
-    return specs if isinstance(specs, dict) else {}
+    return object_of(specs)
+
+
+def specs_of(info: object) -> dict[str, Any]:
+    """Return the specs of the inputs that a class declares by name, the required ones first."""
+    declared = field_of(info, "input")
+    required = section(declared, "required")
+    return {**required, **section(declared, "optional"), **required}
+
+
+def options_of(spec: object) -> dict[str, Any]:
+    """Return the options of a spec, which is `[type, options]`."""
+    return object_of(spec[1]) if isinstance(spec, list | tuple) and len(spec) > 1 else {}
 
 
 def choices_of(info: object) -> Iterator[tuple[str, list[Any]]]:
     """Yield the name and the list of each input of a class that offers choices."""
-    declared = info.get("input") if isinstance(info, Mapping) else None
-    for group in ("required", "optional"):
-        for name, spec in section(declared, group).items():
-            if not isinstance(spec, list) or not spec:
-                continue
-            offered = spec[0]
-            if offered == "COMBO" and len(spec) > 1 and isinstance(spec[1], dict):
-                offered = spec[1].get("options")
+    for name, spec in specs_of(info).items():
+        if isinstance(spec, list) and spec:
+            offered = options_of(spec).get("options") if spec[0] == "COMBO" else spec[0]
             if isinstance(offered, list):
                 yield name, offered
 
@@ -134,7 +141,7 @@ def _offered(spec: object) -> frozenset[str] | None:
     if not isinstance(spec, list | tuple) or not spec:
         return _NOTHING
     type_ = spec[0]
-    options = spec[1] if len(spec) > 1 and isinstance(spec[1], dict) else {}
+    options = options_of(spec)
     if lists_uploads(options):
         return _NOTHING
     offered = type_ if isinstance(type_, list) else options.get("options")
@@ -183,7 +190,7 @@ def _expand(declared: Input, given: Mapping[str, Any], *, depth: int) -> Iterato
         yield from _grown(declared)
     elif declared.type == _DYNAMIC_COMBO and depth < 8:
         options = declared.options.get("options")
-        for option in options if isinstance(options, list) else ():
+        for option in list_of(options):
             if isinstance(option, Mapping) and option.get("key") == given.get(declared.name):
                 for inner in _declared(option.get("inputs"), f"{declared.name}."):
                     yield from _expand(inner, given, depth=depth + 1)

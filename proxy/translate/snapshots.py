@@ -12,6 +12,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from proxy.translate import codec
+from proxy.translate.reading import field_of, list_of
 
 Status = Literal["pending", "in_progress", "completed", "failed", "cancelled"]
 
@@ -68,8 +69,7 @@ class Snapshot(Struct, frozen=True):
 
     def message(self, type_: str) -> dict[str, Any] | None:
         """Return the first message of this type among the worker's own, or `None`."""
-        messages = (self.execution_status or {}).get("messages")
-        for message in messages if isinstance(messages, list) else []:
+        for message in list_of(field_of(self.execution_status, "messages")):
             match message:
                 case [str(name), dict(data)] if name == type_:
                     return data

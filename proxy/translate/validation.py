@@ -19,6 +19,7 @@ from proxy.translate.node_validation import (
     crash_reason,
     reason,
 )
+from proxy.translate.reading import object_of
 from proxy.translate.shapes import Shape, Shapes
 
 #: Blames of all nodes together; their number grows with the square of a graph of faults.
@@ -106,9 +107,9 @@ def _without_outputs(shapes: Iterable[Shape]) -> Validation:
 
 
 def _missing_class(node_id: str, node: object) -> Reason:
-    about: Mapping[str, Any] = node if isinstance(node, Mapping) else {}
-    class_type, meta = about.get("class_type"), about.get("_meta")
-    title = meta.get("title", class_type) if isinstance(meta, Mapping) else class_type
+    about: Mapping[str, Any] = object_of(node)
+    class_type = about.get("class_type")
+    title = object_of(about.get("_meta")).get("title", class_type)
     message = f"Node '{title}' not found. The custom node may not be installed."
     if "class_type" not in about:
         message = (

@@ -10,6 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from proxy.translate.reading import field_of, object_of
+
 #: The field of the body of `POST /prompt`, and its name in the `extra_data` of the job.
 FIELD = "workflow_metadata"
 
@@ -46,9 +48,7 @@ def workflow_id_of(extra_data: Mapping[str, Any]) -> str | None:
 
 def workflow_of(extra_data: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return `extra_pnginfo.workflow`, empty if the client sent no workflow."""
-    pnginfo = extra_data.get("extra_pnginfo")
-    workflow = pnginfo.get("workflow") if isinstance(pnginfo, dict) else None
-    return workflow if isinstance(workflow, dict) else {}
+    return object_of(field_of(extra_data, "extra_pnginfo", "workflow"))
 
 
 def _is_valid(metadata: object) -> bool:

@@ -138,11 +138,10 @@ def _job(job: Job) -> dict[str, Any]:
 
 def _outputs(outputs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the files of a job's outputs."""
-    for node, output in outputs.items():
-        for media, _, _, item in output_files.files(output) if isinstance(output, dict) else ():
-            file = {key: str(item.get(key) or "") for key in ("filename", "subfolder", "type")}
-            url = f"/view?{urlencode(file, errors='replace')}"
-            yield {"node": node[:MAX_TEXT], "media": media, **file, "url": url}
+    for node, (media, _, _, item) in output_files.files_of(outputs):
+        file = {key: str(item.get(key) or "") for key in ("filename", "subfolder", "type")}
+        url = f"/view?{urlencode(file, errors='replace')}"
+        yield {"node": node[:MAX_TEXT], "media": media, **file, "url": url}
 
 
 def _error(end: JobEnd) -> dict[str, Any] | None:

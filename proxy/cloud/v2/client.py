@@ -34,6 +34,7 @@ from proxy.cloud.v2.uploads import DeploymentUploads
 from proxy.translate import codec
 from proxy.translate.assets import CloudAsset
 from proxy.translate.plans import AccountPlan
+from proxy.translate.reading import field_of, objects_of
 from proxy.translate.snapshots import Snapshot
 from proxy.translate.trace_context import trace_headers
 from proxy.translate.v2.assets import asset_id, reference
@@ -212,9 +213,7 @@ class DeploymentClient(AccountClient):
             if error.status in (404, 405, 501) or _has_no_list(error):
                 return None
             raise
-        listed = page.get("jobs")
-        items = listed if isinstance(listed, list) else []
-        labelled = [item for item in items if isinstance(item, dict) and _label_of(item) == label]
+        labelled = [item for item in objects_of(page.get("jobs")) if _label_of(item) == label]
         found = [str(item.get("id") or "") for item in labelled]
         others = await known(found)
         return next((id_ for id_ in found if id_ and id_ not in others), None)
@@ -315,5 +314,4 @@ def _refuses_labels(error: CloudRefused) -> bool:
 
 
 def _label_of(item: Mapping[str, Any]) -> object:
-    labels = item.get("metadata")
-    return labels.get(LABEL) if isinstance(labels, Mapping) else None
+    return field_of(item, "metadata", LABEL)

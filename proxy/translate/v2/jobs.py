@@ -10,6 +10,7 @@ from typing import Any
 
 from proxy.translate.graph_shape import class_of
 from proxy.translate.jobs import inputs_of, is_link, links_of
+from proxy.translate.reading import field_of, object_of, objects_of, text_of
 from proxy.translate.snapshots import Snapshot, Status
 from proxy.translate.v2.assets import cloud_name
 
@@ -80,8 +81,7 @@ def snapshot_of(
     if raw == "expired" and cancelled:
         status = "cancelled"
     start, end = milliseconds(job.get("started_at")), milliseconds(job.get("completed_at"))
-    metrics = job.get("metrics")
-    ran = metrics.get("execution_ms") if isinstance(metrics, Mapping) else None
+    ran = field_of(job, "metrics", "execution_ms")
     if start is not None and end is None and isinstance(ran, int | float) and 0 <= ran < _MAX_RUN:
         end = start + int(ran)
     ended = status in ("completed", "failed", "cancelled")
@@ -113,11 +113,8 @@ def milliseconds(value: object) -> int | None:
 
 def outputs_of(job: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return the outputs of a job that have an id, in their order."""
-    listed = job.get("outputs")
-    found = (
-        [item for item in listed if isinstance(item, Mapping)] if isinstance(listed, list) else []
-    )
-    return [item for item in found if isinstance(item.get("id"), str) and item["id"]]
+    found = objects_of(job.get("outputs"))
+    return [item for item in found if text_of(item.get("id"))]
 
 
 def is_text(output: Mapping[str, Any]) -> bool:
@@ -176,7 +173,7 @@ def outputs_by_node(
 
 def _item(output: Mapping[str, Any]) -> dict[str, Any]:
     name = output.get("name")
-    name = name if isinstance(name, str) else ""
+    name = text_of(name)
     written = name.replace("\\", "/").rpartition("/")[2]
     called = cloud_name(output["id"], written, str(output.get("content_type") or ""))
     type_ = "temp" if written.startswith(_TEMPORARY) else "output"
@@ -185,13 +182,9 @@ def _item(output: Mapping[str, Any]) -> dict[str, Any]:
 
 def _error(job: Mapping[str, Any], status: str, graph: Mapping[str, Any]) -> dict[str, Any]:
     """Return the failure as the detail of a job has it on v1."""
-    error = job.get("error")
-    error = error if isinstance(error, Mapping) else {}
-    code = error.get("code")
-    traceback = error.get("traceback")
-    traceback = traceback if isinstance(traceback, str) else ""
-    node = error.get("node_id")
-    node = node if isinstance(node, str) and node else None
+    error = object_of(job.get("error"))
+    code, traceback = error.get("code"), text_of(error.get("traceback"))
+    node = text_of(error.get("node_id")) or None
     message = error.get("message")
     return {
         "node_id": node,

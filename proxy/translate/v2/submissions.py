@@ -7,6 +7,7 @@ from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 from proxy.translate.jobs import reachable
+from proxy.translate.reading import field_of, text_of
 
 #: The label by which a job is found again.
 LABEL = "ccp_job"
@@ -68,9 +69,7 @@ def body_of(
 
 def code_of(body: object) -> str:
     """Return the code of an error of API v2, empty if it has none."""
-    error = body.get("error") if isinstance(body, Mapping) else None
-    code = error.get("code") if isinstance(error, Mapping) else None
-    return code if isinstance(code, str) else ""
+    return text_of(field_of(body, "error", "code"))
 
 
 def refusal_of(status: int, body: object) -> object:
@@ -82,8 +81,7 @@ def refusal_of(status: int, body: object) -> object:
     if code != "invalid_workflow" or not isinstance(body, Mapping):
         return body
     error = body["error"]
-    details = error.get("details")
-    errors = details.get("node_errors") if isinstance(details, Mapping) else None
+    errors = field_of(error, "details", "node_errors")
     return {
         "error": {
             "type": "prompt_outputs_failed_validation",
