@@ -148,8 +148,12 @@ class EventBus:
         effect; about a second at most. Return at once while the bus is not connected. Never
         fails."""
 
-    async def catch_up(self) -> None:
-        """Wait until what other processes have flushed is delivered here; bounded as `flush`."""
+    async def catch_up(self) -> bool:
+        """Wait until what other processes have flushed is delivered here; bounded as `flush`.
+
+        Return whether it is, and the bus is `whole`; if not, read what is new from storage.
+        """
+        return self.whole
 
     def subscribe(self, topic: str, handler: Callable[[Any], None]) -> Subscription:
         """Call `handler` with each message of `topic`, and with `MISSED` if messages of other

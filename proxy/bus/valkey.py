@@ -158,14 +158,17 @@ class ValkeyBus(EventBus):
         if not self.connected:
             await asyncio.sleep(min(_FLUSH_TIMEOUT, self._lost_at + _FLUSH_TIMEOUT - loop.time()))
 
-    async def catch_up(self) -> None:
+    async def catch_up(self) -> bool:
         """Wait until all messages that the server had are delivered; at most `_FLUSH_TIMEOUT`.
 
-        Return at once if the bus is not connected. Concurrent callers share one round trip.
+        Return whether they are, and the bus is `whole`: at once if it is not connected. Concurrent
+        callers share one round trip.
         """
         if not self.connected:
-            return
-        await asyncio.wait([self._commands.round_trip()], timeout=_FLUSH_TIMEOUT)
+            return False
+        answered = self._commands.round_trip()
+        await asyncio.wait([answered], timeout=_FLUSH_TIMEOUT)
+        return answered.done() and self.whole
 
     async def close(self) -> None:
         """Send what waits, and end all subscriptions."""

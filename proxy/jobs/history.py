@@ -162,7 +162,7 @@ class History:
             offset = None if offset < 0 else min(offset, _MAX_ITEMS)
         if max_items is not None:
             max_items = min(max_items, _MAX_ITEMS)
-        is_current = await self._is_current()
+        is_current = await self._bus.catch_up()
         version = self._cache.version(member)
         key = member, version, max_items, offset
         if is_current and (kept := self._cache.get(key)) is not None:
@@ -201,13 +201,8 @@ class History:
 
     async def cached_entry_json(self, member: str, prompt_id: str) -> bytes | None:
         """Return the body of `GET /history/{id}` if it is in the cache."""
-        is_current = await self._is_current()
+        is_current = await self._bus.catch_up()
         return self._cache.get((member, prompt_id)) if is_current else None
-
-    async def _is_current(self) -> bool:
-        """Return whether what is cached is as it is now."""
-        await self._bus.catch_up()
-        return self._bus.whole
 
     async def entry(self, member: str, prompt_id: str) -> HistoryEntry | None:
         """Return an entry as it is stored, or `None`. Raises `StorageError`."""

@@ -68,9 +68,7 @@ class ReplicaJobs(LiveJobs):
 
     async def now(self, member: str) -> MemberJobs:
         """Return the jobs of a member as they are now. Raises `StorageError`."""
-        if self.bus.connected:
-            await self.bus.catch_up()
-        if not self.certain:
+        if not await self.bus.catch_up() or self._doubted:
             await self.reload(member)
         return self._members[member]
 

@@ -86,6 +86,17 @@ async def test_a_server_that_does_not_answer_is_away_until_it_does(
         assert await here.wait_connected(30)
 
 
+async def test_a_bus_does_not_catch_up_with_a_server_that_does_not_answer_in_time(
+    own_valkey: ServerProcess,
+) -> None:
+    async with running(ValkeyBus(url(own_valkey))) as bus:
+        bus.leads = True
+        assert await bus.catch_up()
+        own_valkey.freeze()
+        assert not await bus.catch_up()
+        own_valkey.thaw()
+
+
 async def test_handlers_hear_of_what_a_dead_publisher_may_not_have_sent(
     own_valkey: ServerProcess,
 ) -> None:

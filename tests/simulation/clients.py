@@ -242,7 +242,7 @@ class SimulatedClient:
         queued = f'"{job.prompt_id}"' in queue.decode()
         over = job.heard_over_at
         if queued and over is not None and over < asked_at:
-            self._stays_in_queue(job)
+            self._stays_in_queue(job, asked_at)
         if queued:
             return
         entry = await self._ask(
@@ -369,14 +369,15 @@ class SimulatedClient:
 
     async def _look_into_queue(self, job: Submission) -> None:
         """No replica has a job in the queue whose last message was heard."""
+        asked_at = self.world.seconds
         queue = await self._ask(self._rng, lambda jobs: jobs.service.queue_json(self.member))
         queued = isinstance(queue, bytes) and f'"{job.prompt_id}"' in queue.decode()
         if queued:
-            self._stays_in_queue(job)
+            self._stays_in_queue(job, asked_at)
 
-    def _stays_in_queue(self, job: Submission) -> None:
-        """Take note of a job in a queue whose last message was heard before."""
-        if not job.submitted_again and self.world.seconds >= job.shown_until:
+    def _stays_in_queue(self, job: Submission, asked_at: float) -> None:
+        """Take note of a job in a queue that was asked for when its last message had been heard."""
+        if not job.submitted_again and asked_at >= job.shown_until:
             raise BrokenPromiseError("queue_after_end", job.prompt_id)
 
     async def _look_into_history(self, job: Submission) -> None:

@@ -163,14 +163,14 @@ MUTANTS = {
 """,
     ),
     # what clients see
-    "bus_not_caught_up": Mutant("jobs.replica_jobs", "await self.bus.catch_up()", "pass"),
+    "bus_not_caught_up": Mutant("jobs.replica_jobs", "await self.bus.catch_up()", "self.bus.whole"),
     "shown_after_leaving": Mutant(
         "engine.table", "if progress != job.progress and job in self:", "if True:"
     ),
     "ended_job_stays_in_the_queue": Mutant(
         "jobs.live_feed",
-        "self._leave(job.key, job.order)\n                if not more:",
-        "if not more:",
+        "self.live.remove(key, order)\n                self._changed",
+        "self._changed",
     ),
     "steps_told_again": Mutant(
         "jobs.message_order", "return _is_new(step, self.sent_before)", "return True"
