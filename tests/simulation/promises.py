@@ -13,7 +13,7 @@ from simulation.cloud import PRICE
 from simulation.database import server
 from simulation.plan import BUDGET, SPENDER
 
-from proxy.engine.live_job import RowState
+from proxy.engine.live_job import LiveJob, RowState
 from proxy.jobs.models import Wish
 
 if TYPE_CHECKING:
@@ -163,8 +163,8 @@ class StoredStates:
     """Looks now and then whether the database has what has become of each live job."""
 
     def __init__(self) -> None:
-        #: Of each job what the engine has, and since when it has had time to write that.
-        self._since: dict[int, tuple[tuple[Any, ...], float]] = {}
+        #: Of each job its revision, and since when the engine has had time to write that.
+        self._since: dict[int, tuple[int, float]] = {}
 
     def check(self, world: World, leaders: list[Replica]) -> None:
         """Look at the jobs of the replica that runs the engine. Raises `BrokenPromiseError`."""
@@ -175,23 +175,23 @@ class StoredStates:
         since = self._since
         now, self._since = world.seconds, {}
         for order, job in jobs.items():
-            state = (str(job.state), job.accepted, job.cloud_id, job.wish is not Wish.NONE)
-            known, at = since.get(order, (state, now))
-            self._since[order] = (state, at if known == state else now)
+            known, at = since.get(order, (job.revision, now))
+            self._since[order] = (job.revision, at if known == job.revision else now)
             if now - self._since[order][1] > WRITTEN and job.row is RowState.KEPT:
-                row = _row(order)
-                if row is not None and row != state:
-                    raise BrokenPromiseError("state_not_stored", f"{job.prompt_id} {row} {state}")
+                _check_row(job)
 
 
-def _row(order: int) -> tuple[Any, ...] | None:
-    row = server().raw.execute(
+def _check_row(job: LiveJob) -> None:
+    """Compare a job with its row, in which a client may have left another wish."""
+    found = server().raw.execute(
         "SELECT state, accepted, cloud_id, cancel_requested OR interrupted FROM jobs "
         'WHERE "order" = ?',
-        (order,),
+        (job.order,),
     )
-    found = row.fetchone()
-    return None if found is None else (found[0], bool(found[1]), found[2], bool(found[3]))
+    row = found.fetchone()
+    state = (job.state, job.accepted, job.cloud_id)
+    if row is not None and (row[:3] != state or (job.wish is not Wish.NONE and not row[3])):
+        raise BrokenPromiseError("state_not_stored", f"{job.prompt_id} {row} {state} {job.wish}")
 
 
 # --- the end -------------------------------------------------------------------------------
