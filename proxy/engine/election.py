@@ -69,11 +69,11 @@ class Election:
     holder: str
     length: float
     handover: Handover | None
-    engine: TermEngine | None = None
-    _term: Term | None = None
-    _news: asyncio.Event = field(default_factory=asyncio.Event)
-    _giving: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _task: asyncio.Task[None] | None = None
+    engine: TermEngine | None = field(init=False, default=None)
+    _term: Term | None = field(init=False, default=None)
+    _news: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    _giving: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
+    _task: asyncio.Task[None] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.bus = self.client.bus
