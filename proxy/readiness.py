@@ -11,13 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from proxy import clock
 from proxy.bus import EventBus
-from proxy.cloud.errors import (
-    UNAVAILABLE_STATUSES,
-    CloudDown,
-    CloudError,
-    CloudRefused,
-    CloudUnauthorized,
-)
+from proxy.key_checks import KeyChecks
 from proxy.storage.database import (
     BusyError,
     Database,
@@ -28,19 +22,17 @@ from proxy.storage.database import (
 from proxy.storage.statements import put_meta
 
 if TYPE_CHECKING:
-    from proxy.cloud.upstream import Upstream
     from proxy.files.output_directory import OutputDirectory
     from proxy.jobs.models import AccountView, EngineStatus
 
 #: What is written to see whether it can be.
 _PROBE = "readiness"
 
-_NOT_YET = "Comfy Cloud has not answered yet; try again later."
 _BUS_AWAY = "The message bus cannot be reached; clients hear of jobs late until it can."
 _STOPPING = "This process is stopping: send requests to another one, or wait for its restart."
 
-#: Seconds for which an answer is good, and that a call may take, while the cloud does not answer.
-_TRIAL_AGE, _TRIAL_TIMEOUT = 0.5, 2.0
+#: Seconds for which an answer is good while the cloud does not answer.
+_TRIAL_AGE = 0.5
 #: Seconds that the event socket of a cloud that answers again is waited for, and between two looks.
 _SOCKET_WAIT, _SOCKET_INTERVAL = 1.0, 0.05
 
@@ -68,31 +60,28 @@ class Report:
 class Readiness:
     """Answers from what this process knows, at most `max_age` seconds old while the cloud answers.
 
-    The accounts are those that the `engine` of this process runs, none while it is a standby; the
-    `clouds` are clients of them, by name, and `key_sources` say where people set keys. However
-    many requests ask, each account is asked once in `max_age`; a request waits at most `wait`
-    seconds for it, while the call may take `timeout` seconds in the background. An account that
-    does not answer is asked again as soon as somebody asks, at most once a second.
+    The accounts are those that the `engine` of this process runs, none while it is a standby.
+    However many requests ask, the `keys` of each account are checked once in `max_age`; a request
+    waits at most `wait` seconds for it. An account that does not answer is asked again as soon as
+    somebody asks, at most once a second.
     """
 
     database: Database
     engine: EngineStatus
-    clouds: Mapping[str, Upstream]
+    keys: KeyChecks
     bus: EventBus
     outputs: OutputDirectory | None = None
-    key_sources: Mapping[str, str] = field(default_factory=dict)
     _: KW_ONLY
     max_age: float = 3.0
-    timeout: float = 5.0
     wait: float = 0.0
-    _keys: dict[str, str | None] = field(default_factory=dict)
-    _silent: set[str] = field(default_factory=set)
-    _written: str | None = "The database was not checked yet; try again later."
-    _looked_at: float | None = None
-    _asked_at: float | None = None
-    _looking: asyncio.Task[None] | None = None
-    _stopping: bool = False
-    _reported: asyncio.Event = field(default_factory=asyncio.Event)
+    _written: str | None = field(
+        init=False, default="The database was not checked yet; try again later."
+    )
+    _looked_at: float | None = field(init=False, default=None)
+    _asked_at: float | None = field(init=False, default=None)
+    _looking: asyncio.Task[None] | None = field(init=False, default=None)
+    _stopping: bool = field(init=False, default=False)
+    _reported: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     async def report(self, *, patient: bool = False) -> Report:
         """Return why no job can be accepted (`reason`), and the result of each check.
@@ -103,7 +92,7 @@ class Readiness:
         is `ok` or a sentence.
         """
         self._asked_at = clock.monotonic()
-        max_age = min(self.max_age, _TRIAL_AGE) if self._silent else self.max_age
+        max_age = min(self.max_age, _TRIAL_AGE) if self.keys.silent else self.max_age
         if self._looked_at is None or self._asked_at - self._looked_at > max_age:
             if self._looking is None or self._looking.done():
                 self._looking = asyncio.create_task(self._look(), name="look whether it is ready")
@@ -149,11 +138,11 @@ class Readiness:
 
     async def _look(self) -> None:
         async def look_at(account: AccountView) -> None:
-            name, was_silent = account.name, account.name in self._silent
-            problem = await self._key_problem(name)
+            name, was_silent = account.name, account.name in self.keys.silent
+            problem = await self.keys.check(name)
             if was_silent and problem is None:
                 await self._await_events(name)
-            self._keys[name] = problem
+            self.keys.problems[name] = problem
 
         self._written = await self._store_problem()
         await asyncio.gather(*map(look_at, self.engine.accounts()))
@@ -173,7 +162,7 @@ class Readiness:
         return self._written if problem is None else _unusable(problem)
 
     def _problems(self, account: AccountView) -> dict[str, str | None]:
-        key = self._keys.get(account.name, _NOT_YET)
+        key = self.keys.problem(account.name)
         if key is None and account.reason == "no_credits":
             key = "The account has no credits: buy credits, or wait for its plan to renew."
         return {"key": key, "socket": _socket_problem(account)}
@@ -194,51 +183,9 @@ class Readiness:
             return _unusable(str(error))
         return None
 
-    async def _key_problem(self, account: str) -> str | None:
-        cloud, timeout = self.clouds[account], self.timeout
-        if account in self._silent:
-            timeout = min(timeout, _TRIAL_TIMEOUT)
-        self._silent.discard(account)
-        try:
-            async with asyncio.timeout(timeout):
-                await cloud.check_key()
-        except CloudUnauthorized:
-            return (
-                "Comfy Cloud does not accept the API key: create one at "
-                f"https://platform.comfy.org, and {self._remedy(account)}."
-            )
-        except CloudRefused as error:
-            if error.status == 403:
-                return (
-                    "The API key is valid, but its account needs a plan with API access (403): "
-                    "subscribe to Standard, Creator or Pro."
-                )
-            if error.status in UNAVAILABLE_STATUSES:
-                self._silent.add(account)
-                return _unavailable(error.status)
-            return f"Comfy Cloud did not check the API key (status {error.status})."
-        except (CloudError, TimeoutError) as error:
-            self._silent.add(account)
-            if isinstance(error, CloudDown) and error.status is not None:
-                return _unavailable(error.status)
-            return "Comfy Cloud cannot be reached: check the network of this machine."
-        return None
-
-    def _remedy(self, account: str) -> str:
-        source = self.key_sources.get(account, "COMFY_CLOUD_API_KEY")
-        if source.startswith("`"):
-            return f"set {source} to it and send SIGHUP"
-        if source == "COMFY_CLOUD_API_KEY":
-            return f"set {source} to it and restart"
-        return f"put it into {source}"
-
 
 def _unusable(problem: str) -> str:
     return f"The database is unavailable ({problem}): start it, or correct COMFY_PROXY_DATABASE."
-
-
-def _unavailable(status: int) -> str:
-    return f"Comfy Cloud is unavailable (status {status}): try again later."
 
 
 def _check_results(problems: Mapping[str, str | None]) -> dict[str, str]:

@@ -12,6 +12,7 @@ import pytest
 from proxy.bus import EventBus
 from proxy.cloud.errors import CloudDown, refusal
 from proxy.jobs.models import AccountView
+from proxy.key_checks import KeyChecks
 from proxy.readiness import Readiness, Report
 from proxy.storage.database import BusyError, OutcomeUnknownError, StorageError
 
@@ -58,7 +59,9 @@ class World:
         clouds: Any = {
             name: SimpleNamespace(check_key=world._check_key) for name, world in worlds.items()
         }
-        return Readiness(self, elected(*views), clouds, self.bus, **options)  # type: ignore[arg-type]
+        sources, timeout = options.pop("key_sources", {}), options.pop("timeout", 5.0)
+        keys = KeyChecks(clouds, sources, timeout)
+        return Readiness(self, elected(*views), keys, self.bus, **options)  # type: ignore[arg-type]
 
     def account(self, name: str) -> AccountView:
         """An account of this world."""
@@ -183,7 +186,7 @@ async def test_it_is_ready_while_the_store_has_much_to_do(error: type[StorageErr
 
 
 async def test_a_standby_is_ready_when_its_store_is() -> None:
-    readiness = Readiness(World(), elected(active=False), {}, EventBus(), wait=1.0)  # type: ignore[arg-type]
+    readiness = Readiness(World(), elected(active=False), KeyChecks({}), EventBus(), wait=1.0)  # type: ignore[arg-type]
     assert await readiness.report() == Report(None, {"store": "ok"}, "standby")
 
 

@@ -52,6 +52,7 @@ from proxy.costs.billing import Billing
 from proxy.engine.election import Election
 from proxy.files.assets import Assets
 from proxy.jobs.activity import Sampler
+from proxy.key_checks import KeyChecks
 from proxy.members.directory import Directory
 from proxy.members.invitations import Invitations
 from proxy.metrics import Metrics
@@ -91,10 +92,9 @@ async def open_api(
     readiness = Readiness(
         database,
         election,
-        cloud.clients,
+        KeyChecks(cloud.clients, cloud.key_sources),
         jobs.bus,
         resources.files.output_directory,
-        cloud.key_sources,
         max_age=process.timeouts.ready_age,
     )
     subscribers = jobs.service.subscribers
