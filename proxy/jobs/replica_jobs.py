@@ -88,12 +88,16 @@ class ReplicaJobs(LiveJobs):
 
     async def _read_or_kept_unanswered(self) -> Mapping[int, StoredJob]:
         """Return the jobs whose replica may have died before it answered, by their orders; those
-        that leave the queue leave what is returned, too. Raises `StorageError`."""
-        began = clock.monotonic()
-        if not self.certain or began - self._unanswered_at > _UNANSWERED_AGE:
-            if self._reading_unanswered is None:  # those who ask meanwhile share what it finds
+        that leave the queue leave what is returned, too. Raises `StorageError`.
+
+        A reading that is under way may have missed a job since: those who ask meanwhile share the
+        next one.
+        """
+        oldest = clock.monotonic() - (_UNANSWERED_AGE if self.certain else 0.0)
+        while self._unanswered_at < oldest:
+            if self._reading_unanswered is None:
                 self._reading_unanswered = self._supervisor.spawn(
-                    self._read_unanswered(began), "read unanswered jobs"
+                    self._read_unanswered(clock.monotonic()), "read unanswered jobs"
                 )
             error = await asyncio.shield(self._reading_unanswered)
             if error is not None:

@@ -113,3 +113,25 @@ async def test_a_job_that_has_left_is_not_shown_as_unanswered(
     jobs.remove(job.key, job.order)
     _, shown = await jobs.picture(MEMBER)
     assert shown == []
+
+
+async def test_a_reading_that_began_before_a_job_came_does_not_answer_who_asks_for_it(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica.bus.away = True
+    read, doors, readings = replica.repository.unanswered, asyncio.Event(), []
+
+    async def unanswered() -> list[StoredJob]:
+        rows = await read()
+        readings.append(rows)
+        await doors.wait()
+        return rows
+
+    monkeypatch.setattr(replica.repository, "unanswered", unanswered)
+    before = asyncio.create_task(replica.live.picture(MEMBER))
+    await until(lambda: readings)
+    job = stored_of(await replica.insert(accepted=False, state=JobState.RECEIVED))
+    after = asyncio.create_task(replica.live.picture(MEMBER))
+    doors.set()
+    assert (await before)[1] == []
+    assert (await after)[1] == [job]
