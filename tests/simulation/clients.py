@@ -64,6 +64,8 @@ class Socket:
     replica: Replica
     process: Any
     opened_at: float
+    #: Whether the replica knew which ends were before it: not while it does not reach the database.
+    has_moment: bool = True
     heard: list[tuple[float, str, dict[str, Any]]] = field(default_factory=list)
     silent_since: float | None = None
     asks_for_previews: bool = True
@@ -298,7 +300,8 @@ class SimulatedClient:
         async def work(jobs: Jobs, _send: Callable[[Any], None]) -> None:
             feed = jobs.service.feed
             opened = await feed.moment(self.member)
-            socket = Socket(self, replica, process, self.world.seconds)
+            known = self.run.plan.alone or opened.ended is not None
+            socket = Socket(self, replica, process, self.world.seconds, known)
 
             def greet() -> None:
                 remaining = jobs.service.queue_remaining(self.member)

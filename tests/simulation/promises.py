@@ -232,7 +232,7 @@ def _check_heard(run: Run, job: Submission) -> None:
     socket = client.socket
     if not client.listens or socket is None or not socket.is_open or job.outcome != "accepted":
         return
-    if socket.opened_at >= job.at:
+    if socket.opened_at >= job.at or not socket.has_moment:
         return
     names = {
         _name(type_, data)
