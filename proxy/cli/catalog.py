@@ -4,7 +4,6 @@ nodes."""
 from __future__ import annotations
 
 import asyncio
-import sys
 import tempfile
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from yarl import URL
 
 from proxy.catalog.owners import parted
 from proxy.cli.common import CommandError, UsageError
+from proxy.cli.tables import say
 from proxy.cloud.errors import CloudError
 from proxy.cloud.v2.catalog import NodeList
 
@@ -38,5 +38,5 @@ def save(address: str, target: Path) -> int:
         raise CommandError(
             f"{target} cannot be written ({error.strerror}): choose another file."
         ) from None
-    sys.stdout.write(f"{len(classes):,} node classes in {target}.\n")
+    say(f"{len(classes):,} node classes in {target}.")
     return 0

@@ -23,6 +23,7 @@ from proxy import logging as logs
 from proxy.app.sign_in import check_providers, template_problem
 from proxy.catalog.owners import parted
 from proxy.cli.common import CommandError, UsageError, chosen_accounts
+from proxy.cli.tables import print_json, say
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError, CloudGarbage, CloudRefused, CloudUnauthorized
 from proxy.cloud.event_socket import EventSocket
@@ -46,7 +47,14 @@ from proxy.settings import (
 )
 from proxy.storage.database import FILE, Database, StorageError, open_sqlite
 from proxy.storage.members import MemberRepository
-from proxy.storage.start import HEAD, is_usable, open_server, opened_database, revision
+from proxy.storage.start import (
+    HEAD,
+    has_database,
+    is_usable,
+    open_server,
+    opened_database,
+    revision,
+)
 from proxy.storage.usage import FACT, Observation, ObservationRepository
 from proxy.translate import codec
 from proxy.translate.plans import AccountPlan
@@ -78,7 +86,7 @@ def check(settings: Settings, *, as_json: bool) -> int:
             "ok": checks.fine,
             "checks": checks.rows,
         }
-        sys.stdout.write(json.dumps(report, indent=2) + "\n")
+        print_json(report)
     return 0 if checks.fine else 1
 
 
@@ -116,7 +124,7 @@ class CheckReport:
 
     def _print(self, line: str) -> None:
         if not self.quiet:
-            print(line, flush=True)  # noqa: T201
+            say(line)
 
 
 async def _check(settings: Settings, checks: CheckReport) -> None:
@@ -435,14 +443,14 @@ def run_probe(
     if level == "run" and not consent:
         if not sys.stdin.isatty():
             raise UsageError("--level run submits jobs: confirm with --yes.")
-        typer.echo(CONSENT)
+        say(CONSENT)
         typer.confirm("Go on?", abort=True)
     report = asyncio.run(_probe(settings, level, idle)).report()
     for row in report["points"]:
         observed = row["observed"] or "-"
         assumed = "" if row["verdict"] == "as_assumed" else f" (assumed: {row['assumed']})"
-        typer.echo(f"{_WORDS[row['verdict']]:<15}{row['id']:<23}{observed}{assumed}")
-    typer.echo(report["conclusion"])
+        say(f"{_WORDS[row['verdict']]:<15}{row['id']:<23}{observed}{assumed}")
+    say(report["conclusion"])
     if to is not None:
         try:
             to.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -484,14 +492,14 @@ async def _deployment(account: AccountAccess) -> Target:
 
 async def _keep(settings: Settings, account: AccountAccess, findings: Findings) -> None:
     """Let the proxy know what was observed, where it has a database: it guesses less then."""
-    if settings.database is None and not (settings.data_dir / FILE).exists():
+    if not has_database(settings):
         return
     facts = {name: observed for name, (observed, _) in findings.observed.items()}
     try:
         async with opened_database(settings) as database:
             await keep_facts(database, identity_of(account.name, account.base_url), facts)
     except StorageError as error:
-        typer.echo(f"The observations could not be stored: {error}.", err=True)
+        say(f"The observations could not be stored: {error}.", err=True)
 
 
 async def _anomalies(settings: Settings, checks: CheckReport) -> None:
@@ -542,7 +550,7 @@ async def _releases(settings: Settings, rows: list[Observation], checks: CheckRe
 async def _looked_at(settings: Settings) -> AsyncIterator[Database | None]:
     """Open the database, which looking does not change; `None` if there is none with this schema.
     Raises `StorageError`."""
-    if settings.database is None and not (settings.data_dir / FILE).exists():
+    if not has_database(settings):
         yield None
         return
     file = settings.data_dir / FILE

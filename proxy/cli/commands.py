@@ -24,6 +24,7 @@ from proxy.cli.common import (
     option,
 )
 from proxy.cli.members import member, token
+from proxy.cli.tables import AsJson
 from proxy.cli.usage import audit, usage
 from proxy.cli.webhooks import webhook
 from proxy.settings import SERVE_SETTINGS, SETTINGS, load, load_with_sources
@@ -388,7 +389,7 @@ app.add_typer(_config, name="config")
 )
 def _show_config(
     options: dict[str, Any],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> int:
     """Print the settings that `serve` would use with these options, this environment and this file.
 

@@ -26,8 +26,8 @@ from proxy.settings import (
     Settings,
     read_accounts,
 )
-from proxy.storage.database import FILE, Database, StorageError
-from proxy.storage.start import opened_database
+from proxy.storage.database import Database, StorageError
+from proxy.storage.start import has_database, opened_database
 
 if TYPE_CHECKING:
     from proxy.simulator import Simulator
@@ -72,12 +72,12 @@ def read_stored(
 
     Raises `CommandError`, which says that `what` cannot be read.
     """
-    shared = settings.database is not None
-    if not shared and not (settings.data_dir / FILE).exists():
+    if not has_database(settings):
         return []
     try:
         return in_database(settings, ask)
     except StorageError as error:
+        shared = settings.database is not None
         detail = f": {error}" if shared else f" ({error}): run this as the user that runs the proxy"
         raise CommandError(f"The {what} cannot be read{detail}.") from None
 

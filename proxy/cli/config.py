@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any
 
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from proxy.cli.tables import print_json
 from proxy.settings import SETTINGS, LoadedSettings
 
 HIDDEN = "(hidden)"
@@ -28,8 +28,7 @@ def show(loaded: LoadedSettings, *, as_json: bool = False) -> int:
     sources = {name: loaded.sources.get(name, DEFAULT) for name in values}
     if as_json:
         shown = {name: {"value": value, "source": sources[name]} for name, value in values.items()}
-        sys.stdout.write(json.dumps(shown, indent=2) + "\n")
-        return 0
+        return print_json(shown)
     table = Table(box=None, pad_edge=False)
     for heading in ("Setting", "Value", "From"):
         table.add_column(heading, overflow="fold")

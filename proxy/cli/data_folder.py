@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from proxy import logging as logs
 from proxy.cli.common import CommandError, UsageError, in_database
+from proxy.cli.tables import say
 from proxy.settings import Settings, read_secrets
 from proxy.storage import backup as copies
 from proxy.storage.backup import copy_folder
@@ -60,7 +60,7 @@ def migrate(settings: Settings, source: Path | None = None) -> int:
         raise UsageError(
             f"There is no data folder {folder}: set --data-dir to the folder of the proxy."
         )
-    sys.stdout.write(f"{where} {'is at' if before == HEAD else 'is now at'} the schema {HEAD}.\n")
+    say(f"{where} {'is at' if before == HEAD else 'is now at'} the schema {HEAD}.")
     return 0
 
 
@@ -81,9 +81,9 @@ def _copy_folder(settings: Settings, folder: Path) -> int:
     with _command_errors("Nothing was copied", (StorageError, OSError)), locked_folder(folder):
         copied = asyncio.run(copy())
     rows = sum(copied.values())
-    sys.stdout.write(
+    say(
         f"{rows:,} rows of {folder} were copied to the PostgreSQL database: {copied['members']} "
-        f"members, {copied['history']:,} entries of the history, {copied['jobs']} jobs.\n"
+        f"members, {copied['history']:,} entries of the history, {copied['jobs']} jobs."
     )
     return 0
 
@@ -118,7 +118,7 @@ def backup(settings: Settings, target: Path, *, force: bool = False) -> int:
         raise UsageError(f"The file {target} exists: choose another name, or add --force.")
     with _command_errors("The backup failed"):
         size = copies.backup(settings.data_dir, target.absolute())
-    sys.stdout.write(f"{settings.data_dir} was copied to {target} ({size:,} bytes).\n")
+    say(f"{settings.data_dir} was copied to {target} ({size:,} bytes).")
     return 0
 
 
@@ -132,9 +132,9 @@ def restore(settings: Settings, source: Path) -> int:
     folder = settings.data_dir
     with _command_errors("Nothing was restored"), locked_folder(folder):
         replaced = copies.restore(source.absolute(), folder)
-    sys.stdout.write(f"{source} was restored to {folder}.\n")
+    say(f"{source} was restored to {folder}.")
     if replaced is not None:
-        sys.stdout.write(f"The previous content is in {replaced}.\n")
+        say(f"The previous content is in {replaced}.")
     return 0
 
 
@@ -147,5 +147,5 @@ def rotate_secret(settings: Settings) -> int:
         )
     with _command_errors("The secret cannot be changed"):
         seconds = in_database(settings, rotate)
-    sys.stdout.write(f"There is a new secret. Replicas use it in {seconds:g} seconds.\n")
+    say(f"There is a new secret. Replicas use it in {seconds:g} seconds.")
     return 0

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from proxy.cli.common import PROGRAM, CommandError
 from proxy.cli.run import Request, run
+from proxy.cli.tables import say
 
 #: The workflow of the documents, `examples/text-to-image.json`.
 WORKFLOW = Path(__file__).with_name("text-to-image.json")
@@ -33,10 +34,10 @@ def demo() -> int:
         try:
             code = run(Request([WORKFLOW], url, OUTPUT))
         except CommandError as error:
-            sys.stderr.write(f"{error}\n")
+            say(str(error), err=True)
             return error.exit_code
     if not (code or real):
-        sys.stdout.write(_next_step())
+        say(_next_step())
     return code
 
 
@@ -54,7 +55,7 @@ def _next_step() -> str:
         "\nThe simulator draws landscapes, whatever the prompt is.\n"
         f"Next: {step}\nThen open http://127.0.0.1:8188/\n"
         "For nodes of your own, a deployment of Comfy can be an account: add --simulate-deployment "
-        "to see one.\n"
+        "to see one."
     )
 
 

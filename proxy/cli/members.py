@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -35,9 +34,9 @@ from proxy.members.member import (
 )
 from proxy.members.tokens import Token
 from proxy.settings import Settings, load, record_options
-from proxy.storage.database import FILE, StorageError
+from proxy.storage.database import StorageError
 from proxy.storage.members import MemberRepository
-from proxy.storage.start import opened_database
+from proxy.storage.start import has_database, opened_database
 from proxy.storage.usage import UsageRepository
 
 T = TypeVar("T")
@@ -281,7 +280,7 @@ def _new(
     if as_json:
         return print_json({**described, "token": text})
     say(text)
-    sys.stderr.write("The token is shown only once; keep it like a password.\n")
+    say("The token is shown only once; keep it like a password.", err=True)
     return 0
 
 
@@ -348,7 +347,7 @@ def _with_directory(
     """
 
     folder, shared = settings.data_dir, settings.database is not None
-    known = shared or make or (folder / FILE).exists()
+    known = make or has_database(settings)
     if not known and not folder.is_dir():
         raise UsageError(
             f"There is no data folder {folder}: set --data-dir to the folder of the proxy."
@@ -413,7 +412,7 @@ def note_action(settings: Settings, action: str, **about: record.Value) -> None:
             settings, lambda database: record.note(UsageRepository(database), action, **about)
         )
     except StorageError as error:
-        sys.stderr.write(f"The audit log could not be written ({error}).\n")
+        say(f"The audit log could not be written ({error}).", err=True)
 
 
 def _limits(member: Mapping[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import logging
 import os
 import subprocess
@@ -26,10 +25,8 @@ from rich.progress import (
 )
 from rich.segment import Segment
 
-from proxy.translate.reading import field_of, object_of
-
-#: Binary messages that are pictures of a running node (ComfyUI's `BinaryEventTypes`).
-_PREVIEW, _PREVIEW_WITH_METADATA = 1, 4
+from proxy.translate.frames import CloudPicture, parse_frame
+from proxy.translate.reading import field_of
 
 
 class TerminalPictures:
@@ -195,22 +192,14 @@ class Display:
 
     def frame(self, frame: bytes, prompt_id: str) -> None:
         """Take a binary message; count it if it is a preview and not another job's."""
-        kind = int.from_bytes(frame[:4], "big")
-        node = next(reversed(self._running), None)
-        if kind == _PREVIEW_WITH_METADATA:
-            about = _metadata(frame)
-            if about.get("prompt_id", prompt_id) != prompt_id:
-                return
-            node = about.get("display_node_id") or about.get("node_id") or node
-            picture = frame[8 + int.from_bytes(frame[4:8], "big") :]
-        elif kind == _PREVIEW:
-            picture = frame[8:]
-        else:
+        preview = parse_frame(frame)
+        if not isinstance(preview, CloudPicture) or preview.prompt_id not in (None, prompt_id):
             return
+        node = preview.display_node_id or next(reversed(self._running), None)
         self.previews += 1
         if self._pictures is not None:
             before = self._bars.picture
-            self._bars.picture = self._pictures.drawn(io.BytesIO(picture)) or before
+            self._bars.picture = self._pictures.drawn(io.BytesIO(preview.image)) or before
             if before not in (None, self._bars.picture):
                 before.forget()
         if node in self._running:
@@ -274,12 +263,3 @@ class Display:
 def counted(count: int, noun: str) -> str:
     """Return a count with its noun: `1 file`, `2 files`."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
-def _metadata(frame: bytes) -> dict[str, Any]:
-    length = int.from_bytes(frame[4:8], "big")
-    try:
-        about = json.loads(frame[8 : 8 + length])
-    except ValueError:
-        return {}
-    return object_of(about)

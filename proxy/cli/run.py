@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
@@ -17,7 +16,6 @@ from types import MappingProxyType
 from typing import Any, cast
 
 import aiohttp
-import typer
 from msgspec import Struct, field
 from msgspec.structs import asdict
 from rich.console import Console
@@ -28,6 +26,7 @@ from proxy.cli.common import CommandError, UsageError
 from proxy.cli.follower import Follower
 from proxy.cli.outputs import download, failure_of, files_of, require_writable, texts_of
 from proxy.cli.progress import Display, counted
+from proxy.cli.tables import say
 from proxy.cli.workflows import SUFFIXES, Workflow, assignment_of, load_workflow, value_of
 from proxy.translate.reading import field_of, object_of, objects_of
 
@@ -112,8 +111,7 @@ async def _run_all(request: Request, workflows: Sequence[Workflow]) -> int:
     async for workflow, values in _work(request, workflows, console):
         outcome, code = await _run_one(request, workflow, values, console)
         if request.as_json:
-            sys.stdout.write(json.dumps(asdict(outcome)) + "\n")
-            sys.stdout.flush()
+            say(json.dumps(asdict(outcome)))
         # A cancellation that comes as a connection fails can end as an error of the connection.
         if code == CANCELLED or task.cancelling():
             return CANCELLED
@@ -141,7 +139,7 @@ async def _work(
             try:
                 yield load_workflow(path), values
             except CommandError as error:
-                typer.echo(str(error), err=True)
+                say(str(error), err=True)
 
 
 #: Size and time of change of each file.
@@ -194,7 +192,7 @@ async def _run_one(
             await run_graph(comfy, graph, request.output.absolute(), display, outcome)
     except CommandError as error:
         outcome.status, outcome.error = "error", str(error)
-        typer.echo(str(error), err=True)
+        say(str(error), err=True)
         return outcome, error.exit_code
     return outcome, CANCELLED if outcome.status == "cancelled" else 0
 

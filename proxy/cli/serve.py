@@ -33,6 +33,7 @@ from proxy.app.server import Server
 from proxy.app.sign_in import sign_in_problems, template_problem
 from proxy.app.storage import refuse_lost_members
 from proxy.cli.common import Chosen, chosen_accounts
+from proxy.cli.tables import say
 from proxy.edge.connection_manager import ConnectionLimits
 from proxy.edge.tls import Certificate, CertificateError
 from proxy.members.marker import any_members
@@ -114,8 +115,7 @@ async def _serve(settings: Settings, banner: Banner | None) -> None:
             if banner is not None:
                 banner.ready(url, chosen)
             else:
-                sys.stdout.write(f"listening on {url} ({chosen})\n")
-                sys.stdout.flush()
+                say(f"listening on {url} ({chosen})")
             if settings.open:
                 background.spawn(_open_browser(url, settings), "open the browser")
             tell = _log_problems if banner is None else banner.tell

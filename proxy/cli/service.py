@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-import typer
 
 from proxy.cli.common import CommandError
+from proxy.cli.tables import say
 from proxy.settings import SETTINGS, ConfigError, Settings, read_accounts
 
 _NAME = "comfy-cloud-proxy"
@@ -52,7 +52,7 @@ def install(settings: Settings, options: Mapping[str, Any], *, show: bool) -> in
     else:
         text = unit(command, environment)
     if show:
-        typer.echo(text, nl=False)
+        say(text.removesuffix("\n"))
         return 0
     replaced = path.exists()
     if replaced:
@@ -60,13 +60,13 @@ def install(settings: Settings, options: Mapping[str, Any], *, show: bool) -> in
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     _start(path)
-    typer.echo(f"The service {'runs anew' if replaced else 'runs'} and starts when you log in.")
-    typer.echo(f"Its file is {path}.")
+    say(f"The service {'runs anew' if replaced else 'runs'} and starts when you log in.")
+    say(f"Its file is {path}.")
     if sys.platform == "darwin":
-        typer.echo(f"Its log is {_log()}.")
+        say(f"Its log is {_log()}.")
     else:
-        typer.echo(f"Its log: journalctl --user --unit {_NAME} --follow")
-        typer.echo("To keep it running after you log out: loginctl enable-linger")
+        say(f"Its log: journalctl --user --unit {_NAME} --follow")
+        say("To keep it running after you log out: loginctl enable-linger")
     return 0
 
 
@@ -79,7 +79,7 @@ def uninstall() -> int:
     path.unlink()
     if sys.platform != "darwin":
         _call("systemctl", "--user", "daemon-reload")
-    typer.echo("The service was removed. The data folder and the key file stay.")
+    say("The service was removed. The data folder and the key file stay.")
     return 0
 
 
@@ -101,9 +101,7 @@ def _key_file(settings: Settings, *, write: bool) -> Path | None:
         path.unlink(missing_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(f"{key}\n")
-        typer.echo(
-            f"The key of COMFY_CLOUD_API_KEY was written to {path}, which only you can read."
-        )
+        say(f"The key of COMFY_CLOUD_API_KEY was written to {path}, which only you can read.")
     return path
 
 

@@ -27,9 +27,9 @@ def shown_time(ms: int, form: str = "%Y-%m-%d") -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).strftime(form)
 
 
-def say(line: str) -> None:
-    """Print a line."""
-    sys.stdout.write(f"{line}\n")
+def say(line: str, *, err: bool = False) -> None:
+    """Print a line, on standard error if it is about the command and no result of it."""
+    typer.echo(line, err=err)
 
 
 def print_json(value: object) -> int:

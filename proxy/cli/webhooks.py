@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -27,9 +25,10 @@ from proxy.cli.tables import AsJson, Columns, print_json, print_table, say, show
 from proxy.members.directory import Directory
 from proxy.members.member import LOCAL, DirectoryError, validated
 from proxy.settings import SETTINGS, Settings, load, read_secrets
-from proxy.storage.database import FILE, Database, StorageError
+from proxy.storage.database import Database, StorageError
 from proxy.storage.encryption import SECRET_FILE, Cipher, stored_secrets
 from proxy.storage.members import MemberRepository
+from proxy.storage.start import has_database
 from proxy.storage.webhooks import GATEWAY, StoredDelivery, WebhookRepository
 from proxy.translate.errors import LocalError
 from proxy.webhooks.addresses import WebhookAddresses
@@ -121,9 +120,10 @@ def _add(
     if as_json:
         return print_json({**described, "secret": secret})
     say(secret)
-    sys.stderr.write(
+    say(
         f"The webhook {described['id']} was added. The secret signs its messages; it is shown only "
-        "once.\n"
+        "once.",
+        err=True,
     )
     return 0
 
@@ -178,17 +178,17 @@ def _with_webhooks(
 
     Without `make` the database must be there.
     """
-    folder, shared = settings.data_dir, settings.database is not None
-    if not (shared or make or (folder / FILE).exists()):
+    if not (make or has_database(settings)):
         raise UsageError(
-            f"There is no database in {folder}: set --data-dir to the folder of the proxy."
+            f"There is no database in {settings.data_dir}: set --data-dir to the folder of the "
+            "proxy."
         )
 
     async def run(database: Database) -> T:
         directory = Directory(MemberRepository(database))
         await directory.load()
         addresses = WebhookAddresses(settings.webhook_networks)
-        cipher = await _cipher(settings, database, folder)
+        cipher = await _cipher(settings, database)
         return await use(Webhooks(WebhookRepository(database), cipher, addresses), directory)
 
     try:
@@ -199,10 +199,10 @@ def _with_webhooks(
         raise CommandError(f"The webhooks cannot be used: {error}.") from None
 
 
-async def _cipher(settings: Settings, database: Database, folder: Path) -> Cipher:
+async def _cipher(settings: Settings, database: Database) -> Cipher:
     """Return what the proxy encrypts secrets with."""
     secret = read_secrets(settings)
-    cipher = Cipher(folder / SECRET_FILE, secret=secret)
+    cipher = Cipher(settings.data_dir / SECRET_FILE, secret=secret)
     if secret is None and database.shared:
         cipher.use(await stored_secrets(database))
     return cipher

@@ -206,6 +206,12 @@ async def _open(path: Path) -> SqliteDatabase:
     return database
 
 
+def has_database(settings: Settings) -> bool:
+    """Return whether the records of the settings have a database: a server's, or a file where a
+    proxy has run."""
+    return settings.database is not None or (settings.data_dir / FILE).exists()
+
+
 @asynccontextmanager
 async def opened_database(settings: Settings) -> AsyncIterator[Database]:
     """Return a context manager that opens the database of the settings with the newest schema, for
