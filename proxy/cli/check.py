@@ -40,9 +40,9 @@ from proxy.settings import (
     AccountAccess,
     ConfigError,
     Settings,
+    account_of,
     key_source,
     nodes_of,
-    read_account_key,
     read_key,
 )
 from proxy.storage.database import FILE, Database, StorageError, open_sqlite
@@ -149,22 +149,14 @@ def _accounts(settings: Settings) -> list[tuple[AccountAccess, str]]:
     """Return all accounts of the settings, and why there is no usable key; else `""`."""
     found = []
     for table in settings.accounts or (None,):
-        source = key_source(settings, table)
         try:
-            key = read_key(settings) if table is None else read_account_key(table)
-            problem = "" if key else f"There is no API key: {_new_key(source)}."
+            key = read_key(settings, table)
+            problem = (
+                "" if key else f"There is no API key: {_new_key(key_source(settings, table))}."
+            )
         except ConfigError as error:
             key, problem = None, str(error)
-        name, url = ("default", None) if table is None else (table.name, table.base_url)
-        account = AccountAccess(
-            name,
-            url or settings.base_url,
-            key or "",
-            plain_http=settings.allow_plain_http,
-            key_source=source,
-            nodes=None if table is None else nodes_of(table),
-        )
-        found.append((account, problem))
+        found.append((account_of(settings, table, key or ""), problem))
     return found
 
 

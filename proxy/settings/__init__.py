@@ -3,9 +3,9 @@
 from proxy.settings.accounts import AccountAccess as AccountAccess
 from proxy.settings.accounts import AccountKeys as AccountKeys
 from proxy.settings.accounts import account_names as account_names
+from proxy.settings.accounts import account_of as account_of
 from proxy.settings.accounts import key_source as key_source
 from proxy.settings.accounts import nodes_of as nodes_of
-from proxy.settings.accounts import read_account_key as read_account_key
 from proxy.settings.accounts import read_accounts as read_accounts
 from proxy.settings.accounts import read_key as read_key
 from proxy.settings.accounts import read_secrets as read_secrets

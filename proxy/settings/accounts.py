@@ -55,21 +55,23 @@ class AccountAccess:
     nodes: Path | URL | None = None
 
 
-def read_key(settings: Settings) -> str | None:
-    """Return the key, `None` where none is set.
+def read_key(settings: Settings, table: AccountSettings | None = None) -> str | None:
+    """Return the key of an account that has a table, or the only one; `None` where none is set.
 
     Raises `ConfigError` when it is set twice in one place, when its file cannot be read and when
     what is there cannot be a key.
     """
-    if settings.api_key is not None and settings.api_key_file is not None:
+    if table is None:
+        key, file, setting = settings.api_key, settings.api_key_file, "COMFY_CLOUD_API_KEY_FILE"
+    else:
+        key, file, setting = table.key, table.key_file, f"`key_file` of the account {table.name}"
+    if key is not None and file is not None:
         raise ConfigError(
             "The API key is set twice: unset COMFY_CLOUD_API_KEY or COMFY_CLOUD_API_KEY_FILE."
         )
-    if settings.api_key_file is not None:
-        return _usable(_read_key_file(settings.api_key_file), f"the file {settings.api_key_file}")
-    if settings.api_key is not None:
-        return _usable(settings.api_key.get_secret_value(), "COMFY_CLOUD_API_KEY")
-    return None
+    if file is not None:
+        return _usable(_read_key_file(file, setting), f"the file {file}")
+    return None if key is None else _usable(key.get_secret_value(), key_source(settings, table))
 
 
 def key_source(settings: Settings, account: AccountSettings | None = None) -> str:
@@ -117,33 +119,11 @@ def read_accounts(settings: Settings) -> list[AccountAccess]:
     as `read_key`, when two accounts have one key, for they would be one account of the cloud, and
     when a key would be sent over the internet in the clear.
     """
-    plain_http = settings.allow_plain_http
-    if settings.accounts:
-        found = [
-            AccountAccess(
-                table.name,
-                table.base_url or settings.base_url,
-                read_account_key(table),
-                table.jobs_at_once,
-                table.weight,
-                table.members,
-                plain_http,
-                key_source(settings, table),
-                nodes_of(table),
-            )
-            for table in settings.accounts
-        ]
-    else:
-        key, url = read_key(settings), settings.base_url
-        found = (
-            []
-            if key is None
-            else [
-                AccountAccess(
-                    DEFAULT, url, key, plain_http=plain_http, key_source=key_source(settings)
-                )
-            ]
-        )
+    found = [
+        account_of(settings, table, key)
+        for table in settings.accounts or (None,)
+        if (key := read_key(settings, table)) is not None
+    ]
     names: dict[tuple[str, URL | None], str] = {}
     for account in found:
         # A deployment takes the key of its workspace, which an account of the cloud may have, too.
@@ -154,12 +134,35 @@ def read_accounts(settings: Settings) -> list[AccountAccess]:
             )
     for account in found:
         url = account.base_url
-        if url.scheme == "http" and not plain_http and _is_public(url.host or ""):
+        if url.scheme == "http" and not account.plain_http and _is_public(url.host or ""):
             raise ConfigError(
                 f"The base_url {url} of the account {account.name} would send the API key over the "
                 "internet without encryption: use https://, or set allow_plain_http = true."
             )
     return found
+
+
+def account_of(settings: Settings, table: AccountSettings | None, key: str) -> AccountAccess:
+    """Return the account of a table with its key; without a table, that of the only key.
+
+    Raises `ConfigError` as `nodes_of`.
+    """
+    place, plain_http = key_source(settings, table), settings.allow_plain_http
+    if table is None:
+        return AccountAccess(
+            DEFAULT, settings.base_url, key, plain_http=plain_http, key_source=place
+        )
+    return AccountAccess(
+        table.name,
+        table.base_url or settings.base_url,
+        key,
+        table.jobs_at_once,
+        table.weight,
+        table.members,
+        plain_http,
+        place,
+        nodes_of(table),
+    )
 
 
 def nodes_of(table: AccountSettings) -> Path | URL | None:
@@ -200,17 +203,7 @@ def _is_public(host: str) -> bool:
         return "." in host.rstrip(".") and not host.rstrip(".").endswith(_LOCAL_DOMAINS)
 
 
-def read_account_key(account: AccountSettings) -> str:
-    """Return the key of an account that has a table. Raises `ConfigError`."""
-    if account.key is not None:
-        return _usable(account.key.get_secret_value(), f"`key` of the account {account.name}")
-    if account.key_file is None:
-        raise ConfigError(f"The account {account.name} has no key: add key_file.")
-    remedy = f"`key_file` of the account {account.name}"
-    return _usable(_read_key_file(account.key_file, remedy), f"the file {account.key_file}")
-
-
-def _read_key_file(path: Path, setting: str = "COMFY_CLOUD_API_KEY_FILE") -> str:
+def _read_key_file(path: Path, setting: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
@@ -314,9 +307,8 @@ def _read_again(settings: Settings, name: str) -> str | None:
     """Return the key as it is set now. The environment of a process does not change, files do."""
     if _file(settings, name) is None and settings.config is not None:
         settings = load({"config": settings.config})
-    if (table := _table(settings, name)) is not None:
-        return read_account_key(table)
-    return None if settings.accounts else read_key(settings)
+    table = _table(settings, name)
+    return None if table is None and settings.accounts else read_key(settings, table)
 
 
 def _table(settings: Settings, name: str) -> AccountSettings | None:
