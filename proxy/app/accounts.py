@@ -13,7 +13,7 @@ from proxy.cloud.client import CloudClient
 from proxy.cloud.upstream import CloudDocuments, Upstream
 from proxy.cloud.v2.catalog import NodeList
 from proxy.cloud.v2.client import DeploymentClient
-from proxy.engine.accounts import Account, Slots, best_first
+from proxy.engine.accounts import Account, Eligibility, Slots, best_first
 from proxy.observations import AccountObservations, Observations, identity_of
 from proxy.settings import AccountAccess
 from proxy.storage.usage import ObservationRepository
@@ -48,7 +48,9 @@ class CloudAccounts:
 
     def allowed(self, member: str) -> frozenset[str]:
         """Return the accounts that a member may use."""
-        allowed = (name for name, account in self.accounts.items() if account.allows(member))
+        allowed = (
+            name for name, account in self.accounts.items() if account.eligibility.allows(member)
+        )
         return frozenset(allowed)
 
     def best_first(self, member: str | None = None) -> list[Account]:
@@ -99,9 +101,11 @@ async def _open_account(process: Process, access: AccountAccess, stack: AsyncExi
         cloud,
         access.key,
         slots=Slots(access.slots or settings.slots, settings.slots_ahead),
-        weight=access.weight,
-        members=access.members,
+        eligibility=Eligibility(
+            access.weight,
+            access.members,
+            cost=0 if access.nodes is None else 1,
+            validates=cloud.capabilities.validates,
+        ),
         plain_http=access.plain_http,
-        cost=0 if access.nodes is None else 1,
-        validates=cloud.capabilities.validates,
     )

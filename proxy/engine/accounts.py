@@ -206,15 +206,38 @@ class AccountHealth(Struct, eq=False):
         self._trying = False
 
 
+class Eligibility(Struct, frozen=True):
+    """Which jobs an account gets.
+
+    `weight` is its share of those that any account may run. `members` are those whose jobs may run
+    on the account, none named is everybody. Of the accounts that have what a job names, those of
+    the lowest `cost` get it (`rank`). Without `validates` it gets no job that names what it lacks:
+    it would charge for the failure.
+    """
+
+    weight: float = 1.0
+    members: tuple[str, ...] = ()
+    cost: int = 0
+    validates: bool = True
+
+    @property
+    def rank(self) -> int:
+        """The place among the accounts that have what a job names: the cheaper one comes first, and
+        before it one that costs more and is for certain members alone."""
+        return -1 if self.cost and self.members else self.cost
+
+    def allows(self, member: str) -> bool:
+        """Return whether the member's jobs may run here."""
+        return not self.members or member in self.members
+
+
 @dataclass(slots=True, eq=False)
 class Account:
     """An account with its calls.
 
-    `key` is the API key that is lent to partner nodes; it changes with `use_key`. `members` are
-    those whose jobs may run on the account, none named is everybody. With `plain_http` the key may
-    go over HTTP without TLS. Of the accounts that have what a job names, those of the lowest `cost`
-    get it (`rank`). Without `validates` it gets no job that names what it lacks: it would charge
-    for the failure. `plan_read` is set when the account was asked for its plan, if in vain.
+    `key` is the API key that is lent to partner nodes; it changes with `use_key`. With `plain_http`
+    it may go over HTTP without TLS. `plan_read` is set when the account was asked for its plan, if
+    in vain.
     """
 
     name: str
@@ -222,13 +245,10 @@ class Account:
     key: str = field(repr=False)
     slots: Slots = field(default_factory=Slots)
     health: AccountHealth = field(default_factory=AccountHealth)
-    weight: float = 1.0
-    members: tuple[str, ...] = ()
+    eligibility: Eligibility = field(default_factory=Eligibility)
     plain_http: bool = False
-    cost: int = 0
-    validates: bool = True
-    plan: AccountPlan = field(default_factory=AccountPlan)
-    plan_read: asyncio.Event = field(default_factory=asyncio.Event)
+    plan: AccountPlan = field(init=False, default_factory=AccountPlan)
+    plan_read: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     @property
     def limit(self) -> int:
@@ -258,16 +278,6 @@ class Account:
             return True
         return self.limit != before
 
-    @property
-    def rank(self) -> int:
-        """The place among the accounts that have what a job names: the cheaper one comes first, and
-        before it one that costs more and is for certain members alone."""
-        return -1 if self.cost and self.members else self.cost
-
-    def allows(self, member: str) -> bool:
-        """Return whether the member's jobs may run here."""
-        return not self.members or member in self.members
-
     def forget(self) -> None:
         """Forget what another engine had learned of the account."""
         self.slots.restore(1)
@@ -286,5 +296,7 @@ def best_first(accounts: Iterable[Account], member: str | None = None) -> list[A
 
     With a `member` only those that the member may use.
     """
-    usable = [account for account in accounts if member is None or account.allows(member)]
+    usable = [
+        account for account in accounts if member is None or account.eligibility.allows(member)
+    ]
     return sorted(usable, key=lambda account: not account.health.well)

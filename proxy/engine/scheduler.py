@@ -148,7 +148,7 @@ class Scheduler:
         """Give a job a slot on an account; it is its turn."""
         job.account = account.name
         job.charge = self.shares.charge(job.member, self.member(job.member).weight)
-        self._accounts_shares.charge(account.name, account.weight)
+        self._accounts_shares.charge(account.name, account.eligibility.weight)
         account.health.sent()
         self._set_slot(job, SlotState.GIVEN)
         self.version += 1
@@ -379,7 +379,9 @@ class Scheduler:
 
     def allowed(self, member: str) -> list[Account]:
         """Return the accounts that take the member's jobs."""
-        return [account for account in self._accounts.values() if account.allows(member)]
+        return [
+            account for account in self._accounts.values() if account.eligibility.allows(member)
+        ]
 
     def usable(self, job: LiveJob) -> list[Account]:
         """Return the accounts that take the member's jobs and have what this one names.
@@ -390,7 +392,7 @@ class Scheduler:
         if job.needs is None:
             return allowed
         having = [account for account in allowed if account.name in job.needs.accounts]
-        return having or [account for account in allowed if account.validates]
+        return having or [account for account in allowed if account.eligibility.validates]
 
     def preferred(self, job: LiveJob) -> list[Account]:
         """Return those of the usable accounts that a job is to go to: of those that are well, the
@@ -400,8 +402,8 @@ class Scheduler:
         named = self.member(job.member).account
         if chosen := [account for account in well if account.name == named]:
             return chosen
-        rank = min((account.rank for account in well), default=0)
-        return [account for account in usable if account.rank == rank]
+        rank = min((account.eligibility.rank for account in well), default=0)
+        return [account for account in usable if account.eligibility.rank == rank]
 
     def has_other(self, job: LiveJob) -> bool:
         """Return whether another account that takes the member's jobs is well."""

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.engine.accounts import MAX_SLOTS, RESTS, Account, AccountHealth, Reason, Slots
+from proxy.engine.accounts import (
+    MAX_SLOTS,
+    RESTS,
+    Account,
+    AccountHealth,
+    Eligibility,
+    Reason,
+    Slots,
+)
 
 
 def test_a_fixed_number_and_what_may_be_ahead() -> None:
@@ -153,7 +161,7 @@ def test_another_key_is_a_new_beginning() -> None:
 
 
 def test_who_may_use_an_account() -> None:
-    some, all_ = (Account("a", None, "", members=named) for named in (("anna",), ()))  # type: ignore[arg-type]
+    some, all_ = (Eligibility(members=named) for named in (("anna",), ()))
     assert all_.allows("anna")
     assert some.allows("anna")
     assert not some.allows("ben")

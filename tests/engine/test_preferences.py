@@ -10,7 +10,7 @@ import pytest
 from jobs.samples import job
 
 from proxy.catalog.owners import Needs
-from proxy.engine.accounts import PASSING, UNABLE, Account, Slots
+from proxy.engine.accounts import PASSING, UNABLE, Account, Eligibility, Slots
 from proxy.engine.forecast import Forecast
 from proxy.engine.outcomes import Discard, Elsewhere, TryOther, Wait, next_step
 from proxy.engine.scheduler import Scheduler
@@ -32,11 +32,10 @@ class Clock:
 def scheduler(clock: Clock, first: str | None = None, **deployment: Any) -> Scheduler:
     """Of an account of the cloud and a deployment."""
     cloud: Any = None
+    eligibility = Eligibility(cost=1, validates=False, **deployment)
     accounts = {
         "cloud": Account("cloud", cloud, "", slots=Slots(1)),
-        "studio": Account(
-            "studio", cloud, "", slots=Slots(1), cost=1, validates=False, **deployment
-        ),
+        "studio": Account("studio", cloud, "", slots=Slots(1), eligibility=eligibility),
     }
     return Scheduler(
         accounts,

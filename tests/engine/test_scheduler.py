@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jobs.samples import job
 
 from proxy.catalog.owners import Needs
-from proxy.engine.accounts import Account, Slots
+from proxy.engine.accounts import Account, Eligibility, Slots
 from proxy.engine.fair_share import FairShare, JobQueue, MemberQueue
 from proxy.engine.live_job import LiveJob
 from proxy.engine.outcomes import OverBudget
@@ -222,7 +222,10 @@ def test_a_member_has_no_more_slots_than_it_may() -> None:
 
 
 def test_an_account_with_twice_the_weight_gets_twice_the_jobs() -> None:
-    accounts = [Account(name, None, "", Slots(300), weight=weight) for name, weight in ACCOUNTS]  # type: ignore[arg-type]
+    accounts = [
+        Account(name, None, "", Slots(300), eligibility=Eligibility(weight))
+        for name, weight in ACCOUNTS
+    ]  # type: ignore[arg-type]
     jobs = scheduler(*accounts)
     for order in range(300):
         assert jobs.assign_at_once(job(str(order), order=order))
