@@ -324,8 +324,54 @@ def test_a_polled_progress_tells_the_same() -> None:
     ]
 
 
+@pytest.mark.parametrize("status", ["queued", "running"])
+def test_a_reading_that_a_frame_has_overtaken_does_not_go_back(status: str) -> None:
+    run = RunObserver("a", GRAPH)
+    began = run.seen
+    run.frame("status", {"status": "running"})
+    told(run, progress("2"))
+    assert run.reading(job(status, progress=progress("1", 2)[1]), began=began) == []
+
+
+def test_a_start_keeps_its_time_though_an_older_reading_comes_first() -> None:
+    run = RunObserver("a", GRAPH)
+    began = run.seen
+    run.frame("status", {"status": "running"})
+    assert run.reading(job("queued"), began=began) == []
+    (first,) = run.reading(job("running", started_at=AT), began=run.seen)
+    assert isinstance(first, Snapshot)
+    assert first.start_time == 1796070778957
+
+
+@pytest.mark.parametrize("status", ["running", "succeeded"])
+def test_a_reading_tells_the_start_before_what_nodes_show(status: str) -> None:
+    read = job(status, started_at=AT, outputs=[output()], progress=progress("3", 2)[1])
+    first, *others = RunObserver("a", GRAPH).reading(read)
+    assert isinstance(first, Snapshot)
+    assert (first.status, first.start_time) == ("in_progress", 1796070778957)
+    assert others
+
+
+def test_a_frame_that_a_reading_has_overtaken_does_not_go_back() -> None:
+    run = RunObserver("a", GRAPH)
+    run.reading(job("running", progress={**progress("2")[1], "nodes_done": 1}))
+    assert told(run, ("progress", {**progress("1")[1], "nodes_done": 0})) == []
+    late = {**progress("3")[1], "nodes_done": 2}
+    assert told(run, ("progress", late)) == [("executing", "3")]
+
+
+def test_an_end_counts_whenever_its_reading_began() -> None:
+    run = RunObserver("a", GRAPH)
+    began = run.seen
+    run.frame(*progress("2"))
+    assert run.reading(job(), began=began)
+    assert run.ended
+
+
 def test_a_progress_of_null_is_nothing() -> None:
-    assert RunObserver("a", GRAPH).reading(job("running", progress=None)) == []
+    run = RunObserver("a", GRAPH)
+    run.reading(job("running"))
+    assert run.reading(job("running", progress=None)) == []
 
 
 def test_all_nodes_have_finished_after_a_success_and_not_after_a_failure() -> None:
@@ -344,12 +390,9 @@ def test_a_node_is_told_with_all_its_files_when_another_one_runs() -> None:
     assert run.wants_reading
     files = [output(name="one_00001_.png"), output(name="one_00002_.png")]
     found = run.reading(job("running", outputs=files, progress=progress("3")[1]))
-    assert [each.type for each in found if isinstance(each, ObservedEvent)] == [
-        "executed",
-        "executing",
-    ]
-    assert isinstance(found[0], ObservedEvent)
-    assert len(found[0].data["output"]["images"]) == 2
+    events = [each for each in found if isinstance(each, ObservedEvent)]
+    assert [event.type for event in events] == ["executed", "executing"]
+    assert len(events[0].data["output"]["images"]) == 2
 
 
 def test_a_node_is_told_once() -> None:

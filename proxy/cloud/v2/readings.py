@@ -18,6 +18,7 @@ from proxy.cloud.v2.releases import Releases
 from proxy.cloud.v2.streams import JobStreams
 from proxy.translate.snapshots import Snapshot
 from proxy.translate.v2.jobs import is_text, outputs_of, snapshot_of
+from proxy.translate.v2.runs import RunObserver
 
 log = structlog.get_logger(__name__)
 
@@ -54,13 +55,14 @@ class JobReadings:
     async def read(self, cloud_id: str) -> Snapshot | None:
         """Return `GET /api/v2/jobs/{id}`, `None` if there is no such job. Raises `CloudError`."""
         async with self._turn:
+            run = self._followed(cloud_id)
+            began = 0 if run is None else run.seen
             job = await self.http.lookup("v2/jobs/{id}", Answer.object, DETAIL, id=cloud_id)
             if job is None:
                 return None
             texts = await self._texts_of(job)
         self.releases.learn(job)
-        streams = self.streams()
-        run = None if streams is None else streams.runs.get(cloud_id)
+        run = self._followed(cloud_id)
         snapshot = snapshot_of(
             {**job, "id": cloud_id},
             {} if run is None else run.graph,
@@ -75,9 +77,14 @@ class JobReadings:
             self.http.observations.add_anomaly(
                 "job", f"status {type(job.get('status')).__name__}", job
             )
+        streams = self.streams()
         if streams is not None and (snapshot.settled or not snapshot.ended):
-            streams.deliver(cloud_id, job, texts)
+            streams.deliver(cloud_id, job, texts, began)
         return snapshot
+
+    def _followed(self, cloud_id: str) -> RunObserver | None:
+        streams = self.streams()
+        return None if streams is None else streams.runs.get(cloud_id)
 
     async def _texts_of(self, job: Mapping[str, Any]) -> dict[str, str]:
         """Return the contents of the outputs that are texts, by their ids.

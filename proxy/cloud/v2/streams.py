@@ -104,10 +104,13 @@ class JobStreams:
         self.runs.pop(cloud_id, None)
         self._over.discard(cloud_id)
 
-    def deliver(self, cloud_id: str, job: Mapping[str, Any], texts: Mapping[str, str]) -> None:
-        """Pass on what a reading of a followed job shows of its nodes."""
+    def deliver(
+        self, cloud_id: str, job: Mapping[str, Any], texts: Mapping[str, str], began: int
+    ) -> None:
+        """Pass on what a reading of a followed job shows of its nodes; see `RunObserver.reading`
+        for `began`."""
         if (run := self.runs.get(cloud_id)) is not None:
-            self._pass_on(run.reading(job, texts))
+            self._pass_on(run.reading(job, texts, began=began))
 
     async def _run(self) -> None:
         try:

@@ -44,16 +44,19 @@ class RunObserver:
 
     `frame` takes what the stream says, `reading` what `GET /api/v2/jobs/{id}` says; both return
     what to pass on, in order. After a frame that `wants_reading` a reading must follow, or the note
-    that there is none, before the next frame.
+    that there is none, before the next frame. `seen` is how often something was taken: a reading
+    that began before the last time is behind it.
     """
 
     cloud_id: str
     graph: Mapping[str, Any]
     wants_reading: bool = False
     ended: bool = False
+    seen: int = 0
     _started: bool = False
     _starting: bool = False
     _current: str | None = None
+    _done: float = 0
     _next: Mapping[str, Any] | None = None
     _step: tuple[str, Any, Any] | None = None
     _with_outputs: set[str] = field(default_factory=set)
@@ -65,6 +68,7 @@ class RunObserver:
 
     def frame(self, type_: str, data: Mapping[str, Any]) -> list[Observation]:
         """Take a frame of the stream. Unknown ones are ignored."""
+        self.seen += 1
         match type_:
             case "status":
                 return self._status(str(data.get("status")))
@@ -78,20 +82,29 @@ class RunObserver:
         return []
 
     def reading(
-        self, job: Mapping[str, Any] | None, texts: Mapping[str, str] | None = None
+        self,
+        job: Mapping[str, Any] | None,
+        texts: Mapping[str, str] | None = None,
+        *,
+        began: int | None = None,
     ) -> list[Observation]:
-        """Take a reading of the job, or note that there is none. `texts` are the contents of
-        outputs that are texts, by their ids."""
+        """Take a reading of the job, or note that there is none.
+
+        `texts` are the contents of outputs that are texts, by their ids. `began` is what `seen` was
+        when the reading began. One that is behind tells only of the end.
+        """
+        status = STATUSES.get(str((job or {}).get("status")), "in_progress")
+        if began not in (None, self.seen) and status in ("pending", "in_progress"):
+            return []
+        self.seen += 1
         self.wants_reading = False
         found: list[Observation] = []
-        status = STATUSES.get(str((job or {}).get("status")), "in_progress")
-        if self._starting:
-            at = milliseconds((job or {}).get("started_at"))
+        at = milliseconds((job or {}).get("started_at"))
+        runs = job is not None and (status == "in_progress" or at is not None)
+        if self._starting or (runs and not self._started):  # it is told before what its nodes show
             found.append(Snapshot(self.cloud_id, "in_progress", settled=False, start_time=at))
-            self._starting = False
+            self._started, self._starting = True, False
         if job is not None:
-            if status == "in_progress":
-                self._started = True
             self._with_outputs |= {
                 node for output in outputs_of(job) if (node := self._nodes.of(output))
             }
@@ -130,10 +143,14 @@ class RunObserver:
         return self._enter(progress)
 
     def _enter(self, progress: Mapping[str, Any]) -> list[Observation]:
-        """Tell which node runs, and how far it is."""
-        node = progress.get("current_node")
+        """Tell which node runs, and how far it is, unless more nodes were done before."""
+        node, done = progress.get("current_node"), progress.get("nodes_done")
         if not isinstance(node, str) or not node:
             return []
+        if isinstance(done, int | float):
+            if done < self._done:
+                return []
+            self._done = done
         found: list[Observation] = []
         if node != self._current:
             self._current = node
