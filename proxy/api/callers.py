@@ -10,12 +10,9 @@ import hashlib
 from typing import NamedTuple
 
 from aiohttp import web
-from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.api.requests import connection_of, token_of
-from proxy.edge.addressing import Peer, is_trusted, parse_address
-
-Headers = CIMultiDict[str] | CIMultiDictProxy[str]
+from proxy.edge.addressing import Headers, header_items
 
 
 class Site(NamedTuple):
@@ -26,25 +23,8 @@ class Site(NamedTuple):
 
 
 def address_of(request: web.BaseRequest) -> str:
-    """Return the address of the client of a request.
-
-    Of a trusted proxy that is the right-most one of `X-Forwarded-For` that is not a trusted
-    proxy's.
-    """
-    peer = connection_of(request).peer
-    return _forwarded_for(peer, request.headers) if peer.proxies else peer.address
-
-
-def _forwarded_for(proxy: Peer, headers: Headers) -> str:
-    found = proxy.address
-    for hop in reversed(_header_items(headers, "X-Forwarded-For")):
-        address = parse_address(hop)
-        if address is None:
-            break
-        found = str(address)
-        if not is_trusted(address, proxy.proxies):
-            break
-    return found
+    """Return the address of the client of a request."""
+    return connection_of(request).address
 
 
 def site_of(request: web.BaseRequest) -> Site:
@@ -61,13 +41,8 @@ def site_of(request: web.BaseRequest) -> Site:
     )
 
 
-def _header_items(headers: Headers, name: str) -> list[str]:
-    items = ",".join(headers.getall(name, ())).split(",")
-    return [item.strip() for item in items if item.strip()]
-
-
 def _last(headers: Headers, name: str) -> str:
-    items = _header_items(headers, name)
+    items = header_items(headers, name)
     return items[-1] if items else ""
 
 

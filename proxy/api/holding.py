@@ -18,7 +18,7 @@ from proxy.api.callers import address_of
 from proxy.api.keys import BUDGET, STREAMS
 from proxy.api.requests import connection_of, services_of
 from proxy.budget import Allocation, MemoryLimitError, Purpose
-from proxy.owners import Owner, network_of, stranger
+from proxy.owners import Owner, network_of
 from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)
@@ -37,8 +37,7 @@ def owner_of(request: web.BaseRequest) -> str:
 
 def request_owner(request: web.BaseRequest) -> Owner:
     """Return the owner of a request: its member, or else its address."""
-    admission = connection_of(request).admission
-    return stranger(address_of(request)) if admission is None else Owner(admission.member)
+    return connection_of(request).sender
 
 
 def allocate(request: web.BaseRequest, purpose: Purpose) -> Allocation:

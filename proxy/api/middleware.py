@@ -97,8 +97,8 @@ class Gate:
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
         """Answer a request."""
-        began = clock.monotonic()
         connection = connection_of(request)
+        began = connection.driver.turns.now
         connection.task = asyncio.current_task()
         context = begin_request()
         try:
@@ -162,11 +162,10 @@ class Gate:
             admission = self._authenticator.authenticate(request)
             if admission is not None:
                 context.member, context.token_id = admission.member, admission.shown
-                connection.admit(admission)
+                if connection.admit(admission):
+                    await connection.driver.give_way()  # and wait for a turn of the member
                 if admission.token is not None and request.path not in _UNLIMITED:
                     self._limiter.request(admission.member)
-                if connection.driver.account.must_wait:  # that of the member now
-                    await connection.driver.give_way()
             answer = await self._handle(request)
             body = getattr(answer, "body", None)
             if type(body) is LargeBody:  # an abstract class, whose instances are found slowly

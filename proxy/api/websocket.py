@@ -309,7 +309,7 @@ async def _serve(request: web.Request, web_socket: web.WebSocketResponse) -> web
     metrics.websockets.labels(member).inc()
     log.debug("socket_opened", sid=sid)
     try:
-        await driver.drive(_read(connection, web_socket, client))
+        await _read(connection, web_socket, client)
     finally:
         subscribers.detach(member, sid, client)
         sockets.leave(client)

@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from proxy.translate.errors import LocalError
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Headers = CIMultiDict[str] | CIMultiDictProxy[str]
 
 _TOKEN_SEGMENT = "/t/"  # noqa: S105
 
@@ -131,6 +133,31 @@ def peer_of(name: str, trusted: Sequence[Network]) -> Peer:
     if address is None:
         return Peer(name)
     return Peer(str(address), trusted if is_trusted(address, trusted) else ())
+
+
+def client_of(peer: Peer, headers: Headers) -> str:
+    """Return the address of the client of a request.
+
+    Of a trusted proxy that is the right-most one of `X-Forwarded-For` that is not a trusted
+    proxy's.
+    """
+    found = peer.address
+    if not peer.proxies:
+        return found
+    for hop in reversed(header_items(headers, "X-Forwarded-For")):
+        address = parse_address(hop)
+        if address is None:
+            break
+        found = str(address)
+        if not is_trusted(address, peer.proxies):
+            break
+    return found
+
+
+def header_items(headers: Headers, name: str) -> list[str]:
+    """Return the items of a header that is a list, of all its lines together."""
+    items = ",".join(headers.getall(name, ())).split(",")
+    return [item.strip() for item in items if item.strip()]
 
 
 def is_trusted(address: Address, trusted: Sequence[Network]) -> bool:

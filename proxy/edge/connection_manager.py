@@ -13,13 +13,13 @@ from typing import Any, Protocol
 import structlog
 from msgspec import Struct
 
+from proxy import clock
 from proxy.budget import MemoryBudget
-from proxy.edge.addressing import Network, Peer
+from proxy.edge.addressing import Network
 from proxy.edge.admission import Admission
 from proxy.edge.counted_connections import MIN_SHARE, CountedConnections, Evictable
-from proxy.edge.loop_turns import FEW, Driver, LoopTurns
+from proxy.edge.loop_turns import LoopTurns
 from proxy.members.directory import Directory
-from proxy.owners import Owner, stranger
 from proxy.pool import Pool
 from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError
@@ -64,8 +64,6 @@ class EdgeContext(Struct, frozen=True):
 class ManagedConnection(Evictable, Protocol):
     """What the manager uses of a connection."""
 
-    peer: Peer
-    driver: Driver
     admission: Admission | None
     #: Whether all its requests are refused; set by the manager.
     is_refused: bool
@@ -89,7 +87,7 @@ class ConnectionManager:
     """The connections of a listener. Those of trusted proxies are not counted by address."""
 
     def __init__(self, limits: ConnectionLimits, context: EdgeContext) -> None:
-        self.now = asyncio.get_running_loop().time
+        self.now = clock.monotonic
         self.context = context
         self.turns = LoopTurns()
         self.limits = limits
@@ -107,13 +105,7 @@ class ConnectionManager:
 
         If there is none, another connection may be closed for it.
         """
-        peer = connection.peer
-        network = stranger(peer.address)
-        connection.owner = Owner() if peer.proxies else network
-        account = self.turns.of_stranger(network.address)
-        connection.driver = Driver(self.turns, account, network.address)
         self.connections.add(connection)
-        self.turns.has_few_connections = len(self.connections) <= FEW
         if self._counted.enter(connection, self.now()):
             return True
         if self._refused == 0:
@@ -127,14 +119,12 @@ class ConnectionManager:
         """Whether few enough connections wait for their refusal."""
         return self._refused <= MAX_ANSWERED_REFUSALS
 
-    def join(self, connection: ManagedConnection, admission: Admission) -> None:
-        """Count a connection for its member, unless it is lost. Raises `LocalError` (503) beyond
+    def join(self, connection: ManagedConnection, member: str) -> None:
+        """Count a connection for a member, unless it is lost. Raises `LocalError` (503) beyond
         the limit."""
-        driver = connection.driver
-        driver.switch(self.turns.of_member(admission.member, driver.address))
         if connection not in self.connections:
             return
-        count = self._counted.join_member(connection, admission.member, self.now())
+        count = self._counted.join_member(connection, member, self.now())
         if count is not None:
             raise LocalError(
                 "too_many_connections",
@@ -154,7 +144,6 @@ class ConnectionManager:
         """Remove a closed connection."""
         if connection in self.connections:
             self.connections.discard(connection)
-            self.turns.has_few_connections = len(self.connections) <= FEW
             self._refused -= connection.is_refused
         self._counted.leave(connection)
         self._changed.set()

@@ -21,6 +21,7 @@ from proxy.edge.addressing import (
     MAX_SEGMENTS,
     ON_TOO_MANY_CONNECTIONS,
     STRAIGHT,
+    client_of,
     is_excessive,
     is_loopback_address,
     may_have_token,
@@ -31,7 +32,8 @@ from proxy.edge.admission import Admission
 from proxy.edge.aiohttp_internals import BY_ANSWER, has_waiting_request
 from proxy.edge.connection_manager import REFUSAL_TIMEOUT, ConnectionManager
 from proxy.edge.limited_connection import REVOKE_TIMEOUT, Leave, LimitedConnection
-from proxy.edge.loop_turns import Driver
+from proxy.edge.loop_turns import LoopAccount
+from proxy.owners import Owner, stranger
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +50,7 @@ class Connection(LimitedConnection):
         "_accepted_at",
         "_idle_since",
         "_lost",
+        "address",
         "admission",
         "allocations",
         "cancelled",
@@ -59,6 +62,8 @@ class Connection(LimitedConnection):
 
     def __init__(self, manager: ConnectionManager, server: web.Server, **options: Any) -> None:
         super().__init__(manager, server, **options)
+        #: The address of who sends.
+        self.address = ""
         #: The way of the current request, and its admission.
         self.way = STRAIGHT
         self.admission: Admission | None = None
@@ -76,15 +81,29 @@ class Connection(LimitedConnection):
 
     # --- requests --------------------------------------------------------------------------
 
-    def admit(self, admission: Admission) -> None:
+    def admit(self, admission: Admission) -> bool:
         """Count the connection for the member of an authenticated request.
 
-        Raises `LocalError` (503) if the member has too many.
+        Return whether somebody else was its sender. Raises `LocalError` (503) if the member has too
+        many connections.
         """
-        self.admission = admission
-        if self.owner.member != admission.member:
-            self.manager.join(self, admission)
-            self._held.release()  # taken from the member's budget with the next input
+        self.admission, member = admission, admission.member
+        if self.sender.member == member:
+            return False
+        self._sent_by(Owner(member), self.manager.turns.of_member(member, self.driver.address))
+        if self.owner.member != member:
+            self.manager.join(self, member)
+        return True
+
+    def sent_from(self, address: str) -> None:
+        """Note that somebody who is not signed in sends from an address."""
+        self.address, sender = address, stranger(address)
+        self.driver.address = sender.address
+        self._sent_by(sender, self.manager.turns.of_stranger(sender.address))
+
+    def _sent_by(self, sender: Owner, account: LoopAccount) -> None:
+        self.sender, self.driver.account = sender, account
+        self._held.release()  # the next input or output is held for the sender
 
     def release(self) -> None:
         """Release what the current request holds until it has its answer."""
@@ -97,7 +116,7 @@ class Connection(LimitedConnection):
         if not self.busy:
             return
         self.task, self.busy = None, False
-        self._idle_since = self.manager.now()
+        self._idle_since = self.driver.turns.now
         if self._body_timer is not None:
             self._stop_body_timer()
         if self.transport is None:
@@ -160,12 +179,19 @@ class Connection(LimitedConnection):
 
         Return whether there is room for it. `connection_made` or `handshake_failed` follows.
         """
-        self.peer = peer_of(peer, self.context.trusted_proxies)
-        if not self.manager.accept(self):
+        if not self._accept(peer):
             self.handshake_failed()
             return False
         self._handshake = end_handshake
         return True
+
+    def _accept(self, peer: str) -> bool:
+        """Count a new connection; return whether there is room for it."""
+        self.peer = peer_of(peer, self.context.trusted_proxies)
+        self.sent_from(self.peer.address)
+        if not self.peer.proxies:
+            self.owner = self.sender
+        return self.manager.accept(self)
 
     def handshake_failed(self) -> None:
         """Forget a connection whose handshake has failed."""
@@ -173,15 +199,14 @@ class Connection(LimitedConnection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accept the connection, or answer its first request with a refusal."""
-        had_handshake, self._handshake = self._handshake is not None, None
-        if not had_handshake:
+        is_accepted, self._handshake = self._handshake is not None, None
+        if not is_accepted:
             name = transport.get_extra_info("peername")
-            peer = str(name[0]) if isinstance(name, tuple) else ""
-            self.peer = peer_of(peer, self.context.trusted_proxies)
+            is_accepted = self._accept(str(name[0]) if isinstance(name, tuple) else "")
         here = transport.get_extra_info("sockname")
         self.on_loopback = is_loopback_address(here) and not self.peer.proxies
         super().connection_made(transport)
-        if not had_handshake and not self.manager.accept(self):
+        if not is_accepted:
             if self.manager.may_answer_refusal:
                 asyncio.get_running_loop().call_later(REFUSAL_TIMEOUT, self.end)
             else:
@@ -209,15 +234,10 @@ def driven(
     handle: Callable[[web.Request], Coroutine[Any, Any, web.StreamResponse]],
     request: web.Request,
 ) -> Awaitable[web.StreamResponse]:
-    """Handle a request in steps that are charged to the owner of its connection.
-
-    While few connections are open none is charged: with the check of each step they would take 3 %
-    longer.
-    """
+    """Handle a request in steps that are charged to the owner of its connection."""
     connection: Any = request.protocol
-    driver: Driver = connection.driver
-    work = handle(request)
-    return work if driver.turns.has_few_connections else driver.drive(work)
+    answer: Awaitable[web.StreamResponse] = connection.driver.drive(handle(request))
+    return answer
 
 
 def begun(
@@ -231,6 +251,8 @@ def begun(
     path."""
     connection.begin_body(body)
     connection.admission, connection.way = None, STRAIGHT
+    if connection.peer.proxies:
+        connection.sent_from(client_of(connection.peer, message.headers))
     target = message.path
     if connection.is_refused:
         connection.way = ON_TOO_MANY_CONNECTIONS

@@ -51,7 +51,7 @@ Leave = Callable[[int, str, float], object]
 class LimitedConnection(PausedReading):
     """aiohttp's protocol of one connection, with what it may take.
 
-    What it holds is taken from the budget of its member, or of its address while it is anonymous.
+    What it holds is taken from the budget of its sender.
     """
 
     __slots__ = (
@@ -70,17 +70,20 @@ class LimitedConnection(PausedReading):
         "manager",
         "owner",
         "peer",
+        "sender",
     )
 
     def __init__(self, manager: ConnectionManager, server: web.Server, **options: Any) -> None:
         super().__init__(server, **options)
         self.manager = manager
         self.context = manager.context
-        #: Whom the connection is counted for.
-        self.owner = Owner()
         #: The other end.
         self.peer = Peer("")
-        #: Charges what the connection takes of the event loop's time.
+        #: Whom the connection is counted for.
+        self.owner = Owner()
+        #: Who sends: of a reverse proxy's connection the client of the current request. Memory is
+        #: held for the sender, and time is charged to its account.
+        self.sender = Owner()
         self.driver = Driver(manager.turns, manager.turns.strangers, "")
         #: Whether a request is being answered.
         self.busy = False
@@ -143,7 +146,7 @@ class LimitedConnection(PausedReading):
         return self._held.fits(0 if self.transport is None else size, self._allocate)
 
     def _allocate(self) -> Allocation:
-        return self.context.budget.owner(self.owner, "connection")
+        return self.context.budget.owner(self.sender, "connection")
 
     # --- input -----------------------------------------------------------------------------
 
@@ -176,7 +179,7 @@ class LimitedConnection(PausedReading):
             log.info("headers_refused", received=self._input)
             self._answer_raw(HEADERS_TOO_LARGE)
         elif not self._fits():
-            log.info("headers_refused", member=self.owner.member)
+            log.info("headers_refused", member=self.sender.member)
             self._answer_raw(TOO_MUCH_UNFINISHED)
 
     def begin_body(self, body: StreamReader) -> None:
@@ -210,7 +213,7 @@ class LimitedConnection(PausedReading):
         else:
             self._input += size
             if self._input > HEAD_LIMITS * self.max_field_size or not self._fits():
-                log.info("trailers_refused", member=self.owner.member, received=self._input)
+                log.info("trailers_refused", member=self.sender.member, received=self._input)
                 self.cut()
 
     def _count_frames(self, size: int) -> None:
@@ -218,7 +221,7 @@ class LimitedConnection(PausedReading):
         self._input += size
         if self._fits() or self.paused_by & BY_ANSWER:
             return
-        log.info("socket_refused", member=self.owner.member, received=self._input)
+        log.info("socket_refused", member=self.sender.member, received=self._input)
         self.pause(BY_ANSWER)
         if self._leave is not None:
             self._leave(WSCloseCode.TRY_AGAIN_LATER, MESSAGE_REFUSED, REVOKE_TIMEOUT)
@@ -245,7 +248,7 @@ class LimitedConnection(PausedReading):
         if self.transport is not None:
             self._output = self.transport.get_write_buffer_size()
             if not self._fits():
-                log.info("answer_refused", member=self.owner.member)
+                log.info("answer_refused", member=self.sender.member)
                 asyncio.get_running_loop().call_soon(self.cut)
 
     def resume_writing(self) -> None:

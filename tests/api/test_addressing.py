@@ -16,9 +16,9 @@ from stack import Client, running_proxy
 from yarl import URL
 
 from proxy.api import origins
-from proxy.api.callers import Site, address_of, site_of
+from proxy.api.callers import Site, site_of
 from proxy.api.origins import differs, may_be_rebound, refuses
-from proxy.edge.addressing import peer_of, strip
+from proxy.edge.addressing import client_of, peer_of, strip
 from proxy.settings.values import to_base_path
 from proxy.simulator import Simulator
 
@@ -147,12 +147,12 @@ def test_the_address_is_the_rightmost_that_is_no_trusted_proxys(
     peer: str, forwarded: str, address: str
 ) -> None:
     headers = CIMultiDict({"X-Forwarded-For": forwarded})
-    assert address_of(received(peer, headers)) == address
+    assert client_of(peer_of(peer, TRUSTED), headers) == address
 
 
 def test_several_headers_are_one_list() -> None:
     headers = CIMultiDict([("X-Forwarded-For", "203.0.113.9"), ("X-Forwarded-For", "198.51.100.1")])
-    assert address_of(received("10.0.0.1", headers)) == "198.51.100.1"
+    assert client_of(peer_of("10.0.0.1", TRUSTED), headers) == "198.51.100.1"
 
 
 def test_scheme_and_host_are_believed_of_a_trusted_proxy_alone() -> None:

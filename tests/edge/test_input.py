@@ -15,7 +15,7 @@ from proxy.edge import loop_turns
 from proxy.edge.aiohttp_internals import BY_TURNS
 from proxy.edge.input import READ, STRANGERS_READ, InputProtocol
 from proxy.edge.limited_connection import LimitedConnection
-from proxy.edge.loop_turns import QUANTUM, Driver, LoopTurns
+from proxy.edge.loop_turns import QUANTUM, Driver, LoopAccount, LoopTurns
 from proxy.owners import Owner
 
 
@@ -63,8 +63,15 @@ class Reader:
 def reader(monkeypatch: pytest.MonkeyPatch) -> Reader:
     monkeypatch.setattr(loop_turns, "CALM", 0.0)
     turns = LoopTurns()
-    turns.has_few_connections = False
     return Reader(Driver(turns, turns.of_member("eve", ""), ""))
+
+
+def held_back(reader: Reader) -> LoopAccount:
+    """Use up the time of the reader's owner, whose next turn the test begins."""
+    account = reader.driver.account
+    account.used = QUANTUM
+    account._turns._next[account] = None
+    return account
 
 
 @pytest.fixture
@@ -120,21 +127,19 @@ async def test_input_of_an_owner_that_has_used_its_time_arrives_in_order(
 async def test_the_end_waits_for_what_came_before(
     reader: Reader, writer: asyncio.StreamWriter
 ) -> None:
-    account = reader.driver.account
-    account.must_wait = True
+    account = held_back(reader)
     writer.write(b"x")
     writer.write_eof()
     await until(lambda: bool(account._waiting))
     assert reader.received == b""
-    account.begin_turn()
+    reader.driver.turns._begin_round()
     assert not account.must_wait
     await reader.ended.wait()
     assert reader.received == b"x$"
 
 
 async def test_no_more_than_one_read_waits(reader: Reader, writer: asyncio.StreamWriter) -> None:
-    account = reader.driver.account
-    account.must_wait = True
+    account = held_back(reader)
     writer.write(bytes(100 * READ))
     await until(lambda: bool(account._waiting))
     assert isinstance(reader.transport, asyncio.Transport)
@@ -142,7 +147,7 @@ async def test_no_more_than_one_read_waits(reader: Reader, writer: asyncio.Strea
     protocol = reader.transport.get_protocol()
     assert isinstance(protocol, InputProtocol)
     assert 0 < len(protocol._waiting) <= READ
-    account.begin_turn()
+    reader.driver.turns._begin_round()
     assert reader.transport.is_reading()
     await until(lambda: len(reader.received) == 100 * READ)
 
@@ -150,14 +155,13 @@ async def test_no_more_than_one_read_waits(reader: Reader, writer: asyncio.Strea
 async def test_input_that_waits_is_forgotten_with_its_connection(
     reader: Reader, writer: asyncio.StreamWriter
 ) -> None:
-    account = reader.driver.account
-    account.must_wait = True
+    account = held_back(reader)
     writer.write(b"x")
     await until(lambda: bool(account._waiting))
     assert reader.transport is not None
     reader.transport.abort()
     await reader.ended.wait()
-    account.begin_turn()
+    reader.driver.turns._begin_round()
     assert not account.must_wait
     assert reader.received == b""
 
@@ -171,15 +175,15 @@ async def test_input_that_fails_in_its_turn_ends_no_turns_of_others(
     errors: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
     monkeypatch.setattr(reader, "data_received", fail)
-    turns, account = reader.driver.turns, reader.driver.account
-    account.must_wait = True
+    turns, account = reader.driver.turns, held_back(reader)
     writer.write(b"x")
     await until(lambda: bool(account._waiting))
-    turns.renew(account)
     bob = turns.of_member("bob", "")
-    bob.charge(QUANTUM)
+    turn = asyncio.create_task(bob.turn(""))
+    await until(lambda: bool(bob._waiting))
+    turns._begin_round()
     async with asyncio.timeout(TIMEOUT):
-        await bob.turn("")
+        await turn
         await reader.ended.wait()
     assert not account.must_wait
     assert [str(context["exception"]) for context in errors] == ["it broke"]

@@ -36,11 +36,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> WorkClock:
 
 @pytest.fixture
 def turns(monkeypatch: pytest.MonkeyPatch) -> LoopTurns:
-    """Turns of many connections, of which each iteration is too long."""
+    """Turns of which each iteration is too long."""
     monkeypatch.setattr(loop_turns, "CALM", 0.0)
-    turns = LoopTurns()
-    turns.has_few_connections = False
-    return turns
+    return LoopTurns()
 
 
 async def finished(driver: Driver, work: Coroutine[Any, Any, Any]) -> Any:
@@ -105,10 +103,10 @@ async def test_an_owner_that_uses_little_in_each_iteration_never_waits(
         await asyncio.sleep(0)
 
 
-async def test_short_iterations_are_not_charged(
+async def test_the_beginning_of_an_iteration_is_not_charged(
     clock: WorkClock, turns: LoopTurns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop_turns, "CALM", 10 * QUANTUM)
+    monkeypatch.setattr(loop_turns, "CALM", 5 * QUANTUM)
     driver, done = member(turns, "eve"), 0
 
     async def work() -> None:
@@ -116,26 +114,24 @@ async def test_short_iterations_are_not_charged(
         clock.now += QUANTUM
         done += 1
 
-    for count in (9, 9):
+    for count in (5, 5):
         await asyncio.gather(*(finished(driver, work()) for _ in range(count)))
         assert driver.account.used == 0
     tasks = [asyncio.create_task(finished(driver, work())) for _ in range(20)]
     await asyncio.sleep(0)
-    assert done == 18 + 11  # one of them in a turn
+    assert done == 10 + 6  # one of them in a turn
     await asyncio.gather(*tasks)
 
 
-async def test_turns_end_some_time_after_a_long_iteration(
+async def test_calm_returns_after_the_end_of_a_long_iteration(
     clock: WorkClock, turns: LoopTurns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop_turns, "CALM", QUANTUM)
-    assert not turns.are_needed()
+    assert turns.is_calm()
     clock.now += QUANTUM
-    assert turns.are_needed()
+    assert not turns.is_calm()
     await asyncio.sleep(0)
-    assert turns.are_needed()
-    clock.now += loop_turns.STRAINED
-    assert not turns.are_needed()
+    assert turns.is_calm()
 
 
 async def test_addresses_of_strangers_take_turns(clock: WorkClock, turns: LoopTurns) -> None:
@@ -168,19 +164,18 @@ async def test_few_addresses_of_members_are_remembered(
     assert known == [False, True, True]
 
 
-async def test_the_rest_of_a_step_is_charged_to_who_was_admitted(
+async def test_a_step_is_charged_to_who_was_admitted_in_it(
     clock: WorkClock, turns: LoopTurns
 ) -> None:
     driver = stranger(turns, 1)
     account = turns.of_member("ann", "10.0.0.1")
 
     async def work() -> None:
-        clock.now += 0.001
-        driver.switch(account)
+        driver.account = account
         clock.now += 0.002
 
     await driver.drive(work())
-    assert turns.strangers.used == pytest.approx(0.001)
+    assert turns.strangers.used == 0
     assert account.used == pytest.approx(0.002)
 
 
@@ -192,7 +187,7 @@ async def test_who_was_admitted_waits_for_a_turn_of_its_own(
 
     async def work() -> None:
         nonlocal went_on
-        driver.switch(turns.of_member("eve", "10.0.0.1"))
+        driver.account = turns.of_member("eve", "10.0.0.1")
         await driver.give_way()
         went_on = True
 
@@ -202,50 +197,23 @@ async def test_who_was_admitted_waits_for_a_turn_of_its_own(
     await task
 
 
-async def test_few_connections_are_not_charged(clock: WorkClock, turns: LoopTurns) -> None:
-    turns.has_few_connections = True
-    driver = member(turns, "ann")
-
-    async def work() -> None:
-        clock.now += QUANTUM
-        await asyncio.sleep(0)
-        clock.now += QUANTUM
-
-    await driver.drive(work())
-    assert driver.account.used == 0
-
-
-async def test_work_that_goes_on_is_charged_when_many_others_come(
-    clock: WorkClock, turns: LoopTurns
+async def test_work_gives_way_only_in_a_long_iteration(
+    clock: WorkClock, turns: LoopTurns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    turns.has_few_connections = True
-    driver = member(turns, "ann")
-
-    async def work() -> None:
-        turns.has_few_connections = False
-        await asyncio.sleep(0)
-        clock.now += STEP
-
-    await driver.drive(work())
-    assert driver.account.used == pytest.approx(STEP)
-
-
-async def test_work_that_has_time_left_does_not_give_way(
-    clock: WorkClock, turns: LoopTurns
-) -> None:
+    monkeypatch.setattr(loop_turns, "CALM", 2.5 * STEP)
     driver = member(turns, "ann")
     steps = 0
 
     async def work() -> None:
         nonlocal steps
-        for _ in range(3):
+        for _ in range(9):
             clock.now += STEP
             await driver.give_way()
             steps += 1
 
     task = asyncio.create_task(finished(driver, work()))
     await asyncio.sleep(0)
-    assert steps == 3
+    assert steps == 2
     await task
 
 
