@@ -7,6 +7,7 @@ the most, or else the oldest. So strangers cannot keep others out.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import islice
 from typing import Protocol
 
@@ -41,61 +42,14 @@ class Evictable(Protocol):
         """Abort the connection."""
 
 
-class _Groups:
-    """Connections by their owner, oldest first. Finding the largest group takes O(1)."""
-
-    def __init__(self) -> None:
-        # Dictionaries instead of sets, for their order.
-        self.all: dict[Owner, dict[Evictable, None]] = {}
-        self._by_size: dict[int, dict[Owner, None]] = {}
-        self._largest = 0
-
-    def of(self, owner: Owner) -> dict[Evictable, None]:
-        return self.all.get(owner, {})
-
-    def largest(self) -> dict[Evictable, None]:
-        return self.all[next(iter(self._by_size[self._largest]))] if self._largest else {}
-
-    def add(self, connection: Evictable) -> None:
-        group = self.all.setdefault(connection.owner, {})
-        size = len(group)
-        group[connection] = None
-        self._move(connection.owner, size, len(group))
-
-    def discard(self, connection: Evictable) -> bool:
-        group = self.all.get(connection.owner)
-        if group is None or connection not in group:
-            return False
-        size = len(group)
-        del group[connection]
-        self._move(connection.owner, size, size - 1)
-        if not group:
-            del self.all[connection.owner]
-        return True
-
-    def _move(self, owner: Owner, previous: int, size: int) -> None:
-        if previous == size:
-            return
-        if previous:
-            owners = self._by_size[previous]
-            del owners[owner]
-            if not owners:
-                del self._by_size[previous]
-        if size:
-            self._by_size.setdefault(size, {})[owner] = None
-        if size > self._largest or (previous == self._largest and previous not in self._by_size):
-            self._largest = size
-
-
 class CountedConnections:
     """The connections that the `pool` counts, those of strangers and those of members."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        #: Those of strangers, the oldest first.
-        self.strangers: dict[Evictable, None] = {}
-        self._by_address = _Groups()
-        self._by_member = _Groups()
+        # Dictionaries instead of sets, for their order: the oldest is first.
+        self._strangers: dict[Evictable, None] = {}
+        self._by_owner: dict[Owner, dict[Evictable, None]] = {}
 
     def enter(self, connection: Evictable, now: float) -> bool:
         """Add a new connection of a stranger; others may be closed for it.
@@ -112,7 +66,7 @@ class CountedConnections:
 
     def renew(self, connection: Evictable) -> None:
         """Count a connection as the youngest of the strangers', if it is one of them."""
-        if connection in self.strangers:
+        if connection in self._strangers:
             self._remove(connection)
             self._add(connection)
 
@@ -123,7 +77,7 @@ class CountedConnections:
         """
         owner = Owner(member)
         if not self._pool.move(connection.owner, owner, 1):
-            others = self._by_member.of(owner)
+            others = self._by_owner.get(owner, {})
             idle = _idle(others, now)
             if idle is None:
                 return len(others)
@@ -141,32 +95,32 @@ class CountedConnections:
             self._pool.give_back(connection.owner, 1)
 
     def _add(self, connection: Evictable) -> None:
-        if connection.owner.member:
-            self._by_member.add(connection)
-        else:
-            self.strangers[connection] = None
-            if connection.owner.address:
-                self._by_address.add(connection)
+        self._by_owner.setdefault(connection.owner, {})[connection] = None
+        if not connection.owner.member:
+            self._strangers[connection] = None
 
     def _remove(self, connection: Evictable) -> bool:
-        if connection.owner.member:
-            return self._by_member.discard(connection)
-        if connection not in self.strangers:
+        group = self._by_owner.get(connection.owner, {})
+        if connection not in group:
             return False
-        del self.strangers[connection]
-        if connection.owner.address:
-            self._by_address.discard(connection)
+        del group[connection]
+        if not group:
+            del self._by_owner[connection.owner]
+        self._strangers.pop(connection, None)
         return True
 
     def _make_room(self, owner: Owner, now: float) -> bool:
         """Close a connection for a new one of a stranger; return whether one was closed."""
-        neighbours, largest = self._by_address.of(owner), self._by_address.largest()
+        neighbours = self._by_owner.get(owner, {}) if owner.address else {}
+        groups = self._by_owner.items()
+        largest = _largest(group for other, group in groups if other.address)
         if len(largest) > len(neighbours) + 1:
             return self._evict(next(iter(largest)))
         has_most = len(neighbours) == len(largest) and len(neighbours) > self._pool.minimum
-        return self._evict(_old(neighbours if has_most else self.strangers, now)) or (
-            not has_most and self._evict(_idle(self._by_member.largest(), now))
-        )
+        if self._evict(_old(neighbours if has_most else self._strangers, now)):
+            return True
+        members = _largest(group for other, group in groups if other.member)
+        return not has_most and self._evict(_idle(members, now))
 
     def _evict(self, connection: Evictable | None) -> bool:
         if connection is None:
@@ -174,6 +128,10 @@ class CountedConnections:
         self.leave(connection)
         connection.cut()
         return True
+
+
+def _largest(groups: Iterable[dict[Evictable, None]]) -> dict[Evictable, None]:
+    return max(groups, key=len, default={})
 
 
 def _old(connections: dict[Evictable, None], now: float) -> Evictable | None:

@@ -20,7 +20,7 @@ from proxy.edge.addressing import Peer
 from proxy.edge.aiohttp_internals import BY_ANSWER, PausedReading, has_waiting_request
 from proxy.edge.connection_manager import ConnectionManager
 from proxy.edge.loop_turns import Driver
-from proxy.edge.raw_answers import HEADERS_TOO_LARGE, TOO_MUCH_UNFINISHED
+from proxy.edge.raw_answers import HEADERS_TOO_LARGE
 from proxy.owners import Owner
 from proxy.translate.errors import LocalError
 
@@ -151,36 +151,45 @@ class LimitedConnection(PausedReading):
     # --- input -----------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """Pass input to the parser and count it."""
-        size, busy, body = len(data), self.busy, self._body
+        """Pass input to the parser and count it, since the last thing that it has completed."""
+        size = len(data)
         self._received += size
-        if busy or self._leave is not None:
-            super().data_received(data)
-            if size and self.transport is not None:
-                if busy:
-                    self._count_after_headers(size)
-                else:
-                    self._count_frames(size)
-        elif body is None or body.is_eof():
-            self._input += size
-            super().data_received(data)
-            if size and self.transport is not None and not has_waiting_request(self):
-                self._count_headers()
-        else:  # the rest of a body whose request has its answer
-            super().data_received(data)
-            if body.is_eof():
-                self._input = 0
-            elif size and self.transport is not None:
-                self._count_trailers(body, size)
+        self._input += size
+        super().data_received(data)
+        if size and self.transport is not None:
+            if self._leave is None:
+                self._count_request()
+            else:
+                self._count_frames()
 
-    def _count_headers(self) -> None:
-        """Count the input as headers that are not complete."""
-        if self._input > HEAD_LIMITS * self.max_field_size:
-            log.info("headers_refused", received=self._input)
-            self._answer_raw(HEADERS_TOO_LARGE)
-        elif not self._fits():
-            log.info("headers_refused", member=self.sender.member)
-            self._answer_raw(TOO_MUCH_UNFINISHED)
+    def _count_request(self) -> None:
+        """Count headers and trailers; pause before the next request until the answer is sent."""
+        body = self._body
+        if body is None or body.is_eof():
+            if self.busy:
+                self.pause(BY_ANSWER)
+            elif not has_waiting_request(self):
+                self._limit(HEADERS_TOO_LARGE)
+        elif self.busy and has_waiting_request(self):  # an error of the parser, of each read one
+            self.pause(BY_ANSWER)
+            if body.exception() is None:
+                body.set_exception(INVALID_BODY)
+        elif body.total_bytes != self._body_bytes:
+            self._body_bytes, self._input = body.total_bytes, 0
+        else:
+            self._limit(b"")
+
+    def _limit(self, answer: bytes) -> None:
+        """End the connection if headers or trailers are too large, with an `answer` of HTTP, or if
+        there is no memory for them."""
+        is_too_large = self._input > HEAD_LIMITS * self.max_field_size
+        if is_too_large or not self._fits():
+            log.info("input_refused", member=self.sender.member, received=self._input)
+            if is_too_large and answer and self.transport is not None:
+                self.transport.write(answer)
+                self.transport.close()
+            else:
+                self.cut()
 
     def begin_body(self, body: StreamReader) -> None:
         """Count what comes after the headers of a request as its body."""
@@ -193,32 +202,8 @@ class LimitedConnection(PausedReading):
             self._expect_body()
             self.resume(BY_ANSWER)
 
-    def _count_after_headers(self, size: int) -> None:
-        """Count trailers of a body, and pause before the next request until the answer is sent."""
-        body = self._body
-        if body is None or body.is_eof():
-            self.pause(BY_ANSWER)
-        elif has_waiting_request(self):  # it is an error of the parser, and each read adds another
-            self.pause(BY_ANSWER)
-            if body.exception() is None:
-                body.set_exception(INVALID_BODY)
-        else:
-            self._count_trailers(body, size)
-
-    def _count_trailers(self, body: StreamReader, size: int) -> None:
-        """Count input as trailers, unless more of the body has come with it."""
-        if body.total_bytes != self._body_bytes:
-            self._body_bytes = body.total_bytes
-            self._input = 0
-        else:
-            self._input += size
-            if self._input > HEAD_LIMITS * self.max_field_size or not self._fits():
-                log.info("trailers_refused", member=self.sender.member, received=self._input)
-                self.cut()
-
-    def _count_frames(self, size: int) -> None:
+    def _count_frames(self) -> None:
         """Count the input as a part of a websocket message."""
-        self._input += size
         if self._fits() or self.paused_by & BY_ANSWER:
             return
         log.info("socket_refused", member=self.sender.member, received=self._input)
@@ -256,12 +241,6 @@ class LimitedConnection(PausedReading):
         super().resume_writing()
         self._output = 0
         self._fits()
-
-    def _answer_raw(self, answer: bytes) -> None:
-        """Send a whole answer, and close the connection."""
-        if self.transport is not None:
-            self.transport.write(answer)
-            self.transport.close()
 
     # --- the end ---------------------------------------------------------------------------
 

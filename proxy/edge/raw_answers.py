@@ -6,13 +6,12 @@ from proxy.translate import codec
 from proxy.translate.errors import LocalError
 
 
-def _raw(error: LocalError, status: str, retry_after: int | None = None) -> bytes:
+def _raw(error: LocalError, status: str) -> bytes:
     """Return an answer as bytes, after which the connection is closed."""
     body = codec.dump_bytes(error.body())
-    wait = "" if retry_after is None else f"Retry-After: {retry_after}\r\n"
     head = (
         f"HTTP/1.1 {status}\r\nContent-Type: application/json; charset=utf-8\r\n"
-        f"Content-Length: {len(body)}\r\n{wait}Connection: close\r\n\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     )
     return head.encode() + body
 
@@ -24,13 +23,4 @@ HEADERS_TOO_LARGE = _raw(
         "increase the setting `max_header_kb`.",
     ),
     "431 Request Header Fields Too Large",
-)
-TOO_MUCH_UNFINISHED = _raw(
-    LocalError(
-        "memory_limit",
-        "The proxy holds too many unfinished requests of your address; finish them, and try again.",
-        kind="rate_limited",
-    ),
-    "429 Too Many Requests",
-    2,
 )

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hypothesis import given
-from hypothesis import strategies as st
-
 from proxy.edge import counted_connections
 from proxy.edge.counted_connections import CountedConnections
 from proxy.owners import Owner, stranger
@@ -97,17 +94,3 @@ def test_a_member_has_a_half_of_all_connections() -> None:
     assert full.enter(held[100], 0.0)
     assert full.join_member(held[100], "eve", 9.0) == 100
     assert full.join_member(held[100], "bob", 9.0) is None
-
-
-@given(st.lists(st.tuples(st.sampled_from(["a", "b", "c"]), st.booleans()), max_size=60))
-def test_the_largest_group_is_known_at_all_times(steps: list[tuple[str, bool]]) -> None:
-    groups = counted_connections._Groups()
-    held: dict[str, list[FakeConnection]] = {"a": [], "b": [], "c": []}
-    for key, comes in steps:
-        if comes:
-            held[key].append(FakeConnection(stranger(key)))
-            groups.add(held[key][-1])
-        elif held[key]:
-            assert groups.discard(held[key].pop())
-        assert len(groups.largest()) == max(map(len, held.values()))
-        assert not groups.discard(FakeConnection(stranger(key)))
