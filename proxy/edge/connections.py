@@ -174,19 +174,12 @@ class Connection(LimitedConnection):
 
     # --- the transport ---------------------------------------------------------------------
 
-    def accept(self, peer: str, end_handshake: Callable[[], object]) -> bool:
-        """Accept a connection at the beginning of its TLS handshake; `end_handshake` closes it.
+    def accept(self, peer: str) -> bool:
+        """Count a new connection; return whether there is room for it.
 
-        Return whether there is room for it. `connection_made` or `handshake_failed` follows.
+        If it has a TLS handshake this comes before that, and `connection_made` or
+        `handshake_failed` after it.
         """
-        if not self._accept(peer):
-            self.handshake_failed()
-            return False
-        self._handshake = end_handshake
-        return True
-
-    def _accept(self, peer: str) -> bool:
-        """Count a new connection; return whether there is room for it."""
         self.peer = peer_of(peer, self.context.trusted_proxies)
         self.sent_from(self.peer.address)
         if not self.peer.proxies:
@@ -199,10 +192,10 @@ class Connection(LimitedConnection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accept the connection, or answer its first request with a refusal."""
-        is_accepted, self._handshake = self._handshake is not None, None
+        is_accepted, self.handshake = self.handshake is not None, None
         if not is_accepted:
             name = transport.get_extra_info("peername")
-            is_accepted = self._accept(str(name[0]) if isinstance(name, tuple) else "")
+            is_accepted = self.accept(str(name[0]) if isinstance(name, tuple) else "")
         here = transport.get_extra_info("sockname")
         self.on_loopback = is_loopback_address(here) and not self.peer.proxies
         super().connection_made(transport)

@@ -58,7 +58,6 @@ class LimitedConnection(PausedReading):
         "_body",
         "_body_bytes",
         "_body_timer",
-        "_handshake",
         "_held",
         "_input",
         "_leave",
@@ -67,6 +66,7 @@ class LimitedConnection(PausedReading):
         "busy",
         "context",
         "driver",
+        "handshake",
         "manager",
         "owner",
         "peer",
@@ -96,8 +96,8 @@ class LimitedConnection(PausedReading):
         #: Bytes received since the body began, or since its progress was checked.
         self._received = 0
         self._body_timer: asyncio.TimerHandle | None = None
-        #: Ends the TLS handshake while it lasts.
-        self._handshake: Callable[[], object] | None = None
+        #: The TLS handshake while it lasts.
+        self.handshake: asyncio.Task[None] | None = None
         #: Closes the websocket.
         self._leave: Leave | None = None
 
@@ -246,14 +246,14 @@ class LimitedConnection(PausedReading):
 
     def end(self) -> None:
         """Close the connection after sending what was written."""
-        if self._handshake is not None:
-            self._handshake()
+        if self.handshake is not None:
+            self.handshake.cancel()
         elif self.transport is not None:
             self.transport.close()
 
     def cut(self) -> None:
         """Abort the connection."""
-        if self._handshake is not None:
-            self._handshake()
+        if self.handshake is not None:
+            self.handshake.cancel()
         elif self.transport is not None:
             self.transport.abort()

@@ -166,13 +166,20 @@ class TlsListener:
         """Start the handshake of a connection, if there is room for it."""
         accepted.setblocking(False)
         connection, protocol = self._make()
-        handshake = _Handshake(connection, accepted)
-        if not connection.accept(str(peer[0]), handshake.end):
+        if not connection.accept(str(peer[0])):
+            connection.handshake_failed()
             accepted.close()
             return
         work = self._handshake(protocol, accepted)
-        handshake.task = self._supervisor.spawn(work, "TLS handshake")
-        handshake.task.add_done_callback(handshake.ended)
+        connection.handshake = self._supervisor.spawn(work, "TLS handshake")
+        connection.handshake.add_done_callback(partial(self._ended, connection, accepted))
+
+    @staticmethod
+    def _ended(connection: Connection, accepted: socket.socket, _: asyncio.Task[None]) -> None:
+        """Forget the connection if its handshake has failed."""
+        if connection.transport is None:
+            connection.handshake_failed()
+            accepted.close()
 
     async def _handshake(self, protocol: asyncio.BufferedProtocol, accepted: socket.socket) -> None:
         try:
@@ -185,23 +192,3 @@ class TlsListener:
             )
         except (OSError, ssl.SSLError) as error:
             log.debug("handshake_failed", error=type(error).__name__)
-
-
-class _Handshake:
-    """The handshake of a connection."""
-
-    def __init__(self, connection: Connection, accepted: socket.socket) -> None:
-        self._connection = connection
-        self._accepted = accepted
-        self.task: asyncio.Task[None] | None = None
-
-    def end(self) -> None:
-        """Cancel the handshake."""
-        if self.task is not None:
-            self.task.cancel()
-
-    def ended(self, _: asyncio.Task[None]) -> None:
-        """Forget the connection if the handshake has failed."""
-        if self._connection.transport is None:
-            self._connection.handshake_failed()
-            self._accepted.close()
