@@ -104,7 +104,6 @@ class LoopTurns:
 
     def __init__(self) -> None:
         self.strangers = LoopAccount(self)
-        self._monotonic = clock.source.monotonic
         #: When the current step began.
         self.now = 0.0
         #: Until when nothing is charged, and whether the iteration in which that began goes on.
@@ -116,7 +115,7 @@ class LoopTurns:
 
     def is_calm(self) -> bool:
         """Return whether the current iteration is short until now, so that nobody has to wait."""
-        self.now = now = self._monotonic()
+        self.now = now = clock.source.monotonic()
         return now < self._calm_until or self._begin_calm(now)
 
     def _begin_calm(self, now: float) -> bool:

@@ -10,11 +10,12 @@ from typing import Any
 
 import aiohttp
 import pytest
+from stopped_clock import stopped
 from team import Team, basic, bearer, running_team
 from yarl import URL
 
+from proxy import clock
 from proxy.api.credentials import COOKIE
-from proxy.api.keys import INVITATIONS
 from proxy.members import invitations as module
 from proxy.members.accounting import MAX_FAILURES
 from proxy.simulator import Simulator
@@ -128,11 +129,13 @@ async def test_of_many_at_once_one_gets_the_token(
 
 
 async def test_an_invitation_expires(
-    team: Team, session: aiohttp.ClientSession, browser: aiohttp.ClientSession
+    team: Team,
+    session: aiohttp.ClientSession,
+    browser: aiohttp.ClientSession,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     code = await invited(session, team, expires="60s")
-    now = team.proxy.services[INVITATIONS]._now
-    team.proxy.services[INVITATIONS]._now = lambda: now() + 61
+    stopped(monkeypatch, clock.time() + 61)
     status, page = await accept(browser, team.url, code)
     assert (status, "ccp_" in page) == (401, False)
     assert (await api(session, team, "GET", "invitations"))[1] == {"invitations": []}
