@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import structlog
 
 from proxy.engine.accounts import PASSING, Account, Reason
+from proxy.engine.budget_holds import BudgetHolds
 from proxy.engine.fair_share import FairShare, JobQueue
 from proxy.engine.live_job import LiveJob, SlotState
 from proxy.engine.outcomes import Elsewhere, Outcome, OverBudget, Refused, Sent
@@ -38,14 +39,6 @@ class TurnSignal(Protocol):
 
     async def wait(self) -> object:
         """Wait for it."""
-
-
-class BudgetHold(NamedTuple):
-    """Jobs of a member that are not sent until a time of the clock: those that are expected to cost
-    more than is `left`, or all without it, until one of the member's jobs has ended."""
-
-    until: float
-    left: int | None
 
 
 class Scheduler:
@@ -80,7 +73,7 @@ class Scheduler:
         #: How many slots each member has, and each client by its member and `client_id`.
         self._on_cloud: Counter[str] = Counter()
         self._busy: Counter[tuple[str, str | None]] = Counter()
-        self._budget_holds: dict[str, BudgetHold] = {}
+        self._budget_holds = BudgetHolds(clock)
 
     def changed(self) -> None:
         """Note that a waiting job may have got its turn, or waits for another reason."""
@@ -214,7 +207,7 @@ class Scheduler:
                 if not was_well:
                     self.changed()
             case OverBudget(left=left, wait=wait):
-                self._budget_holds[job.member] = BudgetHold(self._clock() + wait, left)
+                self._budget_holds.hold(job.member, wait, left)
             case Elsewhere(refusal=refusal, fault=fault, retry_after=retry_after):
                 self._suspend(job.account, fault, refusal, retry_after)
 
@@ -258,8 +251,8 @@ class Scheduler:
         rests = [
             account.health.until for account in self._accounts.values() if not account.health.well
         ]
-        holds = [hold.until for hold in self._budget_holds.values()]
-        return min((at for at in (*rests, *holds, self.paused_until) if at > after), default=None)
+        times = (*rests, *self._budget_holds.ends(), self.paused_until)
+        return min((at for at in times if at > after), default=None)
 
     # --- what is kept ----------------------------------------------------------------------
 
@@ -350,26 +343,15 @@ class Scheduler:
             return "disabled"
         if limit is not None and self._on_cloud[member] >= limit:
             return "limit"
-        hold = self._budget_hold(member)
-        return "budget" if hold is not None and hold.left is None else None
+        return "budget" if self._budget_holds.holds_all(member) else None
 
     def exceeds_budget(self, job: LiveJob) -> bool:
         """Return whether a job would exceed a hard budget of its member, as far as is known."""
-        hold = self._budget_hold(job.member)
-        return hold is not None and hold.left is not None and max(1, job.estimate) > hold.left
-
-    def _budget_hold(self, member: str) -> BudgetHold | None:
-        hold = self._budget_holds.get(member)
-        if hold is not None and hold.until <= self._clock():
-            del self._budget_holds[member]
-            return None
-        return hold
+        return self._budget_holds.exceeds(job.member, job.estimate)
 
     def charged(self, member: str) -> None:
         """Note that the cost of a job of the member is known: others may have waited for that."""
-        hold = self._budget_holds.get(member)
-        if hold is not None and hold.left is None:
-            del self._budget_holds[member]
+        if self._budget_holds.charged(member):
             self.changed()
 
     def members_changed(self) -> None:
