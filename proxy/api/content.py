@@ -7,6 +7,7 @@ nothing (Content Security Policy Level 3, `sandbox`).
 
 from __future__ import annotations
 
+from proxy.translate import media_types
 from proxy.translate.media_types import TYPES, UNKNOWN
 
 #: The headers of every answer with content; sounds and videos have another policy.
@@ -42,7 +43,7 @@ _SYNONYMS = (
 
 def is_active(type_: str) -> bool:
     """Return whether a browser that shows the type runs its contents; SVG pictures are included."""
-    essence = type_.partition(";")[0].strip().lower()
+    essence = media_types.essence(type_)
     return essence in _ACTIVE or essence.endswith("+xml")
 
 
@@ -61,7 +62,7 @@ def content_headers(
     on the list of types is always an attachment. `destination` is `Sec-Fetch-Dest`: an SVG for an
     `<img>` is a picture.
     """
-    essence = type_.partition(";")[0].strip().lower()
+    essence = media_types.essence(type_)
     headers = {"Content-Type": essence, **SAFETY_HEADERS}
     if is_active(essence):
         headers |= {"Vary": "Sec-Fetch-Dest", "Cache-Control": "no-store"}

@@ -12,8 +12,9 @@ from typing import Any, Literal, TypeAlias
 from proxy.cloud.answers import Answer
 from proxy.cloud.errors import CloudError, CloudGarbage, CloudRefused
 from proxy.cloud.http import Http
-from proxy.translate.billing import BookedPage, page_of, rfc3339
+from proxy.translate.billing import BookedPage, page_of
 from proxy.translate.plans import AccountPlan, plan_of
+from proxy.translate.times import rfc3339
 
 #: Events of a page (the maximum of the cloud).
 PAGE_SIZE = 100
@@ -45,8 +46,8 @@ class CloudBilling:
         query: dict[str, str | int] = {
             "page": page,
             "limit": PAGE_SIZE,
-            "start_date": rfc3339(since),
-            "end_date": rfc3339(until),
+            "start_date": rfc3339(since * 1000, "milliseconds"),
+            "end_date": rfc3339(until * 1000, "milliseconds"),
         }
         call = self._http.call("GET", "billing/events", query=query)
         found = page_of(await self._http.read(call, Answer.object))

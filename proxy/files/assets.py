@@ -241,7 +241,9 @@ class Assets:
             content.path,
             content.hash,
             content.size,
-            content.media_type if new.mime_type is None else forms.essence(new.mime_type),
+            content.media_type
+            if new.mime_type is None
+            else new.mime_type.partition(";")[0].strip(),
             content.job if content.type != "input" else None,
             now,
             now,

@@ -28,7 +28,7 @@ from proxy.files.namespace import Namespace
 from proxy.files.pictures import MAX_PIXELS, NotAPictureError, PictureWorkers, TooManyPixelsError
 from proxy.storage.file_tables import FileRecord
 from proxy.translate.errors import LocalError, from_cloud
-from proxy.translate.media_types import kind, media_type
+from proxy.translate.media_types import essence, kind, media_type
 
 _log = structlog.get_logger(__name__)
 
@@ -185,7 +185,7 @@ class Uploads:
                     received.path,
                     hash_=received.hash,
                     filename=filename,
-                    content_type=media_type(filename).partition(";")[0],
+                    content_type=essence(media_type(filename)),
                     picture=picture,
                 )
                 await self._contents.was_sent(account, received.hash, received.size, cloud_name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Any
 from urllib.parse import urlencode
 
@@ -17,6 +17,7 @@ from msgspec import Struct
 from proxy.translate import codec
 from proxy.translate.output_files import files_of
 from proxy.translate.snapshots import milliseconds
+from proxy.translate.times import rfc3339, time_of
 
 #: What the cloud's errors say of a failure, in `execution_error` and in `error_message`.
 _ERROR_FIELDS = (
@@ -42,11 +43,6 @@ class OutputFile(Struct, frozen=True):
     id: str | None = None
 
 
-def time(milliseconds: float) -> str:
-    """Return a time in ms since 1970 as RFC 3339 in UTC."""
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat().replace("+00:00", "Z")
-
-
 def status(job: Mapping[str, Any]) -> dict[str, Any]:
     """Return the answer of `GET /api/job/{id}/status`, with one of the five friendly states.
 
@@ -57,8 +53,8 @@ def status(job: Mapping[str, Any]) -> dict[str, Any]:
     answer = {
         "id": job["id"],
         "status": job["status"],
-        "created_at": time(created),
-        "updated_at": time(max(created, updated)),
+        "created_at": rfc3339(created * 1000),
+        "updated_at": rfc3339(max(created, updated) * 1000),
     }
     if job["status"] == "failed":
         failure = job.get("execution_error") or {}
@@ -123,7 +119,7 @@ def asset(
         "size": size,
         "mime_type": media_type,
         "preview_url": f"/api/view?{urlencode(query)}",
-        "created_at": time(modified * 1000),
+        "created_at": rfc3339(modified * 1_000_000),
         "node_id": file.node_id,
         "output_key": file.key,
         "output_index": file.index,
@@ -162,10 +158,7 @@ def user_file(item: Mapping[str, Any]) -> UserFile | None:
 
 def _seconds(value: object) -> float:
     if isinstance(value, str):
-        try:
-            read = datetime.fromisoformat(value)
-        except ValueError:
-            return 0.0
-        return (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
+        at = time_of(value, UTC)
+        return 0.0 if at is None else at.timestamp()
     ms = milliseconds(value)
     return 0.0 if ms is None else ms / 1000

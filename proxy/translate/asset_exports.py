@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from msgspec import Struct
 
 from proxy.translate.asset_requests import ExportRequest
-from proxy.translate.assets import Asset, time
+from proxy.translate.assets import Asset
+from proxy.translate.times import rfc3339
 
 
 class FailedAsset(NamedTuple):
@@ -136,10 +137,10 @@ def task(
         "idempotency_key": key,
         "payload": payload,
         "status": "failed" if stopped else status,
-        "create_time": time(1000 * created_at),
-        "update_time": time(1000 * updated_at),
-        "started_at": time(1000 * created_at),
-        "completed_at": None if ended_at is None else time(1000 * ended_at),
+        "create_time": rfc3339(1000 * created_at),
+        "update_time": rfc3339(1000 * updated_at),
+        "started_at": rfc3339(1000 * created_at),
+        "completed_at": None if ended_at is None else rfc3339(1000 * ended_at),
         "result": result,
         "error_message": "The server stopped during the export." if stopped else None,
     }

@@ -11,7 +11,6 @@ import binascii
 import posixpath
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urlencode
 
@@ -19,8 +18,9 @@ from msgspec import Struct
 
 from proxy.translate import codec
 from proxy.translate.errors import Kind, LocalError
-from proxy.translate.media_types import media_type
+from proxy.translate.media_types import essence, media_type
 from proxy.translate.names import Place
+from proxy.translate.times import rfc3339
 
 Sort = Literal["created_at", "updated_at", "name", "size", "last_access_time"]
 Order = Literal["desc", "asc"]
@@ -218,11 +218,11 @@ def shown(asset: Asset, preview: Asset | None = None, **more: object) -> dict[st
         "metadata": None if asset.metadata is None else codec.loads(asset.metadata),
         "job_id": job,
         "prompt_id": job,
-        "created_at": time(asset.created_at),
-        "updated_at": time(asset.updated_at),
+        "created_at": rfc3339(asset.created_at),
+        "updated_at": rfc3339(asset.updated_at),
         "last_access_time": None
         if asset.last_access_time is None
-        else time(asset.last_access_time),
+        else rfc3339(asset.last_access_time),
         **more,
     }
     return {name: value for name, value in fields.items() if value is not None}
@@ -248,17 +248,6 @@ def preview_url(asset: Asset) -> str | None:
     if asset.place.subfolder:
         query["subfolder"] = asset.place.subfolder
     return f"/api/view?{urlencode(query)}"
-
-
-def time(microseconds: int) -> str:
-    """Return a time in µs since 1970 in UTC; the web interface takes no other zone than `Z`."""
-    at = datetime(1970, 1, 1) + timedelta(microseconds=microseconds)  # noqa: DTZ001 (UTC)
-    return f"{at.isoformat()}Z"
-
-
-def essence(type_: str) -> str:
-    """Return a media type without its parameters."""
-    return type_.partition(";")[0].strip()
 
 
 def stored_name(hash_: str, filename: str) -> str:

@@ -7,7 +7,7 @@ absent or of another form.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC
 from decimal import Decimal
 from typing import Any
 
@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from proxy.translate.plans import decimal_of
 from proxy.translate.reading import field_of
+from proxy.translate.times import ms_of
 
 #: The events that are about spending; others are about payments and the account.
 USAGE_EVENTS = frozenset({"gpu_usage", "api_node_usage", "agent_usage", "api_usage_completed"})
@@ -57,7 +58,7 @@ def page_of(answer: Mapping[str, Any]) -> BookedPage | None:
     if not isinstance(events, list):
         return None
     spending = tuple(found for event in events if (found := booked_event(event)) is not None)
-    times = [time for event in events if (time := _time(event)) is not None]
+    times = [at for event in events if (at := _booked_at(event)) is not None]
     total = decimal_of(answer.get("total"))
     return BookedPage(
         spending,
@@ -78,7 +79,7 @@ def booked_event(event: object) -> BookedEvent | None:
     id_, type_, at, params = (
         event.get("event_id"),
         event.get("event_type"),
-        _time(event),
+        _booked_at(event),
         event.get("params"),
     )
     if not isinstance(id_, str) or not id_ or not isinstance(type_, str) or at is None:
@@ -100,18 +101,5 @@ def _usd(params: Mapping[str, Any]) -> Decimal | None:
     return None if cents is None else cents / 100
 
 
-def _time(event: object) -> int | None:
-    """Return when an event was, in ms since 1970; a time without a zone is UTC."""
-    text = field_of(event, "createdAt")
-    try:
-        time = datetime.fromisoformat(text) if isinstance(text, str) else None
-        if time is None:
-            return None
-        return int((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000)
-    except (ValueError, OverflowError):
-        return None
-
-
-def rfc3339(ms: int) -> str:
-    """Return a time in UTC, such as `2026-11-28T20:00:00.000Z`."""
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+def _booked_at(event: object) -> int | None:
+    return ms_of(field_of(event, "createdAt"), UTC)

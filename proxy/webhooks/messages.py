@@ -19,7 +19,7 @@ from proxy.logging import scrub_start
 from proxy.storage.budget_notices import BudgetNotice
 from proxy.storage.webhooks import GATEWAY, WebhookMessage
 from proxy.translate import codec, output_files
-from proxy.translate.billing import rfc3339
+from proxy.translate.times import rfc3339
 
 MessageType = Literal[
     "job.started",
@@ -65,7 +65,7 @@ def message(
 ) -> WebhookMessage:
     """Return a new message about a member, or about the gateway (`GATEWAY`)."""
     created = now()
-    body = {"type": type_, "timestamp": rfc3339(created), "data": data}
+    body = {"type": type_, "timestamp": rfc3339(created * 1000, "milliseconds"), "data": data}
     id_ = f"msg_{randomness.uuid4().hex}"
     return WebhookMessage(
         id_, type_, member, codec.dump_bytes(body), created, url=url, new_secret=new_secret

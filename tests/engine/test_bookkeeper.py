@@ -24,8 +24,8 @@ from proxy.storage.database import Database
 from proxy.storage.leases import ENGINE, LeaseRepository
 from proxy.storage.usage import day_of
 from proxy.supervisor import Supervisor
-from proxy.translate.billing import rfc3339
 from proxy.translate.plans import AccountPlan
+from proxy.translate.times import rfc3339
 
 HOUR, DAY = 3_600_000, 86_400_000
 #: A minute before a noon, by the clock of the tests.
@@ -90,7 +90,7 @@ def spent(simulator: Simulator, id_: str, at: int, usd: float = 1.0, **more: Any
         {
             "event_id": id_,
             "event_type": "gpu_usage",
-            "createdAt": rfc3339(at),
+            "createdAt": rfc3339(at * 1000),
             "params": {"amount": usd * 100},
             "api_key_prefix": simulator.key[:16],
             **more,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.translate.billing import BookedEvent, booked_event, page_of, rfc3339
+from proxy.translate.billing import BookedEvent, booked_event, page_of
 
 AT = 1_795_636_800_000
 EVENT = {
@@ -76,7 +76,6 @@ def test_a_time_is_read_with_its_zone(text: str) -> None:
     found = booked_event(event(createdAt=text))
     assert found is not None
     assert found.at == AT
-    assert rfc3339(found.at) == "2026-11-25T20:00:00.000Z"
 
 
 KEY = "comfyui-0123456789abcdef"

@@ -14,8 +14,8 @@ from proxy.cloud.answers import Answer
 from proxy.cloud.errors import CloudGarbage, CloudRefused
 from proxy.cloud.http import JSON, Http, SentFile
 from proxy.translate import codec
+from proxy.translate.times import ms_of
 from proxy.translate.v2.assets import asset_id, cloud_name, file_path
-from proxy.translate.v2.jobs import milliseconds
 
 #: Of how many inputs it is remembered that they are there.
 _REMEMBERED = 10_000
@@ -83,6 +83,6 @@ class DeploymentUploads:
 
     def _remember(self, name: str, asset: Mapping[str, Any]) -> None:
         left = _BELIEVED
-        if (expires := milliseconds(asset.get("expires_at"))) is not None:
+        if (expires := ms_of(asset.get("expires_at"))) is not None:
             left = min(left, (expires - clock.now()) / 1000 - _MARGIN)
         self._until[name] = clock.monotonic() + left

@@ -12,6 +12,7 @@ import re
 from typing import Any
 
 from proxy.translate.file_inputs import ASSET
+from proxy.translate.media_types import essence
 
 #: An extension that is kept; what has none or an odd one gets that of its media type, or this one.
 _EXTENSION = re.compile(r"\.[A-Za-z0-9]{1,16}")
@@ -25,7 +26,7 @@ def cloud_name(asset_id: str, filename: str, content_type: str = "") -> str:
     """Return the proxy's name of an asset."""
     written = posixpath.splitext(filename)[1].lower()
     if not _EXTENSION.fullmatch(written):
-        written = mimetypes.guess_extension(content_type.partition(";")[0].strip()) or _NO_EXTENSION
+        written = mimetypes.guess_extension(essence(content_type)) or _NO_EXTENSION
     return f"{asset_id}{written}"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +11,7 @@ from proxy.translate.graph_shape import class_of
 from proxy.translate.jobs import inputs_of, is_link, links_of
 from proxy.translate.reading import field_of, object_of, objects_of, text_of
 from proxy.translate.snapshots import Snapshot, Status
+from proxy.translate.times import ms_of
 from proxy.translate.v2.assets import cloud_name
 
 #: The statuses of API v2. An unknown one counts as in flight.
@@ -80,7 +80,7 @@ def snapshot_of(
     status = STATUSES.get(raw, "in_progress")
     if raw == "expired" and cancelled:
         status = "cancelled"
-    start, end = milliseconds(job.get("started_at")), milliseconds(job.get("completed_at"))
+    start, end = ms_of(job.get("started_at")), ms_of(job.get("completed_at"))
     ran = field_of(job, "metrics", "execution_ms")
     if start is not None and end is None and isinstance(ran, int | float) and 0 <= ran < _MAX_RUN:
         end = start + int(ran)
@@ -90,7 +90,7 @@ def snapshot_of(
         str(job["id"]),
         status,
         settled=settled,
-        create_time=milliseconds(job.get("created_at")),
+        create_time=ms_of(job.get("created_at")),
         start_time=start,
         end_time=end,
         outputs=outputs,
@@ -98,17 +98,6 @@ def snapshot_of(
         execution_error=_error(job, raw, graph) if status == "failed" else None,
         unlisted=() if raw in STATUSES else ("status",),
     )
-
-
-def milliseconds(value: object) -> int | None:
-    """Return the ms since 1970 of a time of RFC 3339, `None` for something else."""
-    if not isinstance(value, str):
-        return None
-    try:
-        at = datetime.fromisoformat(value)
-    except ValueError:
-        return None
-    return None if at.tzinfo is None else int(at.timestamp() * 1000)
 
 
 def outputs_of(job: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -16,10 +16,10 @@ from msgspec import Struct
 
 from proxy.translate.frames import CloudPicture
 from proxy.translate.snapshots import Snapshot
+from proxy.translate.times import ms_of
 from proxy.translate.v2.jobs import (
     STATUSES,
     OutputNodes,
-    milliseconds,
     outputs_by_node,
     outputs_of,
 )
@@ -99,7 +99,7 @@ class RunObserver:
         self.seen += 1
         self.wants_reading = False
         found: list[Observation] = []
-        at = milliseconds((job or {}).get("started_at"))
+        at = ms_of((job or {}).get("started_at"))
         runs = job is not None and (status == "in_progress" or at is not None)
         if self._starting or (runs and not self._started):  # it is told before what its nodes show
             found.append(Snapshot(self.cloud_id, "in_progress", settled=False, start_time=at))
