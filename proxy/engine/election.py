@@ -25,7 +25,7 @@ from proxy.jobs.engine_client import EngineClient, RunningEngine
 from proxy.jobs.messages import EngineOffered, JobsMissed, LeaseReleased
 from proxy.jobs.models import AccountView
 from proxy.storage.database import StorageError
-from proxy.storage.leases import ENGINE, LeaseRepository
+from proxy.storage.leases import ENGINE, Lease, LeaseRepository
 from proxy.supervisor import Supervisor
 
 log = structlog.get_logger(__name__)
@@ -111,10 +111,7 @@ class Election:
         lasted = term is not None and term.lasts
         await self._end()
         if term is not None and lasted:
-            try:
-                await self.leases.release(term.lease)
-            except StorageError as error:
-                log.error("lease_release_failed", error=str(error))
+            await self._release(term.lease)
             self.bus.publish("terms", LeaseReleased())
             await self.bus.flush()
 
@@ -162,13 +159,20 @@ class Election:
         except BaseException:
             self._term = None
             await engine.close(write=False)
-            await self.leases.release(lease)
+            await self._release(lease)
             raise
         if self.handover is not None:
             self.handover.acquired()
         self.engine = engine
         self.client.lead(engine)
         self.bus.publish("jobs", JobsMissed())
+
+    async def _release(self, lease: Lease) -> None:
+        """Leave the lease to others at once; if the storage refuses, once it runs out."""
+        try:
+            await self.leases.release(lease)
+        except StorageError as error:
+            log.error("lease_release_failed", error=str(error))
 
     async def _hold(self, term: Term) -> None:
         """Renew the lease until the term is over; then nothing of its engine is left."""

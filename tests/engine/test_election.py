@@ -164,6 +164,29 @@ async def test_an_engine_that_cannot_begin_leaves_the_lease_to_others(
     await supervisor.close()
 
 
+async def test_a_process_that_stops_while_its_engine_begins_stops_without_the_database(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fails then does not take the place of the cancellation."""
+    begun = asyncio.Event()
+
+    async def begin(_: RecordingEngine) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def refuse(*_: object) -> None:
+        raise StorageError("the database is unavailable")
+
+    async with replicas(database, length=600.0) as (one, two):
+        await one.active()
+        monkeypatch.setattr(RecordingEngine, "start", begin)
+        monkeypatch.setattr(two.leases, "release", refuse)
+        await one.election.leave()
+        async with asyncio.timeout(TIMEOUT):
+            await begun.wait()
+            await two.election.leave()
+
+
 async def test_where_nobody_else_can_be_the_lease_of_a_process_that_died_is_taken_at_once(
     database: Database,
 ) -> None:
