@@ -44,6 +44,9 @@ LATE_LEASE = (2.0, 6.0)
 INTERVAL = 0.5
 
 
+#: The revision of the schema of the next release.
+NEXT = "9999"
+
 #: What only the engine whose term it is may write: each tells who has the lease meanwhile.
 _GUARDS = """
 CREATE TRIGGER guard_history AFTER INSERT ON history BEGIN
@@ -74,6 +77,24 @@ class Server:
         )
         self.raw.create_function("julianday", 1, lambda _: self.now() / 86400 + 2440587.5)
         self._empty = asyncio.run(_empty())
+
+    @property
+    def is_migrated(self) -> bool:
+        """Whether the schema is that of the next release."""
+        revision = self.raw.execute("SELECT version_num FROM alembic_version").fetchone()
+        return bool(revision[0] == NEXT)
+
+    def migrate(self) -> None:
+        """Bring the schema to that of the next release: each table has one more column."""
+        if self.is_migrated:
+            return
+        tables = self.raw.execute(
+            "SELECT name FROM sqlite_schema WHERE type = 'table' AND sql NOT LIKE '%WITHOUT%' "
+            "AND name NOT LIKE 'sqlite_%' AND name != 'alembic_version'"
+        ).fetchall()
+        for (table,) in tables:
+            self.raw.execute(f"ALTER TABLE {table} ADD COLUMN colour TEXT NOT NULL DEFAULT 'grey'")
+        self.raw.execute("UPDATE alembic_version SET version_num = ?", (NEXT,))
 
     def restart(self, now: Callable[[], float], engine_wrote: Callable[[str, str], None]) -> None:
         """Forget all rows; `now` is the clock, in seconds since 1970."""

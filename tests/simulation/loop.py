@@ -35,10 +35,12 @@ class DeadlockError(Exception):
 class Process:
     """A process of the simulated world. While it is `frozen`, what would run is `parked`.
 
-    After `fuse` more callbacks `on_fuse` is called.
+    After `fuse` more callbacks `on_fuse` is called. It runs this release of the program, or with
+    `is_newer` the next one.
     """
 
     name: str
+    is_newer: bool = False
     alive: bool = True
     frozen: bool = False
     parked: list[SimulatedHandle] = field(default_factory=list)

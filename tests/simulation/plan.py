@@ -118,8 +118,8 @@ _FAULTS = {
 
 #: More of them, beside those: the replica that runs the engine is frozen on the way of a write to
 #: the database; the database answers a renewal of its lease late and is away from it then; the
-#: credits are used up; all replicas are restarted one after the other, as for another release; one
-#: of two accounts is away.
+#: credits are used up; all replicas are replaced one after the other by those of the next release;
+#: one of two accounts is away.
 _MORE_FAULTS = {
     "frozen_write": (3, 10.0, 45.0),
     "late_lease": (3, 5.0, 30.0),

@@ -64,6 +64,8 @@ class Replica:
         self._loop = world.loop
         self._plan = plan
         self.name = name
+        #: Whether the next process is of the next release.
+        self.is_newer = False
         self.process = Process(name)
         self.parts: Parts | None = None
         self._task: asyncio.Task[None] | None = None
@@ -84,7 +86,7 @@ class Replica:
 
     def start(self) -> None:
         """Start a new process with an empty memory."""
-        self.process = Process(self.name)
+        self.process = Process(self.name, self.is_newer)
         self.processes.append(self.process)
         self.parts, self._stop = None, asyncio.Event()
         self.starts += 1

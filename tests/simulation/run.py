@@ -290,6 +290,8 @@ class Run:
                     if each.serves and not each.process.frozen:
                         await each.stop()
                         await asyncio.sleep(fault.seconds)
+                        each.is_newer = True
+                        server().migrate()
                         self._start_killed(each)
             case "restart" if replica is not None and replica.serves and not replica.process.frozen:
                 await replica.stop()

@@ -44,6 +44,9 @@ FOUND = {
     114797: "a job that was cancelled on the cloud before its answer came was refused",
     116959: "a job whose answer was read in the database was not in the queue of a third replica",
     117253: "a replica that started read the jobs before it asked the engine for unwritten ones",
+    119189: "an end was told to nobody on a websocket that had opened without the database",
+    119248: "a reading that began before a job came answered who asked for it",
+    881: "a replica that stopped while its engine began, and the database was away, did not stop",
     1189: "a replica that had lost the bus passed for a leader whose messages arrive",
 }
 

@@ -35,6 +35,7 @@ from proxy.bus import valkey
 from proxy.clock import SystemClock
 from proxy.cloud.connections import Connections
 from proxy.members import directory
+from proxy.storage.start import migrate
 
 #: When every run begins: noon of a day in the past, in seconds since 1970, so that files on the
 #: disk are never older than the world.
@@ -227,7 +228,10 @@ class World:
         return name
 
     async def _open_database(self, settings: Any, _folder: Path) -> database.SimulatedDatabase:
-        return database.SimulatedDatabase(self, shared=settings.database is not None)
+        opened = database.SimulatedDatabase(self, shared=settings.database is not None)
+        if database.server().is_migrated:
+            await migrate(opened)  # looks whether this release can use the schema of the next one
+        return opened
 
     def _log(self, _logger: object, level: str, fields: dict[str, Any]) -> Any:
         """Write a line of the log into the trace; a traceback is a problem."""
