@@ -77,7 +77,7 @@ class BudgetNoticeRepository(Repository):
     async def untold(self) -> list[BudgetNotice]:
         """Return the notices of which webhooks were not told, the oldest first."""
         query = select(budget_notices).where(~_N.told).order_by(_N.at)
-        return [BudgetNotice(**row._mapping) for row in await self._all(query)]
+        return await self._records(BudgetNotice, query)
 
     async def tell(
         self,

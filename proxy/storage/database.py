@@ -34,6 +34,7 @@ from proxy import threads
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+S = TypeVar("S", bound=Struct)
 
 #: The file of a data folder.
 FILE = "proxy.db"
@@ -148,6 +149,19 @@ class Repository:
         return await self.database.read(
             lambda connection: connection.execute(query, values).first()
         )
+
+    async def _records(
+        self, kind: type[S], query: Executable, values: Mapping[str, Any] | None = None
+    ) -> list[S]:
+        """Return rows as the structs whose fields their columns are."""
+        return [kind(**row._mapping) for row in await self._all(query, values)]
+
+    async def _record(
+        self, kind: type[S], query: Executable, values: Mapping[str, Any] | None = None
+    ) -> S | None:
+        """Return the first row as such a struct, `None` if there is none."""
+        row = await self._first(query, values)
+        return None if row is None else kind(**row._mapping)
 
 
 class SqliteDatabase(Database):

@@ -152,8 +152,7 @@ class HistoryRepository(Repository):
 
     async def entry(self, member: str, prompt_id: str) -> HistoryEntry | None:
         """Return an entry of the history."""
-        row = await self._first(_ENTRY_OF, {"m": member, "i": prompt_id})
-        return None if row is None else HistoryEntry(**row._mapping)
+        return await self._record(HistoryEntry, _ENTRY_OF, {"m": member, "i": prompt_id})
 
     async def entries(
         self,
@@ -179,9 +178,8 @@ class HistoryRepository(Repository):
                 return
             reserve(sum(size for _, size in page))
             found["last"] = page[-1][0]
-            rows = await self._all(_ENTRIES, found)
-            if rows:
-                yield [HistoryEntry(**row._mapping) for row in rows]
+            if entries := await self._records(HistoryEntry, _ENTRIES, found):
+                yield entries
             more = len(page) < len(sizes) or len(sizes) == PAGE
             bounds = (page[-1][0] + 1, end) if more else None
 
@@ -268,14 +266,12 @@ class HistoryRepository(Repository):
             at, order = before
             after = or_(history.c.ended_at < at, history.c.order < order)
             query = query.where(history.c.ended_at <= at, after)
-        rows = await self._all(query.limit(min(limit, MAX_FOUND)))
-        return [HistoryEntry(**row._mapping) for row in rows]
+        return await self._records(HistoryEntry, query.limit(min(limit, MAX_FOUND)))
 
     async def listed(self, member: str, prompt_id: str) -> HistoryEntry | None:
         """Return an ended job as a search finds it, with the times of its nodes."""
         query = _ONE_LISTED.where(history.c.member == member, history.c.prompt_id == prompt_id)
-        row = await self._first(query)
-        return None if row is None else HistoryEntry(**row._mapping)
+        return await self._record(HistoryEntry, query)
 
     async def moment(self, member: str) -> tuple[int, int]:
         """Return the clock of the database (ms since 1970), and how many jobs of the member have

@@ -27,13 +27,14 @@ class InvitationRepository(Repository):
         query = select(invitations).where(i.expires > at).order_by(i.created, i.id)
         if member is not None:
             query = query.where(i.member == member)
-        return [StoredInvitation(**row._mapping) for row in await self._all(query)]
+        return await self._records(StoredInvitation, query)
 
     async def find(self, id_: str) -> StoredInvitation | None:
         """Return an invitation, also one that has expired."""
         asked = bindparam("i", type_=AnyText)  # a client may ask with any text
-        row = await self._first(select(invitations).where(invitations.c.id == asked), {"i": id_})
-        return None if row is None else StoredInvitation(**row._mapping)
+        return await self._record(
+            StoredInvitation, select(invitations).where(invitations.c.id == asked), {"i": id_}
+        )
 
     async def add(self, invitation: StoredInvitation, *, limit: int) -> None:
         """Write an invitation, and delete those that have expired. Raises `TooManyError` if its

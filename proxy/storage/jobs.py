@@ -18,7 +18,6 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Connection,
-    Select,
     bindparam,
     delete,
     insert,
@@ -226,7 +225,7 @@ class JobRepository(Repository):
     async def wanted(self) -> list[StoredJob]:
         """Return the jobs that the engine has to start or to cancel, in the order of their
         arrival."""
-        return await self._jobs(_WANTED)
+        return await self._records(StoredJob, _WANTED)
 
     async def update(
         self, changes: Iterable[tuple[int, Mapping[str, Any]]], also: EngineWrite = _ALONE
@@ -324,17 +323,17 @@ class JobRepository(Repository):
     async def live(self, member: str | None = None) -> list[StoredJob]:
         """Return the live jobs of everybody or one member, in the order of their arrival."""
         if member is None:
-            return await self._jobs(_LIVE)
-        return await self._jobs(_LIVE_OF, {"m": member})
+            return await self._records(StoredJob, _LIVE)
+        return await self._records(StoredJob, _LIVE_OF, {"m": member})
 
     async def unanswered(self) -> list[StoredJob]:
         """Return the jobs of all members whose clients may not know of them yet, in the order of
         their arrival."""
-        return await self._jobs(_UNANSWERED)
+        return await self._records(StoredJob, _UNANSWERED)
 
     async def get(self, member: str, prompt_id: str) -> StoredJob | None:
         """Return a live job."""
-        return next(iter(await self._jobs(_JOB, {"m": member, "i": prompt_id})), None)
+        return await self._record(StoredJob, _JOB, {"m": member, "i": prompt_id})
 
     async def living(self, member: str, ids: Collection[str]) -> set[str]:
         """Return which of these ids are of jobs of the member that have not ended."""
@@ -343,11 +342,6 @@ class JobRepository(Repository):
             part = rest[start : start + _MAX_IDS]
             found |= await self.database.read(partial(_living, member=member, ids=part))
         return found
-
-    async def _jobs(
-        self, query: Select[Any], values: Mapping[str, Any] | None = None
-    ) -> list[StoredJob]:
-        return [StoredJob(**row._mapping) for row in await self._all(query, values)]
 
     async def load_shares(self) -> Shares:
         """Return the state of the fair shares as it was last written."""

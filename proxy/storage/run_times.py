@@ -62,7 +62,7 @@ class RunTimeRepository(Repository):
     async def load(self) -> list[RunTimeRow]:
         """Return all rows, the oldest first."""
         query = select(run_times).order_by(run_times.c.at, run_times.c.kind, run_times.c.name)
-        return [RunTimeRow(**row._mapping) for row in await self._all(query)]
+        return await self._records(RunTimeRow, query)
 
     async def put(
         self, rows: Sequence[RunTimeRow], *, forgotten: Sequence[tuple[str, str]] = ()

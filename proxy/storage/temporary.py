@@ -10,7 +10,6 @@ from msgspec.structs import asdict
 from sqlalchemy import (
     Connection,
     Index,
-    Select,
     bindparam,
     case,
     delete,
@@ -135,7 +134,7 @@ class PackPictureRepository(Repository):
             .where(pictures.c.member == member, pictures.c.signature.in_(wanted))
             .order_by(pictures.c.signature, pictures.c.position)
         )
-        return [PackPicture(**row._mapping) for row in await self._all(query)]
+        return await self._records(PackPicture, query)
 
     async def keep_results(self, signature: str, results: Sequence[PackPicture]) -> None:
         """Store the results of a node, replacing those of a previous run; known ids stay."""
@@ -266,12 +265,8 @@ class ExportRepository(Repository):
 
     async def get(self, member: str, id_: str) -> Export | None:
         """Return an export."""
-        return await self._export(_EXPORT, {"m": member, "i": id_})
+        return await self._record(Export, _EXPORT, {"m": member, "i": id_})
 
     async def named(self, member: str, name: str) -> Export | None:
         """Return the available export whose archive has a name."""
-        return await self._export(_NAMED, {"m": member, "n": name})
-
-    async def _export(self, query: Select[Any], key: dict[str, str]) -> Export | None:
-        row = await self._first(query, key)
-        return None if row is None else Export(**row._mapping)
+        return await self._record(Export, _NAMED, {"m": member, "n": name})

@@ -139,8 +139,9 @@ class UsageRepository(Repository):
         query = select(usage).where(usage.c.day >= first, usage.c.day <= last)
         if member is not None:
             query = query.where(usage.c.member == member)
-        found = await self._all(query.order_by(usage.c.day, usage.c.member, usage.c.token))
-        rows = [UsageRow(**row._mapping) for row in found]
+        rows = await self._records(
+            UsageRow, query.order_by(usage.c.day, usage.c.member, usage.c.token)
+        )
         return [row for row in rows if any(getattr(row, name) for name in COUNTED)]
 
     async def costs(self, first: str, last: str, member: str | None = None) -> list[CostRow]:
@@ -160,7 +161,7 @@ class UsageRepository(Repository):
         if action is not None:
             query = query.where(audit.c.action == action)
         query = query.order_by(audit.c.at.desc(), audit.c.key.desc()).limit(limit).offset(offset)
-        return [AuditRow(**row._mapping) for row in await self._all(query)]
+        return await self._records(AuditRow, query)
 
 
 def add_usage(connection: Connection, rows: Sequence[UsageRow]) -> None:
@@ -305,7 +306,7 @@ class ActivityRepository(Repository):
             .order_by(activity.c.at)
             .limit(MAX_ROWS)
         )
-        return [ActivityRow(**row._mapping) for row in await self._all(query)]
+        return await self._records(ActivityRow, query)
 
     async def accounts(self, since: int) -> list[AccountRow]:
         """Return the intervals of all accounts since a moment (ms), in order."""
@@ -315,7 +316,7 @@ class ActivityRepository(Repository):
             .order_by(account_activity.c.at, account_activity.c.account)
             .limit(MAX_ROWS)
         )
-        return [AccountRow(**row._mapping) for row in await self._all(query)]
+        return await self._records(AccountRow, query)
 
 
 class Observation(Struct, frozen=True):
@@ -348,7 +349,7 @@ class ObservationRepository(Repository):
         query = select(observations).order_by(o.first_at, o.identity, o.kind, o.name)
         if identities is not None:
             query = query.where(o.identity.in_(list(identities)))
-        return [Observation(**row._mapping) for row in await self._all(query)]
+        return await self._records(Observation, query)
 
     async def add(self, rows: Sequence[Observation]) -> None:
         """Replace facts; add to the counts of anomalies, whose first example stays."""

@@ -140,12 +140,11 @@ class WebhookRepository(Repository):
         query = select(webhooks).order_by(_W.created, _W.id)
         if member is not None:
             query = query.where(_W.member == member)
-        return [StoredWebhook(**row._mapping) for row in await self._all(query)]
+        return await self._records(StoredWebhook, query)
 
     async def get(self, id_: str) -> StoredWebhook | None:
         """Return an endpoint."""
-        row = await self._first(select(webhooks).where(_BY_ID), {"i": id_})
-        return None if row is None else StoredWebhook(**row._mapping)
+        return await self._record(StoredWebhook, select(webhooks).where(_BY_ID), {"i": id_})
 
     async def add(self, webhook: StoredWebhook, *, limit: int) -> None:
         """Write an endpoint. Raises `TooManyWebhooksError` if its owner has `limit` others with a
@@ -219,7 +218,7 @@ class WebhookRepository(Repository):
         """Return the newest deliveries to an endpoint, the newest first."""
         query = select(deliveries).where(_D.webhook == id_)
         query = query.order_by(_D.created.desc(), _D.message.desc()).limit(limit)
-        return [StoredDelivery(**row._mapping) for row in await self._all(query)]
+        return await self._records(StoredDelivery, query)
 
     async def last(self, member: str | None = None) -> dict[str, StoredDelivery]:
         """Return the delivery of each endpoint of an owner, or of all, that was attempted last."""
@@ -230,7 +229,7 @@ class WebhookRepository(Repository):
         query = select(deliveries).join(
             latest, (latest.c.webhook == _D.webhook) & (latest.c.at == _D.attempted)
         )
-        rows = [StoredDelivery(**row._mapping) for row in await self._all(query)]
+        rows = await self._records(StoredDelivery, query)
         return {row.webhook: row for row in rows}
 
     async def disabled(self, owners: Sequence[str]) -> int:

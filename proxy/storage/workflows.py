@@ -70,8 +70,7 @@ class WorkflowRepository(Repository):
 
     async def get(self, member: str, publisher: str) -> PublishedWorkflow | None:
         """Return the publisher's workflow."""
-        row = await self._first(_GET, {"m": member, "p": publisher})
-        return None if row is None else PublishedWorkflow(**row._mapping)
+        return await self._record(PublishedWorkflow, _GET, {"m": member, "p": publisher})
 
     async def publishers(self, member: str) -> list[str]:
         """Return who has published a workflow, the first publisher first."""
