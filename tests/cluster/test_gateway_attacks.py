@@ -114,7 +114,7 @@ async def test_slow_uploads(front: Front) -> None:
 
 async def test_unread_answers(front: Front) -> None:
     async with front.attacked_by(STRANGER) as figures:
-        await front.hold((HEAD + b"\r\n") * 200, 50)
+        await front.hold((HEAD + b"\r\n") * 500, 50)
         await asyncio.sleep(4)
     assert figures.growth < 100
 
