@@ -58,10 +58,6 @@ _KEEP_ALIVE = {
 }
 
 
-#: Messages of a client after which its turn may end.
-MESSAGES_A_TURN = 16
-
-
 class ClientSocket(Struct, eq=False):
     """One client's websocket, which implements `jobs.subscribers.Subscriber`."""
 
@@ -324,12 +320,9 @@ async def _read(
     connection: Connection, web_socket: web.WebSocketResponse, client: ClientSocket
 ) -> None:
     """Handle messages until the socket closes."""
-    heard = 0
     async for message in web_socket:
         connection.received(message)
-        heard += 1
-        if heard % MESSAGES_A_TURN == 0:  # hundreds may have come at once
-            await connection.driver.give_way()
+        await connection.driver.give_way()  # hundreds may have come at once
         if message.type is aiohttp.WSMsgType.TEXT:
             client.hear(message.data)
         elif message.type is aiohttp.WSMsgType.PING:
