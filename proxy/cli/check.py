@@ -27,6 +27,7 @@ from proxy.cli.tables import print_json, say
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError, CloudGarbage, CloudRefused, CloudUnauthorized
 from proxy.cloud.event_socket import EventSocket
+from proxy.cloud.observer import Observer
 from proxy.cloud.resilience import RetryPolicy
 from proxy.cloud.v2.catalog import NodeList
 from proxy.cloud.v2.client import DeploymentClient
@@ -318,18 +319,7 @@ def _new_key(place: str) -> str:
 
 
 async def _socket_opens(account: AccountAccess) -> str:
-    def ignore(*_: object) -> None:
-        pass
-
-    socket = EventSocket(
-        account.base_url,
-        account.key,
-        on_event=ignore,
-        on_frame=ignore,
-        on_up=ignore,
-        on_down=ignore,
-        plain_http=account.plain_http,
-    )
+    socket = EventSocket(account.base_url, account.key, Observer(), plain_http=account.plain_http)
     await socket.start()
     try:
         if await socket.wait_connected(TIMEOUT):

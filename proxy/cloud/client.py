@@ -41,12 +41,12 @@ from proxy.cloud.errors import (
 from proxy.cloud.event_socket import EventSocket, Timeouts
 from proxy.cloud.http import JSON, CloudCall, SentFile
 from proxy.cloud.marks import MARK, MarkedJobs, id_by_mark
+from proxy.cloud.observer import Observer
 from proxy.cloud.resilience import ONCE
-from proxy.cloud.upstream import Capabilities, Known, Observer, Prompt
+from proxy.cloud.upstream import Capabilities, Known, Prompt
 from proxy.logging import word
 from proxy.translate import codec
 from proxy.translate.assets import CloudAsset, of_cloud
-from proxy.translate.frames import parse_frame
 from proxy.translate.media_types import kind
 from proxy.translate.names import annotate
 from proxy.translate.plans import AccountPlan
@@ -157,19 +157,10 @@ class CloudClient(AccountClient):
 
     def events(self, observer: Observer, timeouts: Timeouts) -> EventSocket:
         """Return the event socket of the account, which carries the events of all its jobs."""
-
-        def on_frame(data: bytes) -> None:
-            if (frame := parse_frame(data)) is not None:
-                observer.on_frame(frame)
-
         return EventSocket(
             self.base_url,
             self.http.key.text,
-            on_event=observer.on_event,
-            on_frame=on_frame,
-            on_up=observer.on_up,
-            on_down=observer.on_down,
-            due=observer.due,
+            observer,
             timeouts=timeouts,
             plain_http=self.http.plain_http,
             observations=self.observations,

@@ -24,6 +24,7 @@ from proxy.cloud.connections import (
     CloudAddresses,
     Connections,
 )
+from proxy.cloud.observer import Observer
 from proxy.cloud.rejections import Rejections
 from proxy.cloud.resilience import Backoff, CircuitBreaker, RetryPolicy, jittered, retry_after
 from proxy.logging import word
@@ -31,7 +32,7 @@ from proxy.observations import AccountObservations
 from proxy.translate import codec
 from proxy.translate.codec import redact
 from proxy.translate.events import LISTED_EVENTS, unlisted
-from proxy.translate.frames import LISTED_FRAMES, without_secret
+from proxy.translate.frames import LISTED_FRAMES, parse_frame, without_secret
 
 log = structlog.get_logger(__name__)
 
@@ -120,11 +121,11 @@ class Timeouts(msgspec.Struct, frozen=True):
 
 @dataclass(eq=False, repr=False)
 class EventSocket:
-    """The event socket of one account. Callbacks are plain functions and must not block.
+    """The event socket of one account.
 
-    `on_event(type, data)` gets text messages, `on_frame(frame)` binary ones of a known type, both
-    without the key. `on_up()` is called after each opening, `on_down()` after each loss but not
-    after `close`. Exceptions of callbacks are logged.
+    The `observer` gets text messages, and binary ones of a known type, both without the key. Its
+    `on_up` is called after each opening, `on_down` after each loss but not after `close`. What it
+    raises is logged.
 
     A ping is sent after `heartbeat` seconds of silence; without an answer within half of that the
     socket is closed. So is a socket without a message while `due()` returns true, as the `watchdog`
@@ -139,12 +140,8 @@ class EventSocket:
 
     base_url: URL
     key: str
+    observer: Observer
     _: KW_ONLY
-    on_event: Callable[[str, dict[str, Any]], None]
-    on_frame: Callable[[bytes], None]
-    on_up: Callable[[], None]
-    on_down: Callable[[], None]
-    due: Callable[[], bool] = lambda: False
     timeouts: Timeouts = field(default_factory=Timeouts)
     plain_http: bool = False
     observations: AccountObservations = field(default_factory=AccountObservations)
@@ -201,7 +198,7 @@ class EventSocket:
             await self._stop()
             if was_connected:
                 log.warning("event_socket_lost", code=int(aiohttp.WSCloseCode.OK))
-                self._call(self.on_down)
+                self._call(self.observer.on_down)
             await self.start()
 
     async def close(self) -> None:
@@ -244,7 +241,7 @@ class EventSocket:
             self.connected = True
             self._decided.set()
             log.info("event_socket_opened")
-            self._call(self.on_up)
+            self._call(self.observer.on_up)
             await self._listen(socket)
         except Exception:
             log.exception("event_socket_failed")
@@ -255,7 +252,7 @@ class EventSocket:
                 async with asyncio.timeout(_CLOSE_TIMEOUT):
                     await socket.close()
         log.warning("event_socket_lost", code=socket.close_code)
-        self._call(self.on_down)
+        self._call(self.observer.on_down)
         return 0.0
 
     async def _connect(self) -> aiohttp.ClientWebSocketResponse | float:
@@ -322,7 +319,7 @@ class EventSocket:
     async def _watch(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         while True:
             await asyncio.sleep(self._watchdog.first / 4)
-            if not self.due():
+            if not self.observer.due():
                 self._watchdog.begin(clock.monotonic())
             elif self._watchdog.is_over(clock.monotonic()):
                 log.warning("event_socket_stalled")
@@ -340,7 +337,8 @@ class EventSocket:
             if count := self._rejections.count(clock.monotonic()):
                 log.warning("frame_rejected", length=len(data), count=count)
             return
-        self.on_frame(shown)
+        if (frame := parse_frame(shown)) is not None:
+            self.observer.on_frame(frame)
 
     def _text(self, text: str) -> None:
         if len(text) > _MAX_TEXT or codec.breadth(text) > _MAX_VALUES:
@@ -361,7 +359,7 @@ class EventSocket:
             self.observations.add_anomaly("event", f"{word(type_)}: {odd}", data)
         if codec.may_show(text, self.key):
             type_, data = redact(type_, self.key), redact(data, self.key)
-        self.on_event(type_, data)
+        self.observer.on_event(type_, data)
 
     def _reject(self, text: str, why: str, example: object = None) -> None:
         if count := self._rejections.count(clock.monotonic()):

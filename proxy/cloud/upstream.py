@@ -19,9 +19,9 @@ from proxy.cloud.billing import CloudBilling
 from proxy.cloud.contact import Contact
 from proxy.cloud.downloads import Download
 from proxy.cloud.event_socket import Timeouts
+from proxy.cloud.observer import Observer
 from proxy.observations import AccountObservations
 from proxy.translate.assets import CloudAsset
-from proxy.translate.frames import CloudFrame
 from proxy.translate.plans import AccountPlan
 from proxy.translate.snapshots import Snapshot
 
@@ -63,23 +63,6 @@ class Prompt(Struct, frozen=True):
     mark: str = ""
     trace: str = ""
     again: bool = False
-
-
-class Observer(Struct, frozen=True):
-    """Who hears of the jobs of an account. All are plain functions that must not block.
-
-    `on_event(type, data)` gets an event in the form of ComfyUI, with the id on the cloud as its
-    `prompt_id`; `on_frame` a picture or text; `on_snapshot` a job at one moment. `on_up()` says
-    that events come (again), `on_down()` that some may be missed; `due()` returns whether events
-    should come.
-    """
-
-    on_event: Callable[[str, dict[str, Any]], None]
-    on_frame: Callable[[CloudFrame], None]
-    on_snapshot: Callable[[Snapshot], None]
-    on_up: Callable[[], None]
-    on_down: Callable[[], None]
-    due: Callable[[], bool]
 
 
 class EventFeed(Protocol):

@@ -12,8 +12,8 @@ import structlog
 
 from proxy import clock
 from proxy.cloud.errors import CloudError
+from proxy.cloud.observer import Observer
 from proxy.cloud.resilience import jittered
-from proxy.cloud.upstream import Observer
 from proxy.engine.account_trial import AccountTrial
 from proxy.engine.accounts import Account
 from proxy.engine.finder import JobFinder

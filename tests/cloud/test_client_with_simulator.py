@@ -15,10 +15,12 @@ from PIL import Image
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudAmbiguous, CloudRefused, CloudUnauthorized
 from proxy.cloud.event_socket import EventSocket, Timeouts
+from proxy.cloud.observer import Observer
 from proxy.cloud.resilience import Backoff, RetryPolicy
 from proxy.cloud.upstream import Prompt
 from proxy.simulator import HttpFault, Simulator, SocketFault
 from proxy.translate import codec
+from proxy.translate.frames import CloudFrame
 from proxy.translate.snapshots import Snapshot
 
 QUICK = RetryPolicy(budget=5.0, backoff=Backoff(first=0.005, longest=0.05))
@@ -189,7 +191,7 @@ class Events:
         self.types.append(type_)
         self.changed.set()
 
-    def frame(self, _: bytes) -> None:
+    def frame(self, _: CloudFrame) -> None:
         self.frames += 1
         self.changed.set()
 
@@ -219,10 +221,7 @@ async def open_socket(simulator: Simulator) -> AsyncIterator[Open]:
         socket = EventSocket(
             simulator.base_url,
             simulator.key,
-            on_event=events.event,
-            on_frame=events.frame,
-            on_up=events.up,
-            on_down=events.down,
+            Observer(events.event, events.frame, on_up=events.up, on_down=events.down),
             timeouts=Timeouts(
                 heartbeat=heartbeat, socket_backoff=Backoff(first=0.005, longest=0.05)
             ),

@@ -11,6 +11,7 @@ from proxy.cloud import connections
 from proxy.cloud.connections import outward_proxy
 from proxy.cloud.errors import CloudRefused, CloudUnreachable
 from proxy.cloud.event_socket import EventSocket
+from proxy.cloud.observer import Observer
 from proxy.cloud.reach import Reach, reach_of
 from tests.cloud.conftest import KEY, Connect, Script, Serve, answer, redirect
 
@@ -129,14 +130,7 @@ async def test_a_key_does_not_go_to_a_public_address_in_the_clear(
         await (await connect(server.make_url("/"))).user()
     assert not caught.value.sent
     assert KEY not in str(caught.value)
-    socket = EventSocket(
-        server.make_url("/"),
-        KEY,
-        on_event=_ignore,
-        on_frame=_ignore,
-        on_up=_ignore,
-        on_down=_ignore,
-    )
+    socket = EventSocket(server.make_url("/"), KEY, Observer())
     await socket.start()
     assert not await socket.wait_connected(0.3)
     await socket.close()
@@ -174,7 +168,3 @@ async def serving(script: Script, host: str) -> TestServer:
     server = TestServer(app, host=host)
     await server.start_server(access_log=None)
     return server
-
-
-def _ignore(*_: object) -> None:
-    """Nobody listens."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -17,8 +17,10 @@ from yarl import URL
 
 from proxy.cloud import event_socket
 from proxy.cloud.event_socket import EventSocket, IdleWatchdog, Timeouts
+from proxy.cloud.observer import Observer
 from proxy.cloud.rejections import MAX_REJECTED
 from proxy.cloud.resilience import Backoff
+from proxy.translate.frames import CloudPicture
 from tests.cloud.conftest import KEY, Serve, answer, redirect
 
 QUICK = Timeouts(socket_backoff=Backoff(first=0.001, longest=0.01))
@@ -52,13 +54,14 @@ class Heard:
     def __init__(self) -> None:
         self.queue: asyncio.Queue[Any] = asyncio.Queue()
 
-    def callbacks(self) -> dict[str, Callable[..., None]]:
-        return {
+    def observer(self, **callbacks: Callable[..., Any]) -> Observer:
+        told: dict[str, Callable[..., Any]] = {
             "on_event": lambda type_, data: self.queue.put_nowait((type_, data)),
             "on_frame": self.queue.put_nowait,
             "on_up": lambda: self.queue.put_nowait("up"),
             "on_down": lambda: self.queue.put_nowait("down"),
         }
+        return Observer(**{**told, **callbacks})
 
     async def next(self) -> Any:
         return await asyncio.wait_for(self.queue.get(), 20)
@@ -72,9 +75,12 @@ async def open_socket(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Open]:
     monkeypatch.setattr(event_socket, "_MIN_STABLE", 0.0)
     async with AsyncExitStack() as stack:
 
-        async def start(url: URL, **options: Any) -> tuple[EventSocket, Heard]:
+        async def start(
+            url: URL, callbacks: Mapping[str, Any] | None = None, **options: Any
+        ) -> tuple[EventSocket, Heard]:
             received = Heard()
-            socket = EventSocket(url, KEY, **{"timeouts": QUICK, **received.callbacks(), **options})
+            observer = received.observer(**(callbacks or {}))
+            socket = EventSocket(url, KEY, observer, **{"timeouts": QUICK, **options})
             stack.push_async_callback(socket.close)
             await socket.start()
             return socket, received
@@ -109,7 +115,7 @@ async def test_text_and_binary_arrive_in_order(serve: Serve, open_socket: Open) 
     assert await received.next() == "up"
     type_, data = await received.next()
     assert (type_, data["value"]) == ("progress", 2**64)
-    assert await received.next() == b"\x00\x00\x00\x01\x00\x00\x00\x01\xff\xd8\xff"
+    assert await received.next() == CloudPicture(b"\xff\xd8\xff", "image/jpeg")
     assert await received.next() == ("other", {})
 
 
@@ -205,7 +211,7 @@ async def test_a_socket_that_says_nothing_while_something_is_due_is_opened_again
     due = False
     _, received = await open_socket(
         (await serve(cloud)).url,
-        due=lambda: due,
+        {"due": lambda: due},
         timeouts=replace(QUICK, watchdog=lambda: IdleWatchdog(first=0.1, longest=0.1)),
     )
     assert await received.next() == "up"
@@ -231,12 +237,11 @@ async def test_a_failing_callback_ends_nothing(serve: Serve, open_socket: Open) 
         raise ValueError("a bug")
 
     cloud = Cloud()
-    _, received = await open_socket((await serve(cloud)).url, on_event=fail, on_up=fail)
+    _, received = await open_socket((await serve(cloud)).url, {"on_event": fail, "on_up": fail})
     peer = await cloud.next()
     await peer.send_str('{"type":"a","data":{}}')
-    frame = b"\0\0\0\1\0\0\0\1picture"
-    await peer.send_bytes(frame)
-    assert await received.next() == frame
+    await peer.send_bytes(b"\0\0\0\1\0\0\0\1picture")
+    assert await received.next() == CloudPicture(b"picture", "application/octet-stream")
 
 
 async def test_a_failing_watchdog_ends_the_connection_and_not_the_socket(
@@ -251,7 +256,7 @@ async def test_a_failing_watchdog_ends_the_connection_and_not_the_socket(
 
     _, received = await open_socket(
         (await serve(Cloud())).url,
-        due=due,
+        {"due": due},
         timeouts=replace(QUICK, watchdog=lambda: IdleWatchdog(first=0.05)),
     )
     assert await received.next() == "up"

@@ -19,8 +19,9 @@ from proxy.cloud.errors import (
     CloudUnreachable,
 )
 from proxy.cloud.event_socket import Timeouts
+from proxy.cloud.observer import Observer
 from proxy.cloud.resilience import RetryPolicy
-from proxy.cloud.upstream import Observer, Prompt
+from proxy.cloud.upstream import Prompt
 from proxy.cloud.v2.catalog import NodeList
 from proxy.cloud.v2.client import DeploymentClient
 from proxy.cloud.v2.sse import MAX_FRAME_BYTES, FrameParser, OversizedFrameError, StreamFrame
@@ -57,15 +58,11 @@ class Heard:
 
     @property
     def observer(self) -> Observer:
-        def nothing() -> None: ...
-
         return Observer(
             lambda type_, data: self.events.append((type_, data)),
             self.frames.append,
             self.snapshots.append,
-            nothing,
-            nothing,
-            lambda: True,
+            due=lambda: True,
         )
 
 

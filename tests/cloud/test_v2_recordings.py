@@ -14,8 +14,9 @@ from waiting import until
 
 from proxy.cloud.errors import CloudAmbiguous, CloudRefused
 from proxy.cloud.event_socket import Timeouts
+from proxy.cloud.observer import Observer
 from proxy.cloud.resilience import RetryPolicy
-from proxy.cloud.upstream import Observer, Prompt
+from proxy.cloud.upstream import Prompt
 from proxy.cloud.v2.catalog import NodeList
 from proxy.cloud.v2.client import DeploymentClient
 
@@ -48,11 +49,8 @@ async def none_known(_: Any) -> set[str]:
     return set()
 
 
-def nothing() -> None: ...
-
-
 def observer(frames: Callable[..., Any] = lambda *_: None) -> Observer:
-    return Observer(frames, frames, frames, nothing, nothing, lambda: True)
+    return Observer(frames, frames, frames, due=lambda: True)
 
 
 # --- 09: files -----------------------------------------------------------------------------

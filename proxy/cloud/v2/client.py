@@ -24,8 +24,9 @@ from proxy.cloud.errors import (
 )
 from proxy.cloud.event_socket import Timeouts
 from proxy.cloud.http import JSON, CloudCall
+from proxy.cloud.observer import Observer
 from proxy.cloud.resilience import ONCE
-from proxy.cloud.upstream import Capabilities, Known, Observer, Prompt
+from proxy.cloud.upstream import Capabilities, Known, Prompt
 from proxy.cloud.v2.catalog import NodeList
 from proxy.cloud.v2.readings import JobReadings
 from proxy.cloud.v2.releases import Releases

@@ -1,0 +1,32 @@
+"""Who hears of the jobs of an account."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import Struct
+
+from proxy.translate.frames import CloudFrame
+from proxy.translate.snapshots import Snapshot
+
+
+def _ignore(*_: object) -> None:
+    """Nobody hears of it."""
+
+
+class Observer(Struct, frozen=True):
+    """Who hears of the jobs of an account. All are plain functions that must not block.
+
+    `on_event(type, data)` gets an event in the form of ComfyUI, with the id on the cloud as its
+    `prompt_id`; `on_frame` a picture or text; `on_snapshot` a job at one moment. `on_up()` says
+    that events come (again), `on_down()` that some may be missed; `due()` returns whether events
+    should come.
+    """
+
+    on_event: Callable[[str, dict[str, Any]], None] = _ignore
+    on_frame: Callable[[CloudFrame], None] = _ignore
+    on_snapshot: Callable[[Snapshot], None] = _ignore
+    on_up: Callable[[], None] = _ignore
+    on_down: Callable[[], None] = _ignore
+    due: Callable[[], bool] = lambda: False
