@@ -106,7 +106,7 @@ class Gate:
         except web.HTTPException as error:
             self._count(request, connection, error.status, began)
             if not error.prepared:
-                self._finish(request, error)
+                finish(request, error, has_members=self._members.has_members, origins=self._origins)
             raise
         except asyncio.CancelledError:
             task = connection.task
@@ -121,16 +121,12 @@ class Gate:
                 forget_frames(lost)
         self._count(request, connection, answer.status, began)
         if not answer.prepared:
-            self._finish(request, answer)
+            finish(request, answer, has_members=self._members.has_members, origins=self._origins)
             if self._compress:
                 bodies.pack(request, answer)
         if _ROOT_LOGGER.level <= logging.DEBUG:
             _log_handled(request, answer.status, clock.monotonic() - began)
         return answer
-
-    def _finish(self, request: web.Request, answer: web.StreamResponse) -> None:
-        has_members, origins = self._members.has_members, self._origins
-        finish(request, answer, has_members=has_members, origins=origins)
 
     async def _answer(
         self, request: web.Request, connection: Connection, context: RequestContext

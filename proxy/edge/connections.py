@@ -225,12 +225,15 @@ class Connection(LimitedConnection):
 
 def driven(
     handle: Callable[[web.Request], Coroutine[Any, Any, web.StreamResponse]],
-    request: web.Request,
-) -> Awaitable[web.StreamResponse]:
-    """Handle a request in steps that are charged to the owner of its connection."""
-    connection: Any = request.protocol
-    answer: Awaitable[web.StreamResponse] = connection.driver.drive(handle(request))
-    return answer
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """Return a handler whose steps are charged to the senders of its requests."""
+
+    def drive(request: web.Request) -> Awaitable[web.StreamResponse]:
+        connection: Any = request.protocol
+        answer: Awaitable[web.StreamResponse] = connection.driver.drive(handle(request))
+        return answer
+
+    return drive
 
 
 def begun(

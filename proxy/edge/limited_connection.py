@@ -156,11 +156,12 @@ class LimitedConnection(PausedReading):
         self._received += size
         self._input += size
         super().data_received(data)
-        if size and self.transport is not None:
-            if self._leave is None:
-                self._count_request()
-            else:
-                self._count_frames()
+        if not size or self.transport is None:
+            return
+        if self._leave is not None:
+            self._count_frames()
+        elif self.busy or not has_waiting_request(self):
+            self._count_request()
 
     def _count_request(self) -> None:
         """Count headers and trailers; pause before the next request until the answer is sent."""
@@ -168,7 +169,7 @@ class LimitedConnection(PausedReading):
         if body is None or body.is_eof():
             if self.busy:
                 self.pause(BY_ANSWER)
-            elif not has_waiting_request(self):
+            else:
                 self._limit(HEADERS_TOO_LARGE)
         elif self.busy and has_waiting_request(self):  # an error of the parser, of each read one
             self.pause(BY_ANSWER)

@@ -180,7 +180,7 @@ class HttpListener:
         inner = self._runner.server
         assert inner is not None  # noqa: S101
         handle = self._gate(cast("Application", inner.request_handler))
-        intercept(inner, begun, partial(driven, handle))
+        intercept(inner, begun, driven(handle))
         make = partial(
             Connection,
             connections,
