@@ -51,29 +51,29 @@ class NodeStates:
     prompt_id: str
     graph: Mapping[str, Any]
     tell: Callable[[Message], None]
-    now: int | None = None
-    times: dict[str, tuple[int, int]] = field(default_factory=dict)
-    current: str | None = None
-    cached: Collection[str] = ()
-    outputs: dict[str, Any] = field(default_factory=dict)
-    _display: dict[str, str] = field(default_factory=dict)
-    _states: dict[str, dict[str, Any]] = field(default_factory=dict)
-    _sent_states: dict[str, dict[str, Any]] = field(default_factory=dict)
-    _stated: set[str] = field(default_factory=set)
+    now: int | None = field(init=False, default=None)
+    times: dict[str, tuple[int, int]] = field(init=False, default_factory=dict)
+    current: str | None = field(init=False, default=None)
+    cached: Collection[str] = field(init=False, default=())
+    outputs: dict[str, Any] = field(init=False, default_factory=dict)
+    _display: dict[str, str] = field(init=False, default_factory=dict)
+    _states: dict[str, dict[str, Any]] = field(init=False, default_factory=dict)
+    _sent_states: dict[str, dict[str, Any]] = field(init=False, default_factory=dict)
+    _stated: set[str] = field(init=False, default_factory=set)
     #: Of each node that was announced, how many nodes had been heard of then.
-    _executing: dict[str, int] = field(default_factory=dict)
+    _executing: dict[str, int] = field(init=False, default_factory=dict)
     #: The nodes whose results were sent, so that no message about them follows, and whether their
     #: `executed` came with an output.
-    _over: dict[str, bool] = field(default_factory=dict)
+    _over: dict[str, bool] = field(init=False, default_factory=dict)
     #: Of each node whose steps are told here, how many there are: the cloud knows of none.
-    _steps: dict[str, int] = field(default_factory=dict)
-    _timed: tuple[str, int] | None = None
-    _takers: Mapping[str, Sequence[str]] | None = None
+    _steps: dict[str, int] = field(init=False, default_factory=dict)
+    _timed: tuple[str, int] | None = field(init=False, default=None)
+    _takers: Mapping[str, Sequence[str]] | None = field(init=False, default=None)
     #: Digests of nodes, of those that have run with an output, and the ones not among them yet.
-    _signatures: dict[str, str] = field(default_factory=dict)
-    _results: set[str] = field(default_factory=set)
-    _unsigned: list[str] = field(default_factory=list)
-    _deferred: bool = False
+    _signatures: dict[str, str] = field(init=False, default_factory=dict)
+    _results: set[str] = field(init=False, default_factory=set)
+    _unsigned: list[str] = field(init=False, default_factory=list)
+    _deferred: bool = field(init=False, default=False)
 
     @property
     def display_node(self) -> str | None:

@@ -53,11 +53,11 @@ class Reconciler:
     feed: EventFeed
     policy: Policy
     longest_wait: float = 60.0
-    _now: asyncio.Event = field(default_factory=asyncio.Event)
-    _failures: int = 0
-    _least_wait: float = 0.0
-    _unread_since: float | None = None
-    _key_refused: bool = False
+    _now: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    _failures: int = field(init=False, default=0)
+    _least_wait: float = field(init=False, default=0.0)
+    _unread_since: float | None = field(init=False, default=None)
+    _key_refused: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self._followed = self.table.on_account(self.account.name)

@@ -107,20 +107,20 @@ class Tracker:
     output_nodes: InitVar[Iterable[str]] = ()
     started_at: int | None = None
     ended: bool = False
-    _sent_cached: bool = False
+    _sent_cached: bool = field(init=False, default=False)
     #: Whether the cloud has said which nodes need not run, before any of them ran.
-    _followed: bool = False
-    _reading: bool = False
-    _history: list[list[Any]] = field(default_factory=list)
-    _terminal: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    _errors: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    _blocked: set[str] = field(default_factory=set)
-    _prices: dict[str, int] = field(default_factory=dict)
-    _last_end: Snapshot | None = None
+    _followed: bool = field(init=False, default=False)
+    _reading: bool = field(init=False, default=False)
+    _history: list[list[Any]] = field(init=False, default_factory=list)
+    _terminal: dict[str, Mapping[str, Any]] = field(init=False, default_factory=dict)
+    _errors: dict[str, Mapping[str, Any]] = field(init=False, default_factory=dict)
+    _blocked: set[str] = field(init=False, default_factory=set)
+    _prices: dict[str, int] = field(init=False, default_factory=dict)
+    _last_end: Snapshot | None = field(init=False, default=None)
     #: The output nodes that have not finished, and whether `OutputsSent` was returned.
-    _unfinished: set[str] = field(default_factory=set)
-    _outputs_sent: bool = False
-    _commands: list[Command] = field(default_factory=list)
+    _unfinished: set[str] = field(init=False, default_factory=set)
+    _outputs_sent: bool = field(init=False, default=False)
+    _commands: list[Command] = field(init=False, default_factory=list)
     nodes: NodeStates = field(init=False)
 
     def __post_init__(self, output_nodes: Iterable[str]) -> None:

@@ -38,8 +38,8 @@ class Sampler:
     accounts: Callable[[], Awaitable[Iterable[AccountView]]]
     is_active: Callable[[], bool]
     clock: Callable[[], float] = clock.time
-    _seen: int | None = None
-    _written: set[ActivityRow | AccountRow] = field(default_factory=set)
+    _seen: int | None = field(init=False, default=None)
+    _written: set[ActivityRow | AccountRow] = field(init=False, default_factory=set)
 
     async def run(self) -> None:
         """Sample every few seconds, until cancelled."""

@@ -139,8 +139,8 @@ class StepBuffer:
 
     epoch: int
     held: Allocation
-    _number: int = 0
-    _steps: list[JobMessage] = field(default_factory=list)
+    _number: int = field(init=False, default=0)
+    _steps: list[JobMessage] = field(init=False, default_factory=list)
 
     def numbered(self, news: JobMessage) -> JobMessage:
         """Return the next message with its position among those of the job."""
