@@ -35,7 +35,7 @@ class BudgetHolds:
         hold = self._current(member)
         return hold is not None and hold.left is not None and max(1, estimate) > hold.left
 
-    def charged(self, member: str) -> bool:
+    def cost_known(self, member: str) -> bool:
         """Note that the cost of a job of the member is known; return whether others waited for
         that."""
         hold = self._holds.get(member)

@@ -85,7 +85,7 @@ class Following:
             if not job.answered:
                 await self.released(job)
             await self._table.discard(job)
-            self._scheduler.charged(job.member)
+            self._scheduler.cost_known(job.member)
         else:
             await self._finish(job, ended)
 
@@ -173,7 +173,7 @@ class Following:
             await self._resources.files.output_directory.save(job.member, end.outputs)
         self._scheduler.ended(job, end.ms / 1000)
         await retried(partial(self._table.finish, job, end))
-        self._scheduler.charged(job.member)
+        self._scheduler.cost_known(job.member)
         if end.outcome == "completed":
             self._resources.run_times.learn(job.graph, end.node_times, job.member, end.ms)
             await self._estimate_again(job)

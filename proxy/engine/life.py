@@ -264,7 +264,7 @@ class JobLife:
         if not was_accepted:
             await self.following.released(job)
         await self._table.discard(job)
-        self._scheduler.charged(job.member)
+        self._scheduler.cost_known(job.member)
 
     # --- not on the cloud ------------------------------------------------------------------
 

@@ -349,9 +349,9 @@ class Scheduler:
         """Return whether a job would exceed a hard budget of its member, as far as is known."""
         return self._budget_holds.exceeds(job.member, job.estimate)
 
-    def charged(self, member: str) -> None:
+    def cost_known(self, member: str) -> None:
         """Note that the cost of a job of the member is known: others may have waited for that."""
-        if self._budget_holds.charged(member):
+        if self._budget_holds.cost_known(member):
             self.changed()
 
     def members_changed(self) -> None:

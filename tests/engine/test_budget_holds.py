@@ -39,13 +39,13 @@ def test_a_job_without_an_estimate_costs_something(holds: BudgetHolds) -> None:
 def test_all_jobs_are_held_until_what_one_has_cost_is_known(holds: BudgetHolds) -> None:
     holds.hold("anna", 60.0, left=None)
     assert holds.holds_all("anna")
-    assert (holds.charged("anna"), holds.charged("anna")) == (True, False)
+    assert (holds.cost_known("anna"), holds.cost_known("anna")) == (True, False)
     assert not holds.holds_all("anna")
 
 
 def test_a_hold_for_dear_jobs_goes_on_when_a_job_has_ended(holds: BudgetHolds) -> None:
     holds.hold("anna", 60.0, left=500)
-    assert not holds.charged("anna")
+    assert not holds.cost_known("anna")
     assert holds.exceeds("anna", 501)
 
 

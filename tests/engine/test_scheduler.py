@@ -333,5 +333,5 @@ def test_a_job_beyond_a_budget_is_tried_again_when_members_change() -> None:
 def test_a_job_that_waits_for_others_of_its_member_goes_when_one_has_ended() -> None:
     jobs, waiting = held_back(5, left=None)
     assert (jobs.next(), jobs.limited("anna")) == (None, "budget")
-    jobs.charged("anna")
+    jobs.cost_known("anna")
     assert jobs.next() is waiting
