@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import signal
 import sys
 import tomllib
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from hypothesis import settings
 from quiet import logging_restored
 from stack import Client, Proxy, running_proxy
 
+from proxy.cli import main
 from proxy.cloud.resilience import Backoff
 from proxy.engine import accounts as health
 from proxy.simulator import Simulator
@@ -106,6 +108,19 @@ def _backend(
 
 
 @pytest.fixture
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command on a data folder; its exit code, output and complaint."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main([*arguments, "--data-dir", str(tmp_path)])
+        output = capsys.readouterr()
+        return int(end.value.code or 0), output.out, output.err
+
+    return call
+
+
+@pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
     opened = await open_database(tmp_path)
     yield opened
@@ -116,6 +131,12 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 async def simulator() -> AsyncIterator[Simulator]:
     async with Simulator() as running:
         yield running
+
+
+@pytest.fixture
+def opened() -> asyncio.Event:
+    """Whether the nodes of `gated.gate` end."""
+    return asyncio.Event()
 
 
 @pytest.fixture

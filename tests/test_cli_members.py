@@ -25,19 +25,6 @@ from proxy.settings import ConfigError, Settings, load
 from proxy.storage.database import FILE
 
 
-@pytest.fixture
-def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run a command; its exit code, output and complaint."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            main([*arguments, "--data-dir", str(tmp_path)])
-        output = capsys.readouterr()
-        return int(end.value.code or 0), output.out, output.err
-
-    return call
-
-
 def test_the_life_of_a_member(run: Any) -> None:
     code, output, _ = run("member", "add", "Ann", "--role", "admin", "--max-queued", "5")
     assert (code, output.split(".")[0]) == (0, "Ann was added (admin)")

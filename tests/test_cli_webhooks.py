@@ -10,23 +10,9 @@ import pytest
 from process import command, serving
 from receiver import receiving
 
-from proxy.cli import main
 from proxy.cli.tables import print_table
 
 HOOK = "https://example.com/hook"
-
-
-@pytest.fixture
-def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run a command; its exit code, output and complaint."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            main([*arguments, "--data-dir", str(tmp_path)])
-        captured = capsys.readouterr()
-        return int(end.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 def test_a_webhook_is_added_listed_and_removed(run: Any) -> None:

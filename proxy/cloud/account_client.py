@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar, TypedDict
 
 from yarl import URL
@@ -83,18 +84,13 @@ class AccountClient:
         self.contact = self.http.contact
         #: For calls whose failures say nothing about others: they change neither breaker nor
         #: limiter.
-        self.aside = Http(
-            base_url,
-            ApiKey(key),
+        self.aside = replace(
+            self.http,
+            key=ApiKey(key),
             timeout=min(timeout, self.aside_timeout),
             retries=ONCE,
             gate=OpenGate(),
-            calls=self.http.calls,
             observations=self.observations if self.observes_aside else AccountObservations(),
-            plain_http=plain_http,
-            contact=self.contact,
-            routes=self.routes,
-            credential=self.credential,
         )
         self.downloads = Downloads(self.http, self.content)
         #: Opens the bytes of a file.

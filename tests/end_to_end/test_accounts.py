@@ -90,12 +90,6 @@ class Studio:
 
 
 @pytest.fixture
-def opened() -> asyncio.Event:
-    """The gate of jobs that are `held`."""
-    return asyncio.Event()
-
-
-@pytest.fixture
 async def simulator(opened: asyncio.Event) -> AsyncIterator[Simulator]:
     async with Simulator(extra_nodes=[gated.gate(opened)]) as running:
         yield running

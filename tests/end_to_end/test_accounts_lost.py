@@ -18,11 +18,6 @@ KEY = "comfyui-0123456789abcdef-of-a-client"
 
 
 @pytest.fixture
-def opened() -> asyncio.Event:
-    return asyncio.Event()
-
-
-@pytest.fixture
 async def simulator(opened: asyncio.Event) -> AsyncIterator[Simulator]:
     async with Simulator(extra_nodes=[gated.gate(opened)]) as running:
         yield running

@@ -23,11 +23,6 @@ SEVERAL = {"supports_preview_metadata": True}
 
 
 @pytest.fixture
-def opened() -> asyncio.Event:
-    return asyncio.Event()
-
-
-@pytest.fixture
 async def simulator(opened: asyncio.Event) -> AsyncIterator[Simulator]:
     async with Simulator(plan="pro", extra_nodes=[gated.gate(opened)]) as running:
         yield running

@@ -32,11 +32,6 @@ RATE_LIMITS = {
 
 
 @pytest.fixture
-def opened() -> asyncio.Event:
-    return asyncio.Event()
-
-
-@pytest.fixture
 async def simulator(opened: asyncio.Event) -> AsyncIterator[Simulator]:
     async with Simulator(extra_nodes=[gated.gate(opened)]) as running:
         yield running

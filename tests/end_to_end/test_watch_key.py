@@ -49,11 +49,6 @@ class Account:
 
 
 @pytest.fixture
-def opened() -> asyncio.Event:
-    return asyncio.Event()
-
-
-@pytest.fixture
 async def simulator(opened: asyncio.Event) -> AsyncIterator[Simulator]:
     async with Simulator(extra_nodes=[gated.gate(opened)]) as running:
         yield running

@@ -17,11 +17,6 @@ ONE = {"slots": 1, "slots_ahead": 0}
 
 
 @pytest.fixture
-def opened() -> asyncio.Event:
-    return asyncio.Event()
-
-
-@pytest.fixture
 async def simulator(opened: asyncio.Event) -> AsyncIterator[Simulator]:
     async with Simulator(extra_nodes=[gated.gate(opened)]) as running:
         yield running
