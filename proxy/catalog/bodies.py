@@ -6,14 +6,14 @@ import asyncio
 import hashlib
 import sys
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
-from cachetools import LRUCache
 from msgspec import Struct
 
 from proxy.catalog.file_lists import Listing, Slot
+from proxy.shared_work import SharedWork
 
 if TYPE_CHECKING or sys.version_info < (3, 14):
     from backports import zstd
@@ -126,18 +126,13 @@ class Bodies:
     """The bodies of catalogs by list of files and coding; those of former ones give way."""
 
     def __init__(self) -> None:
-        self._made: LRUCache[object, asyncio.Task[Body]] = LRUCache(MAX_BODIES)
+        self._made: SharedWork[Hashable, Body] = SharedWork(MAX_BODIES)
 
     async def get(self, whole: Whole, files: Listing, coding: Coding) -> Body:
         """Return the body of `whole`; who waits together gets the same."""
         key = whole, tuple(files.items()), coding
-        making = self._made.get(key)
-        if making is None or (making.done() and (making.cancelled() or making.exception())):
-            making = asyncio.create_task(asyncio.to_thread(whole.body, files, coding))
-            self._made[key] = making
-        return making.result() if making.done() else await asyncio.shield(making)
+        return await self._made.get(key, lambda: asyncio.to_thread(whole.body, files, coding))
 
     async def close(self) -> None:
-        """Wait for what is being made."""
-        await asyncio.gather(*self._made.values(), return_exceptions=True)
-        self._made.clear()
+        """Make no more of them."""
+        await self._made.close()

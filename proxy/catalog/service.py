@@ -9,8 +9,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
-from cachetools import LRUCache
-
 from proxy import clock
 from proxy.catalog.bodies import Bodies, Body, Coding, Whole
 from proxy.catalog.documents import Documents
@@ -29,6 +27,7 @@ from proxy.catalog.owners import (
 )
 from proxy.catalog.source import Accounts, CachedResource
 from proxy.members.rates import Buckets
+from proxy.shared_work import SharedWork
 from proxy.translate import codec, model_extensions
 from proxy.translate.errors import LocalError
 from proxy.translate.graph_shape import class_of
@@ -85,9 +84,7 @@ class Catalog:
     ) -> None:
         self._accounts = accounts
         self._allowed = allowed
-        self._seen: LRUCache[tuple[Whole, frozenset[str]], asyncio.Task[Nodes]] = LRUCache(
-            MAX_VIEWS
-        )
+        self._seen: SharedWork[tuple[Whole, frozenset[str]], Nodes] = SharedWork(MAX_VIEWS)
         self._is_complete = True
         self._rereads = Buckets(1 / REREAD_INTERVAL, REREADS)
         self._documents = Documents(accounts, folder, max_age=max_age)
@@ -116,7 +113,9 @@ class Catalog:
         if self._loading is not None:
             self._loading.cancel()
             await asyncio.gather(self._loading, return_exceptions=True)
-        await asyncio.gather(self._documents.close(), self.extras.close(), self._bodies.close())
+        await asyncio.gather(
+            *(part.close() for part in (self._documents, self.extras, self._bodies, self._seen))
+        )
 
     async def _load(self) -> None:
         with contextlib.suppress(LocalError):
@@ -226,35 +225,29 @@ class Catalog:
         named = [self._accounts.named[name].capabilities for name in able]
         return bool(named) and not any(capabilities.any_input for capabilities in named)
 
-    async def _nodes_of(self, member: str) -> Nodes:
-        return await self._seen_by(await self._nodes.get(), member)
-
     async def _seen_by(self, nodes: Nodes, member: str) -> Nodes:
         """Return the classes and choices of the accounts that a member may use."""
         if self._allowed is None or not nodes.owners:
             return nodes
-        key = nodes.whole, self._allowed(member)
-        making = self._seen.get(key)
-        if making is None or (making.done() and (making.cancelled() or making.exception())):
-            making = asyncio.create_task(asyncio.to_thread(nodes.seen_by, key[1]))
-            self._seen[key] = making
-        return making.result() if making.done() else await asyncio.shield(making)
+        allowed = self._allowed(member)
+        key = nodes.whole, allowed
+        return await self._seen.get(key, lambda: asyncio.to_thread(nodes.seen_by, allowed))
 
     async def node_class(self, name: str) -> dict[str, Any] | None:
         """Return a node class, `None` if it is unknown."""
         return (await self._nodes.get()).get(name)
 
-    async def classes(self, member: str) -> Mapping[str, dict[str, Any]]:
+    async def classes(self, member: str) -> Nodes:
         """Return all node classes that a member sees; each is parsed when it is read."""
-        return await self._nodes_of(member)
+        return await self._seen_by(await self._nodes.get(), member)
 
     async def object_info(self, member: str, files: Listing, coding: Coding = "identity") -> Body:
         """Return the body of `GET /object_info` for a member whose input folder has `files`."""
-        return await self._bodies.get((await self._nodes_of(member)).whole, files, coding)
+        return await self._bodies.get((await self.classes(member)).whole, files, coding)
 
     async def node_class_json(self, member: str, name: str, files: Listing) -> bytes:
         """Return the body of `GET /object_info/{class}`: `{}` for an unknown class."""
-        return (await self._nodes_of(member)).one_json(name, files)
+        return (await self.classes(member)).one_json(name, files)
 
     # --- models ----------------------------------------------------------------------------
 
@@ -292,7 +285,7 @@ class Catalog:
         if listed is None and folder not in _STANDARD_FOLDERS:
             return None
         try:
-            nodes = await self._nodes_of(member)
+            nodes = await self.classes(member)
         except LocalError:
             return listed or []
         offered = models_in(nodes, folder)

@@ -14,6 +14,7 @@ from yarl import URL
 
 from proxy import clock
 from proxy.cloud.errors import CloudError, CloudUnreachable
+from proxy.shared_work import SharedWork
 from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)
@@ -248,23 +249,18 @@ class PictureCache:
         self._cached: TLRUCache[Key, _CachedPicture] = TLRUCache(
             MAX_BYTES, lambda _key, cached, _now: cached.until, getsizeof=lambda cached: cached.size
         )
-        self._asking: dict[Key, asyncio.Task[Picture | None]] = {}
+        self._asking: SharedWork[Key, Picture | None] = SharedWork()
 
     async def close(self) -> None:
         """Stop asking."""
-        for task in self._asking.values():
-            task.cancel()
-        await asyncio.gather(*self._asking.values(), return_exceptions=True)
+        await self._asking.close()
 
     async def get(self, *key: str | int) -> Picture | None:
         """Return a picture, `None` if the cloud has none or does not answer."""
         cached = self._cached.get(key)
         if cached is not None:
             return cached.picture
-        task = self._asking.get(key)
-        if task is None:
-            task = self._asking[key] = asyncio.create_task(self._load(key), name="fetch a picture")
-        return await asyncio.shield(task)
+        return await self._asking.get(key, lambda: self._load(key))
 
     async def _load(self, key: Key) -> Picture | None:
         age = self._max_age
@@ -273,8 +269,6 @@ class PictureCache:
         except CloudError as error:
             log.info("picture_failed", picture=list(key), error=str(error))
             picture, age = None, PAUSE
-        finally:
-            self._asking.pop(key, None)
         if picture is not None and not picture[1].startswith(("image/", "audio/")):
             picture = None
         cached = _CachedPicture(picture, clock.monotonic() + age)

@@ -40,6 +40,7 @@ from proxy.files.pictures import NotAPictureError
 from proxy.files.reader import Reader
 from proxy.files.upload_names import Naming
 from proxy.files.uploads import Received, Uploads, received_file
+from proxy.shared_work import SharedWork
 from proxy.storage.assets import TooManyAssetsError
 from proxy.storage.database import StorageError
 from proxy.storage.file_tables import FileRecord
@@ -112,7 +113,7 @@ class Files:
             self.output_directory = OutputDirectory(
                 output_folder, self._reader, self.namespace, repository, links=output_links
             )
-        self._converting: dict[tuple[FileRecord, str], asyncio.Task[bytes]] = {}
+        self._converting: SharedWork[tuple[FileRecord, str], bytes] = SharedWork()
 
     async def start(self) -> None:
         """Read the cache from disk. Raises `StorageError`, `OSError`."""
@@ -123,10 +124,7 @@ class Files:
     async def close(self) -> None:
         """Stop all downloads and conversions."""
         await self.library.close()
-        converting = list(self._converting.values())
-        for task in converting:
-            task.cancel()
-        await asyncio.gather(*converting, return_exceptions=True)
+        await self._converting.close()
         self.picture_workers.close()
 
     async def upload(
@@ -220,14 +218,10 @@ class Files:
         Raises `LocalError`: 400 if the file is not a picture or has too many pixels, otherwise as
         `open`.
         """
-        key = record, wanted.key
-        task = self._converting.get(key)
-        if task is None:
-            task = asyncio.create_task(self._convert(record, wanted))
-            self._converting[key] = task
-            task.add_done_callback(lambda _: self._converting.pop(key, None))
         try:
-            return await asyncio.shield(task)
+            return await self._converting.get(
+                (record, wanted.key), lambda: self._convert(record, wanted)
+            )
         except NotAPictureError as error:
             raise pictures.unreadable(record.filename, error) from error
 
