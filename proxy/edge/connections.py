@@ -90,9 +90,9 @@ class Connection(LimitedConnection):
         self.admission, member = admission, admission.member
         if self.sender.member == member:
             return False
-        self._sent_by(Owner(member), self.manager.turns.of_member(member, self.driver.address))
         if self.owner.member != member:
             self.manager.join(self, member)
+        self._sent_by(Owner(member), self.manager.turns.of_member(member, self.driver.address))
         return True
 
     def sent_from(self, address: str) -> None:

@@ -43,7 +43,7 @@ class InputProtocol(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Pass on what was read, or let it wait."""
-        data, driver = bytes(self._buffer[:nbytes]), self.connection.driver
+        data, driver = self._buffer[:nbytes].tobytes(), self.connection.driver
         if driver.turns.is_calm():
             self.connection.data_received(data)
         elif driver.account.must_wait:

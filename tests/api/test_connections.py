@@ -162,6 +162,22 @@ async def test_one_member_never_has_all_places(
         assert (await tenth.readline()) == b"HTTP/1.1 200 OK\r\n"
 
 
+async def test_a_member_with_too_many_connections_is_refused_on_each_request(
+    running: Any, members: Directory
+) -> None:
+    ann, _ = await members.new_token("ann")
+    async with running(max_connections=4, members=members) as server:
+        for _ in range(2):
+            reader, _ = await server.connect(asking(ann))
+            await reader.readuntil(b"}")
+        third, writer = await server.connect()
+        for _ in range(2):
+            writer.write(asking(ann))
+            answer = await third.readuntil(b"node_errors")
+            assert b"HTTP/1.1 503 " in answer
+            assert b"too_many_connections" in answer
+
+
 # --- answers that nobody takes -----------------------------------------------------------------
 
 
