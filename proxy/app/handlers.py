@@ -97,9 +97,8 @@ async def open_api(
         resources.files.output_directory,
         max_age=process.timeouts.ready_age,
     )
-    subscribers = jobs.service.subscribers
     workflows = WorkflowExchange(
-        WorkflowRepository(database), jobs.bus, subscribers.tell, supervisor
+        WorkflowRepository(database), jobs.bus, jobs.service.subscribers.tell, supervisor
     )
     members = storage.members
     spool = Spool(settings.max_upload_bytes)
@@ -111,16 +110,6 @@ async def open_api(
     _register(process.metrics, gauges, members, cloud)
     sampler = Sampler(activity, jobs.service.accounts, is_active=election.is_active)
     supervisor.keep(sampler.run, "sample the activity")
-    assets = Assets(
-        AssetRepository(database),
-        ExportRepository(database),
-        resources.files,
-        resources.catalog,
-        jobs.bus,
-        subscribers.broadcast,
-        supervisor,
-        process.budget,
-    )
     packs = PackServices(
         resources.pictures, resources.catalog, resources.userdata, workflows, notices
     )
@@ -147,7 +136,7 @@ async def open_api(
     services[SPOOL] = spool
     services[STREAMS] = streams
     services[POOLS] = pools
-    services[ASSETS] = assets if settings.assets else None
+    services[ASSETS] = _assets(process, storage, resources, jobs) if settings.assets else None
     services[PACKS] = packs if settings.helper_nodes else None
     services[OPTIONS] = _api_options(settings, shared=database.shared)
     services[TURNS] = process.turns
@@ -159,6 +148,19 @@ async def open_api(
     finally:
         notices.close()
         await readiness.close()
+
+
+def _assets(process: Process, storage: OpenStorage, resources: Resources, jobs: Jobs) -> Assets:
+    return Assets(
+        AssetRepository(storage.database),
+        ExportRepository(storage.database),
+        resources.files,
+        resources.catalog,
+        jobs.bus,
+        jobs.service.subscribers.broadcast,
+        storage.supervisor,
+        process.budget,
+    )
 
 
 def _register(metrics: Metrics, gauges: Gauges, members: Directory, cloud: CloudAccounts) -> None:
