@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
 from types import TracebackType
@@ -198,7 +198,7 @@ class RequestContext:
 
     member: str | None = None
     token_id: str | None = None
-    _id: str | None = None
+    _id: str | None = field(init=False, default=None)
 
     @property
     def id(self) -> str:

@@ -37,11 +37,11 @@ class Follower:
     comfy: Comfy
     client_id: str
     display: Display
-    _prompt_id: str | None = None
-    _early: list[aiohttp.WSMessage] = field(default_factory=list)
-    _tried: asyncio.Event = field(default_factory=asyncio.Event)
-    _connected: asyncio.Event = field(default_factory=asyncio.Event)
-    _ended: asyncio.Event = field(default_factory=asyncio.Event)
+    _prompt_id: str | None = field(init=False, default=None)
+    _early: list[aiohttp.WSMessage] = field(init=False, default_factory=list)
+    _tried: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    _connected: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    _ended: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:

@@ -37,7 +37,7 @@ class MarkedJobs:
 
     newest: Callable[[int], Awaitable[list[Snapshot]]]
     extra_data: Callable[[str], Awaitable[dict[str, Any] | None]]
-    _marks: LRUCache[str, object] = field(default_factory=lambda: LRUCache(_REMEMBERED))
+    _marks: LRUCache[str, object] = field(init=False, default_factory=lambda: LRUCache(_REMEMBERED))
 
     async def find(self, mark: str, known: Known, since: int) -> str | None:
         """Return the id of a job that was sent after `since`, `None` if there is none. Raises

@@ -72,8 +72,8 @@ class Exports:
     _repository: ExportRepository
     _notify: Callable[[str, str, dict[str, Any]], None]
     _budget: MemoryBudget
-    _turns: Turns = field(default_factory=lambda: Turns(MAX_CONCURRENT, MAX_CONCURRENT))
-    _unfinished: Counter[str] = field(default_factory=Counter)
+    _turns: Turns = field(init=False, default_factory=lambda: Turns(MAX_CONCURRENT, MAX_CONCURRENT))
+    _unfinished: Counter[str] = field(init=False, default_factory=Counter)
 
     async def begin(self, member: str, request: ExportRequest) -> str:
         """Start an export, or join the same one under way. Return its id.

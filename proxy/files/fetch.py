@@ -60,16 +60,16 @@ class Fetch:
     _cache: Cache
     expected: str | None
     ahead: bool = False
-    generation: int = 0
-    received: int = 0
-    latest: bytes = field(default=b"", repr=False)
-    size: int | None = None
-    lease: CacheLease | None = None
-    error: Exception | None = None
-    path: Path | None = None
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    _hasher: blake3 = field(default_factory=blake3)
-    _file: int = -1
+    generation: int = field(init=False, default=0)
+    received: int = field(init=False, default=0)
+    latest: bytes = field(init=False, default=b"", repr=False)
+    size: int | None = field(init=False, default=None)
+    lease: CacheLease | None = field(init=False, default=None)
+    error: Exception | None = field(init=False, default=None)
+    path: Path | None = field(init=False, default=None)
+    changed: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    _hasher: blake3 = field(init=False, default_factory=blake3)
+    _file: int = field(init=False, default=-1)
 
     @property
     def ended(self) -> bool:

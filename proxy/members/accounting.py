@@ -123,7 +123,7 @@ class Limiter:
     _member: Callable[[str], Member]
     _usage: Usage
     default_budgets: BudgetAmounts = NO_BUDGETS
-    _buckets: dict[str, Bucket] = field(default_factory=dict)
+    _buckets: dict[str, Bucket] = field(init=False, default_factory=dict)
 
     def request(self, member: str) -> None:
         """Count a request. Raises `LocalError` (429)."""

@@ -53,13 +53,13 @@ class Audit:
 
     _repository: UsageRepository
     days: int = 90
-    _rates: Buckets = field(default_factory=lambda: Buckets(MAX_RATE, MAX_BURST))
+    _rates: Buckets = field(init=False, default_factory=lambda: Buckets(MAX_RATE, MAX_BURST))
     #: Entries of each member beyond the rate, and of `""` those beyond `MAX_WAITING`; one entry
     #: with their number follows.
-    _left_out: Counter[str] = field(default_factory=Counter)
-    _writer: asyncio.Task[None] | None = None
-    _count: int = 0
-    _cleaned: int = -1
+    _left_out: Counter[str] = field(init=False, default_factory=Counter)
+    _writer: asyncio.Task[None] | None = field(init=False, default=None)
+    _count: int = field(init=False, default=0)
+    _cleaned: int = field(init=False, default=-1)
 
     def __post_init__(self) -> None:
         #: By their numbers.

@@ -126,7 +126,7 @@ class Sessions:
 
     _repository: MemberRepository | None
     _changing: asyncio.Lock
-    _sessions: dict[str, StoredSession] = field(default_factory=dict)
+    _sessions: dict[str, StoredSession] = field(init=False, default_factory=dict)
 
     def replace(self, sessions: Iterable[StoredSession]) -> None:
         """Replace all sessions."""

@@ -68,8 +68,8 @@ class V2Surface:
     classes: Mapping[str, Any]
     removed: list[str]
     patience: float
-    _open: list[str] = field(default_factory=list)
-    _files: list[str] = field(default_factory=list)
+    _open: list[str] = field(init=False, default_factory=list)
+    _files: list[str] = field(init=False, default_factory=list)
 
     def see(self, point: str, observed: str, note: str = "") -> None:
         """Record an observation."""

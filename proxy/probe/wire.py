@@ -116,10 +116,10 @@ class ProbeSocket:
 
     connection: aiohttp.ClientWebSocketResponse
     frames: list[Frame] = field(default_factory=list)
-    _news: asyncio.Event = field(default_factory=asyncio.Event)
+    _news: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _reader: asyncio.Task[None] = field(init=False)
-    _binary: int = 0
-    _is_closed: bool = False
+    _binary: int = field(init=False, default=0)
+    _is_closed: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self._reader = asyncio.create_task(self._read(), name="probe socket")

@@ -45,7 +45,7 @@ class AccountWatch:
     outbox: Outbox
     fence: Fence
     views: Callable[[], Sequence[AccountView]]
-    _since: dict[tuple[str, str], float] = field(default_factory=dict)
+    _since: dict[tuple[str, str], float] = field(init=False, default_factory=dict)
 
     async def run(self) -> None:
         """Watch, until cancelled."""

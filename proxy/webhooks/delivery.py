@@ -82,12 +82,12 @@ class WebhookDelivery:
     metrics: Metrics
     fence: Fence
     schedule: RetrySchedule = field(default_factory=RetrySchedule)
-    _under_way: dict[asyncio.Task[None], Claimed] = field(default_factory=dict)
+    _under_way: dict[asyncio.Task[None], Claimed] = field(init=False, default_factory=dict)
     #: What owners may send, and until when (loop time) those are excluded that have sent more.
     _bytes: Buckets = field(
-        default_factory=lambda: Buckets(MAX_BYTES_AN_HOUR / 3600, MAX_BYTES_AN_HOUR)
+        init=False, default_factory=lambda: Buckets(MAX_BYTES_AN_HOUR / 3600, MAX_BYTES_AN_HOUR)
     )
-    _excluded: dict[str, float] = field(default_factory=dict)
+    _excluded: dict[str, float] = field(init=False, default_factory=dict)
 
     async def run(self) -> None:
         """Deliver, until cancelled."""

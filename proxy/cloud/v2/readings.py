@@ -43,10 +43,12 @@ class JobReadings:
     downloads: Downloads
     releases: Releases
     streams: Callable[[], JobStreams | None]
-    _turn: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_MAX_CONCURRENT))
-    _cancelled: LRUCache[str, bool] = field(default_factory=_cache)
-    _expired: LRUCache[str, bool] = field(default_factory=_cache)
-    _texts: LRUCache[str, str] = field(default_factory=_cache)
+    _turn: asyncio.Semaphore = field(
+        init=False, default_factory=lambda: asyncio.Semaphore(_MAX_CONCURRENT)
+    )
+    _cancelled: LRUCache[str, bool] = field(init=False, default_factory=_cache)
+    _expired: LRUCache[str, bool] = field(init=False, default_factory=_cache)
+    _texts: LRUCache[str, str] = field(init=False, default_factory=_cache)
 
     def cancelled(self, cloud_id: str) -> None:
         """Note that the end of a job was asked for: an unexplained end is that."""

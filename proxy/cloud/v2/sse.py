@@ -26,10 +26,10 @@ class OversizedFrameError(ValueError):
 class FrameParser:
     """Makes frames of the bytes of a stream, however these are cut."""
 
-    _rest: bytearray = field(default_factory=bytearray)
-    _type: str = ""
-    _lines: list[str] = field(default_factory=list)
-    _size: int = 0
+    _rest: bytearray = field(init=False, default_factory=bytearray)
+    _type: str = field(init=False, default="")
+    _lines: list[str] = field(init=False, default_factory=list)
+    _size: int = field(init=False, default=0)
 
     def feed(self, data: bytes) -> Iterator[StreamFrame]:
         """Take bytes; yield the frames that they complete. Raises `OversizedFrameError`."""

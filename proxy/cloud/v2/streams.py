@@ -53,12 +53,12 @@ class JobStreams:
     observer: Observer
     runs: dict[str, RunObserver] = field(default_factory=dict)
     refused: int | None = None
-    _offered: bool = True
-    _over: set[str] = field(default_factory=set)
-    _streams: dict[str, asyncio.Task[None]] = field(default_factory=dict)
-    _group: asyncio.TaskGroup | None = None
-    _task: asyncio.Task[None] | None = None
-    _ready: asyncio.Event = field(default_factory=asyncio.Event)
+    _offered: bool = field(init=False, default=True)
+    _over: set[str] = field(init=False, default_factory=set)
+    _streams: dict[str, asyncio.Task[None]] = field(init=False, default_factory=dict)
+    _group: asyncio.TaskGroup | None = field(init=False, default=None)
+    _task: asyncio.Task[None] | None = field(init=False, default=None)
+    _ready: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     @property
     def connected(self) -> bool:

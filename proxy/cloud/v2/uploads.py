@@ -31,7 +31,7 @@ class DeploymentUploads:
     """
 
     http: Http
-    _until: LRUCache[str, float] = field(default_factory=lambda: LRUCache(_REMEMBERED))
+    _until: LRUCache[str, float] = field(init=False, default_factory=lambda: LRUCache(_REMEMBERED))
 
     async def store(self, path: Path, hash_: str, filename: str, content_type: str) -> str:
         """Return the proxy's name of an input with this content. Raises `CloudError`."""

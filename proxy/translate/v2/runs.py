@@ -53,14 +53,14 @@ class RunObserver:
     wants_reading: bool = False
     ended: bool = False
     seen: int = 0
-    _started: bool = False
-    _starting: bool = False
-    _current: str | None = None
-    _done: float = 0
-    _next: Mapping[str, Any] | None = None
-    _step: tuple[str, Any, Any] | None = None
-    _with_outputs: set[str] = field(default_factory=set)
-    _told: set[str] = field(default_factory=set)
+    _started: bool = field(init=False, default=False)
+    _starting: bool = field(init=False, default=False)
+    _current: str | None = field(init=False, default=None)
+    _done: float = field(init=False, default=0)
+    _next: Mapping[str, Any] | None = field(init=False, default=None)
+    _step: tuple[str, Any, Any] | None = field(init=False, default=None)
+    _with_outputs: set[str] = field(init=False, default_factory=set)
+    _told: set[str] = field(init=False, default_factory=set)
     _nodes: OutputNodes = field(init=False)
 
     def __post_init__(self) -> None:
