@@ -74,7 +74,6 @@ class SimulatedConnections:
             raise aiohttp.ClientConnectionError
         http.begin_to_send()
         body = data if isinstance(data, bytes) else b""
-        path = "/".join(url.path.split("/")[:3])
         if submits:
             world.note("", "", "calls", f"{method} {url.path}")
             world.check_epoch(process)
@@ -84,7 +83,7 @@ class SimulatedConnections:
             await self._broken()
         if weather.chance("request_lost") or (half_lost and weather.draw(0, 1) < 0.5):
             await self._broken()
-        if path == "/api/prompt" and weather.chance("request_late"):
+        if submits and (weather.chance("request_late") or weather.chance("submission_late")):
             late = weather.draw(1.0, LATE)
             loop.in_world(late, world.handle, method, url, body, loop.create_future())
             await self._broken()
