@@ -1,6 +1,6 @@
 """Many websockets: what an idle one costs, and what a job waits for while they are open.
 
-    python benchmarks/sockets.py [--idle 10000] [--busy 100] [--jobs 2] [--deflate]
+    python benchmarks/sockets.py [--idle 9000] [--busy 100] [--jobs 2] [--deflate]
 
 The proxy and the cloud (the simulator) run in processes of their own. The idle sockets are opened
 at the first, then the busy clients run their jobs, each with a socket of its own, once without the
@@ -191,6 +191,7 @@ async def main(given: argparse.Namespace) -> None:
             server(str(HERE / "cloud.py"), KEY) as cloud,
             server(
                 *("-m", "proxy", "serve", "--port", "0", "--data-dir", folder),
+                *("--max-connections", str(4 * (given.idle + 2 * given.busy))),
                 COMFY_CLOUD_API_KEY=KEY,
                 COMFY_CLOUD_BASE_URL=str(cloud.url),
             ) as proxy,
@@ -235,7 +236,7 @@ async def main(given: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--idle", type=int, default=10_000)
+    parser.add_argument("--idle", type=int, default=9_000)
     parser.add_argument("--busy", type=int, default=100)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--deflate", action="store_true")
