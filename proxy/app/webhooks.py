@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from proxy.app.jobs import Jobs
 from proxy.app.process import Process
@@ -14,6 +15,7 @@ from proxy.storage.budget_notices import BudgetNoticeRepository
 from proxy.storage.webhook_deliveries import WebhookDeliveryRepository
 from proxy.storage.webhooks import WebhookRepository
 from proxy.webhooks.addresses import WebhookAddresses
+from proxy.webhooks.delivery import WebhookDelivery
 from proxy.webhooks.endpoints import Webhooks
 from proxy.webhooks.outbox import TOPIC, Outbox, WebhooksChanged
 from proxy.webhooks.runner import WebhookRunner
@@ -40,7 +42,7 @@ async def open_webhooks(
     """Open both halves of webhooks."""
     addresses = addresses_of(process.settings)
     repository = WebhookRepository(storage.database)
-    sender = WebhookSender(addresses.check)
+    outbox, sender = Outbox(storage.cipher), WebhookSender(addresses.check)
     await sender.start()
     try:
         yield OpenWebhooks(
@@ -52,13 +54,18 @@ async def open_webhooks(
             ),
             WebhookRunner(
                 repository=repository,
-                deliveries=WebhookDeliveryRepository(storage.database),
                 budgets=BudgetNoticeRepository(storage.database),
-                outbox=Outbox(storage.cipher),
-                sender=sender,
-                cipher=storage.cipher,
-                metrics=process.metrics,
-                schedule=process.policy.webhooks,
+                outbox=outbox,
+                deliver=partial(
+                    WebhookDelivery,
+                    repository=repository,
+                    deliveries=WebhookDeliveryRepository(storage.database),
+                    outbox=outbox,
+                    sender=sender,
+                    cipher=storage.cipher,
+                    metrics=process.metrics,
+                    schedule=process.policy.webhooks,
+                ),
             ),
         )
     finally:

@@ -6,7 +6,7 @@ It holds a delivery for the time of an attempt, so that no other engine sends it
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -61,21 +61,6 @@ class Outlook(Struct, frozen=True):
     types: frozenset[str]
     wait: float | None
     gone: frozenset[str] = frozenset()
-
-
-class AttemptLimit(Protocol):
-    """How many attempts of each owner may be under way at once."""
-
-    def take(self, owner: str) -> bool:
-        """Take an attempt for an owner; return whether there was one."""
-
-
-class UnlimitedAttempts:
-    """No limit for any owner."""
-
-    def take(self, _owner: str) -> bool:
-        """Return that there is one."""
-        return True
 
 
 _W, _D = webhooks.c, deliveries.c
@@ -183,15 +168,15 @@ class WebhookDeliveryRepository(Repository):
         *,
         hold: float,
         fence: Fence,
-        attempts: Callable[[], AttemptLimit] = UnlimitedAttempts,
+        attempts: Callable[[], Callable[[str], bool]],
         excluded: Collection[str] = (),
     ) -> list[Claimed]:
         """Return at most `limit` deliveries that are due, which no engine attempts again within
         `hold` seconds; none of the owners that are `excluded`.
 
         An endpoint gets `_MAX_CONCURRENT` attempts at once, counted with those that are
-        `under_way`, and one while it fails; an owner as many as it gets `attempts`, which are made
-        for each try of the transaction.
+        `under_way`, and one while it fails; an owner as many as it takes by what
+        `attempts` returns, which is made for each try of the transaction.
         """
 
         def work(connection: Connection) -> list[Claimed]:
@@ -201,14 +186,14 @@ class WebhookDeliveryRepository(Repository):
             full = [id_ for id_ in busy if under_way[id_] >= _MAX_CONCURRENT]
             due = {"full": full, "busy": busy, "now": now, "limit": limit}
             due["owners"] = list(excluded)
-            free = attempts()
+            take = attempts()
             claimed: list[Claimed] = []
             for row in connection.execute(_DUE, due).all():
                 room = 1 if row.failing_since is not None else _MAX_CONCURRENT
                 room = min(room - under_way.get(row.id, 0), limit - len(claimed))
                 of = {"w": row.id, "now": now, "limit": max(0, room)}
                 for message in connection.execute(_DUE_OF, of).scalars().all():
-                    if not free.take(row.member):
+                    if not take(row.member):
                         break
                     key = {"w": row.id, "i": message}
                     until = now + round(hold * 1000)

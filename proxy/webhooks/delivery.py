@@ -13,8 +13,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Collection, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import KW_ONLY, dataclass, field
 
 import structlog
 
@@ -70,17 +69,18 @@ def _owner(member: str) -> Owner:
     return Owner(member or "the gateway")  # which is no name of a member
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
+@dataclass(eq=False, repr=False)
 class WebhookDelivery:
     """Delivers messages while a lease lasts, whose writes carry the `fence`."""
 
+    fence: Fence
+    _: KW_ONLY
     repository: WebhookRepository
     deliveries: WebhookDeliveryRepository
     outbox: Outbox
     sender: WebhookSender
     cipher: Cipher
     metrics: Metrics
-    fence: Fence
     schedule: RetrySchedule = field(default_factory=RetrySchedule)
     _under_way: dict[asyncio.Task[None], Claimed] = field(init=False, default_factory=dict)
     #: What owners may send, and until when (loop time) those are excluded that have sent more.
@@ -128,7 +128,7 @@ class WebhookDelivery:
             Counter(claimed.webhook for claimed in self._under_way.values()),
             hold=self.schedule.hold,
             fence=self.fence,
-            attempts=partial(AttemptPool, owners),
+            attempts=lambda: AttemptPool(owners).take,
             excluded=[*self._in_debt(), *filter(pool.is_full, set(owners))],
         )
         for delivery in found:

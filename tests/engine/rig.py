@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ from proxy.storage.webhooks import WebhookRepository
 from proxy.supervisor import Supervisor
 from proxy.translate.events import Event
 from proxy.webhooks.addresses import WebhookAddresses
+from proxy.webhooks.delivery import WebhookDelivery
 from proxy.webhooks.outbox import Outbox
 from proxy.webhooks.runner import WebhookRunner
 from proxy.webhooks.sender import WebhookSender
@@ -215,14 +217,20 @@ async def running_engine(
     bookkeeper = Bookkeeper(
         BillingRepository(database), accounts, term, Metrics(), delay=3600.0, interval=3600.0
     )
+    endpoints = WebhookRepository(database)
     webhooks = WebhookRunner(
-        repository=WebhookRepository(database),
-        deliveries=WebhookDeliveryRepository(database),
+        repository=endpoints,
         budgets=BudgetNoticeRepository(database),
         outbox=outbox,
-        sender=WebhookSender(WebhookAddresses().check),
-        cipher=Cipher(),
-        metrics=Metrics(),
+        deliver=partial(
+            WebhookDelivery,
+            repository=endpoints,
+            deliveries=WebhookDeliveryRepository(database),
+            outbox=outbox,
+            sender=WebhookSender(WebhookAddresses().check),
+            cipher=Cipher(),
+            metrics=Metrics(),
+        ),
     )
     engine = Engine(
         accounts=accounts,

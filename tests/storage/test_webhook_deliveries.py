@@ -264,5 +264,5 @@ async def test_attempts_whose_endpoints_are_gone_are_known(room: Room) -> None:
 async def test_nothing_is_claimed_of_an_owner_that_is_excluded(room: Room) -> None:
     await add(room, endpoint("one"), endpoint("two", "bob"))
     await room.tell(message("a"), message("b", "bob"))
-    claimed = await room.deliveries.claim(9, {}, hold=60, fence=room.fence, excluded=["anna"])
+    claimed = await room.claim(excluded=["anna"])
     assert [delivery.webhook for delivery in claimed] == ["two"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 
 from proxy.storage.database import Database
 from proxy.storage.leases import ENGINE, Fence, LeaseRepository
@@ -33,8 +34,21 @@ class Room:
     async def tell(self, *messages: WebhookMessage) -> None:
         await self.database.write(lambda connection: add_messages(connection, messages))
 
-    async def claim(self, limit: int = 99, hold: float = 60.0, **under_way: int) -> list[Claimed]:
-        return await self.deliveries.claim(limit, under_way, hold=hold, fence=self.fence)
+    async def claim(
+        self,
+        limit: int = 99,
+        hold: float = 60.0,
+        excluded: Collection[str] = (),
+        **under_way: int,
+    ) -> list[Claimed]:
+        return await self.deliveries.claim(
+            limit,
+            under_way,
+            hold=hold,
+            fence=self.fence,
+            attempts=lambda: lambda _owner: True,
+            excluded=excluded,
+        )
 
     async def settle(self, claimed: Claimed, attempted: Attempted) -> bool:
         return await self.deliveries.settle(claimed, attempted)

@@ -89,13 +89,13 @@ class Post:
         self, schedule: RetrySchedule = QUICK, holder: str = "engine"
     ) -> Supervisor:
         delivery = WebhookDelivery(
+            await self.fence(holder),
             repository=self.repository,
             deliveries=self.deliveries,
             outbox=self.outbox,
             sender=self.sender,
             cipher=self.cipher,
             metrics=self.metrics,
-            fence=await self.fence(holder),
             schedule=schedule,
         )
         supervisor = Supervisor()
