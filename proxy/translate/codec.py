@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, TypeVar
+from typing import Any, AnyStr, TypeVar
 
 import msgspec
 
@@ -33,14 +33,25 @@ def loads(data: bytes | str) -> Any:
 
 
 #: Numbers with an exponent of three digits, which take msgspec 8 µs each and `json` 0.2.
-_HUGE_TEXT = r"[\[,:\s]-?[0-9.]+[eE]\+?[0-9]{3}"
-_HUGE = re.compile(_HUGE_TEXT)
-_HUGE_BYTES = re.compile(_HUGE_TEXT.encode())
+_HUGE = r"[\[,:\s]-?[0-9.]+[eE]\+?[0-9]{3}"
+#: The exponents of such numbers, and of some hexadecimal ones: what begins with one character is
+#: looked for 40 times as fast, and most events have neither.
+_EXPONENTS = r"e(?<=[0-9.]e)\+?[0-9]{3}", r"E(?<=[0-9.]E)\+?[0-9]{3}"
+_HUGE_IN_TEXT = tuple(map(re.compile, (*_EXPONENTS, _HUGE)))
+_HUGE_IN_BYTES = tuple(re.compile(pattern.encode()) for pattern in (*_EXPONENTS, _HUGE))
 
 
 def _has_huge_numbers(data: bytes | str) -> bool:
-    found = _HUGE.search(data) if isinstance(data, str) else _HUGE_BYTES.search(data)
-    return found is not None
+    if isinstance(data, str):
+        return _finds(data, *_HUGE_IN_TEXT)
+    return _finds(data, *_HUGE_IN_BYTES)
+
+
+def _finds(
+    data: AnyStr, small: re.Pattern[AnyStr], capital: re.Pattern[AnyStr], number: re.Pattern[AnyStr]
+) -> bool:
+    maybe = small.search(data) or capital.search(data)
+    return maybe is not None and number.search(data) is not None
 
 
 def breadth(data: bytes | str) -> int:
