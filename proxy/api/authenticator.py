@@ -186,7 +186,7 @@ class Authenticator:
         """Count a wrong token of an address; the answer to it."""
         wait = self._wrong_tokens.count(address)
         id_ = tokens.id_of(token)
-        shown = f"{tokens.PREFIX}{id_}…" if id_ else "not one of ours"
+        shown = tokens.shown_id(id_ or "") or "not one of ours"
         log.warning("token_rejected", address=address, sent=shown, slowed_down=wait > 0)
         if wait:
             return LocalError(

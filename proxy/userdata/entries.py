@@ -99,6 +99,14 @@ def parts_of(name: str) -> tuple[str, ...]:
     return tuple(steps)
 
 
+def new_path(name: str) -> str:
+    """Return a path to write to. Raises `BadNameError` and `LeadsOutError`."""
+    path = "/".join(parts_of(name))
+    if not path:
+        raise BadNameError(name)
+    return path
+
+
 def path_to(name: str) -> str:
     """Return the path of an existing file or folder, empty for the member's folder itself. Raises
     `MissingError` and `LeadsOutError`."""

@@ -26,7 +26,7 @@ from proxy.userdata.entries import (
     UserDataEntry,
     in_tree_order,
     is_listed,
-    parts_of,
+    new_path,
     path_to,
 )
 from proxy.userdata.stored import DEFAULT_USER, StoredUserData
@@ -76,7 +76,7 @@ class UserDataOnCloud:
 
         `max_bytes` has no meaning: nothing is stored in the proxy.
         """
-        path = _new_path(name)
+        path = new_path(name)
         with _translated_file_errors():
             http = self._http
             call = http.call("POST", "userdata/{file}", file=path, query=_writing(overwrite))
@@ -101,7 +101,7 @@ class UserDataOnCloud:
     ) -> UserDataEntry:
         """Rename a file. Raises `MissingError`; `TakenError` if `target` exists, unless with
         `overwrite`."""
-        file, dest, query = _existing_path(name), _new_path(target), _writing(overwrite)
+        file, dest, query = _existing_path(name), new_path(target), _writing(overwrite)
         with _translated_file_errors():
             http, route = self._http, "userdata/{file}/move/{dest}"
             call = http.call("POST", route, file=file, dest=dest, query=query)
@@ -210,14 +210,6 @@ def _existing_path(name: str) -> str:
     path = path_to(name)
     if not path:
         raise MissingError(name)
-    return path
-
-
-def _new_path(name: str) -> str:
-    """Return a path to write to. Raises `BadNameError` and `LeadsOutError`."""
-    path = "/".join(parts_of(name))
-    if not path:
-        raise BadNameError(name)
     return path
 
 

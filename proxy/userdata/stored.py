@@ -30,7 +30,7 @@ from proxy.userdata.entries import (
     UserDataEntry,
     in_tree_order,
     is_listed,
-    parts_of,
+    new_path,
     path_to,
 )
 
@@ -318,9 +318,9 @@ def _settings(unit: UserDataUnit) -> dict[str, Any]:
 
 
 def _new_path(name: str) -> str:
-    """Return a path to write to. Raises `BadNameError` and `LeadsOutError`."""
-    path = "/".join(parts_of(name))
-    if not path or len(escaped(path).encode()) > _MAX_PATH_BYTES:
+    """Return a path to write to, which is in an index. Raises `BadNameError`, `LeadsOutError`."""
+    path = new_path(name)
+    if len(escaped(path).encode()) > _MAX_PATH_BYTES:
         raise BadNameError(name)
     return path
 
