@@ -100,16 +100,22 @@ class Intake:
         """Lead a new job through its life. If the way to the cloud takes long, its client gets its
         answer meanwhile, and the job is in the queue."""
         self._table.advance(job, JobState.SUBMITTING)
+        timeout = ANSWER_TIMEOUT
+        if not self._life.events_come(job):
+            timeout = min(timeout, _INTERRUPTED_TIMEOUT)
         async with asyncio.TaskGroup() as tasks:
-            life = tasks.create_task(self._life.run(job), name=f"job {job.prompt_id}")
-            timeout = ANSWER_TIMEOUT
-            if not self._life.events_come(job):
-                timeout = min(timeout, _INTERRUPTED_TIMEOUT)
-            await asyncio.wait([life], timeout=timeout)
-            # One without a slot is about to be refused, an unknown one was.
-            is_on_its_way = job.state is JobState.SUBMITTING and job.slot is not SlotState.NONE
-            if is_on_its_way and not job.accepted and job.wish is not Wish.CANCEL:
-                await self._accept(job)
+
+            def accept() -> None:
+                # One without a slot is about to be refused, an unknown one was.
+                is_on_its_way = job.state is JobState.SUBMITTING and job.slot is not SlotState.NONE
+                if is_on_its_way and not job.accepted and job.wish is not Wish.CANCEL:
+                    tasks.create_task(self._accept(job), name=f"accept {job.prompt_id}")
+
+            timer = asyncio.get_running_loop().call_later(timeout, accept)
+            try:
+                await self._life.run(job)
+            finally:
+                timer.cancel()
 
     async def _accept(self, job: LiveJob) -> None:
         """Accept a job that is on its way: in the storage first, then its client is told."""
