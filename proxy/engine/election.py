@@ -191,7 +191,8 @@ class Election:
                 await self._give(term, term.successor)
             elif not term.lasts:
                 log.warning("engine_stopped", epoch=term.lease.epoch)
-                await self._end()
+                async with self._giving:  # it is not stopped in the middle
+                    await self._end()
 
     async def _look(self, term: Term) -> None:
         """Find the replica that is to run the engine instead, if this one is cut off."""

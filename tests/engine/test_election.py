@@ -187,6 +187,27 @@ async def test_a_process_that_stops_while_its_engine_begins_stops_without_the_da
             await two.election.leave()
 
 
+async def test_a_process_that_stops_while_its_engine_ends_waits_for_that(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the engine has open would stay open."""
+    ends, ended = asyncio.Event(), asyncio.Event()
+
+    async def close(_: RecordingEngine, *, write: bool = True) -> None:
+        del write
+        ends.set()
+        await asyncio.sleep(0.1)
+        ended.set()
+
+    monkeypatch.setattr(RecordingEngine, "close", close)
+    async with replicas(database, length=600.0) as (one, _):
+        engine = await one.active()
+        engine.term.end()
+        await ends.wait()
+        await one.election.leave()
+        assert ended.is_set()
+
+
 async def test_where_nobody_else_can_be_the_lease_of_a_process_that_died_is_taken_at_once(
     database: Database,
 ) -> None:

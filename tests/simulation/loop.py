@@ -47,6 +47,8 @@ class Process:
     #: All tasks that it has begun: those of a killed one must not be collected, since that would
     #: run the ends of their blocks.
     tasks: list[SimulatedTask] = field(default_factory=list)
+    #: How many clients of HTTP are open.
+    sessions: int = 0
     fuse: int | None = None
     on_fuse: Callable[[], None] = lambda: None
 

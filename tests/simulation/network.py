@@ -34,13 +34,19 @@ class SimulatedConnections:
     world: World
 
     def __init__(self, *_: object, **__: object) -> None:
-        return
+        self._process: Process | None = None
 
     async def start(self) -> None:
-        """Open nothing."""
+        """Open the sessions, of which the process has one more."""
+        self._process = self.world.process()
+        if self._process is not None:
+            self._process.sessions += 1
 
     async def close(self) -> None:
-        """Close nothing."""
+        """Close the sessions."""
+        if self._process is not None:
+            self._process.sessions -= 1
+            self._process = None
 
     async def __aenter__(self) -> SimulatedConnections:
         return self

@@ -153,6 +153,9 @@ class Replica:
                     self.on_serving()
                 await self._stop.wait()
                 self.parts = None
+            if process.sessions:
+                about = f"{self.name} has ended with {process.sessions} open sessions"
+                self._world.problems.append(("left_behind", about))
         except Exception as error:  # noqa: BLE001 (as a process that ends with an error)
             self._world.note(self.name, "", f"could not start: {error!r}")
             self._loop.in_world(5.0, self._start_again, process)
