@@ -54,6 +54,8 @@ CREATE TRIGGER guard_history AFTER INSERT ON history BEGIN
 CREATE TRIGGER guard_state AFTER UPDATE OF state ON jobs WHEN NEW.state != OLD.state BEGIN
     SELECT engine_wrote(NEW.state || ' ' || NEW.prompt_id, holder)
     FROM leases WHERE name = 'engine'; END;
+CREATE TRIGGER guard_price AFTER INSERT ON jobs WHEN NEW.partner_nodes = 0 BEGIN
+    SELECT unpriced(NEW.member); END;
 """
 
 
@@ -75,6 +77,9 @@ class Server:
         self.raw.create_function(
             "engine_wrote", 2, lambda what, holder: self.engine_wrote(what, holder)
         )
+        #: Members of whom a job was taken in while no price was known.
+        self.unpriced: set[str] = set()
+        self.raw.create_function("unpriced", 1, self.unpriced.add)
         self.raw.create_function("julianday", 1, lambda _: self.now() / 86400 + 2440587.5)
         self._empty = asyncio.run(_empty())
 
@@ -99,6 +104,7 @@ class Server:
     def restart(self, now: Callable[[], float], engine_wrote: Callable[[str, str], None]) -> None:
         """Forget all rows; `now` is the clock, in seconds since 1970."""
         self.now, self.engine_wrote = now, engine_wrote
+        self.unpriced.clear()
         self.raw.deserialize(self._empty)
 
     @contextlib.contextmanager

@@ -269,13 +269,14 @@ def _check_budget() -> None:
 
 
 def is_budget_spent() -> bool:
-    """Return whether the hard budget has less left than a job of its member costs."""
+    """Return whether the hard budget has less left than a job of its member costs, since a job was
+    taken in while no price was known."""
     (spent,) = (
         server()
         .raw.execute("SELECT coalesce(sum(amount), 0) FROM costs WHERE member = ?", (SPENDER,))
         .fetchone()
     )
-    return bool(spent > (BUDGET - PRICE) * 1_000_000)
+    return SPENDER in server().unpriced and bool(spent > (BUDGET - PRICE) * 1_000_000)
 
 
 def _check_hooks(run: Run, ended: Counter[tuple[str, str]]) -> None:
