@@ -56,6 +56,8 @@ CREATE TRIGGER guard_state AFTER UPDATE OF state ON jobs WHEN NEW.state != OLD.s
     FROM leases WHERE name = 'engine'; END;
 CREATE TRIGGER guard_price AFTER INSERT ON jobs WHEN NEW.partner_nodes = 0 BEGIN
     SELECT unpriced(NEW.member); END;
+CREATE TRIGGER guard_estimate AFTER UPDATE OF estimate ON jobs
+    WHEN NEW.estimate < NEW.partner_nodes BEGIN SELECT unpriced(NEW.member); END;
 """
 
 
@@ -77,7 +79,7 @@ class Server:
         self.raw.create_function(
             "engine_wrote", 2, lambda what, holder: self.engine_wrote(what, holder)
         )
-        #: Members of whom a job was taken in while no price was known.
+        #: Members of whom a job was taken in or sent while no price was known.
         self.unpriced: set[str] = set()
         self.raw.create_function("unpriced", 1, self.unpriced.add)
         self.raw.create_function("julianday", 1, lambda _: self.now() / 86400 + 2440587.5)

@@ -270,7 +270,7 @@ def _check_budget() -> None:
 
 def is_budget_spent() -> bool:
     """Return whether the hard budget has less left than a job of its member costs, since a job was
-    taken in while no price was known."""
+    taken in or sent while no price was known."""
     (spent,) = (
         server()
         .raw.execute("SELECT coalesce(sum(amount), 0) FROM costs WHERE member = ?", (SPENDER,))
