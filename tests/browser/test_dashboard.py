@@ -466,6 +466,28 @@ async def test_lines_connect_programs_with_a_new_token(chrome: Browser, gateway:
         assert (await Axe().run(page)).violations_count == 0
 
 
+async def test_an_invitation_that_is_made_late_is_on_the_page_of_the_member(
+    chrome: Browser, gateway: Gateway
+) -> None:
+    shown = asyncio.Event()
+
+    async def make_late(route: Route) -> None:
+        if route.request.method == "POST":
+            await shown.wait()
+        await route.continue_()
+
+    async with signed_in(chrome, gateway, "anna") as page:
+        await page.route("**/api/invitations*", make_late)
+        await page.get_by_role("link", name="Members").click()
+        await page.get_by_label("Name").fill("cleo")
+        async with page.expect_response(lambda answer: "api/invitations?" in answer.url):
+            await page.get_by_role("button", name="Add and invite").click()
+        shown.set()
+        await page.get_by_role("button", name="Done").click()
+        open_one = page.locator(".invitations li").filter(has_text="By anna, not accepted yet")
+        await open_one.wait_for()
+
+
 async def test_an_invitation_signs_a_new_member_in_and_shows_the_token_once(
     chrome: Browser, gateway: Gateway
 ) -> None:

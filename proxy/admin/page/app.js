@@ -25,6 +25,8 @@ const context = {
   get now() { return Date.now() + skew; },
   isAdmin: () => context.state.viewer.role === "admin",
   problem,
+  /** Let the open view read again what it shows of members. */
+  membersChanged: () => open?.membersChanged?.(),
 };
 
 /** Open the view of the address. */
@@ -94,7 +96,7 @@ follow((state) => {
     drawFrame();
     open.update();
   }
-}, () => open?.membersChanged?.());
+}, context.membersChanged);
 addEventListener("hashchange", () => {
   for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
   if (context.state) route();

@@ -49,7 +49,7 @@ export function list(context) {
     const made = await act("POST", "api/members", { name: said.name.trim(), role: said.role }, refusal.say);
     if (!made) return;
     location.hash = hash("member", made.name);
-    if (invites) await invite(made.name);
+    if (invites && (await invite(made.name))) context.membersChanged(); // the page may have been quicker
   }
 
   function draw() {

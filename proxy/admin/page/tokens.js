@@ -13,14 +13,18 @@ export function tokensOf(context, member, made) {
   const box = card("Tokens", { id: "tokens", empty: "No tokens" });
   const rows = el("ul", { class: "rows tokens" }), open = el("ul", { class: "rows tokens invitations" });
   const invites = context.isAdmin() && context.state.server.interface;
-  let tokens = [], invitations = [];
+  let tokens = [], invitations = [], asked = 0;
   box.body.before(newToken());
   box.body.after(open);
   box.body.append(rows);
 
   async function read() {
-    tokens = (await get("api/tokens", { member })).tokens;
-    if (invites) invitations = (await get("api/invitations", { member })).invitations;
+    const mine = ++asked;
+    const answer = await get("api/tokens", { member });
+    const sent = invites ? await get("api/invitations", { member }) : { invitations };
+    if (mine !== asked) return;
+    tokens = answer.tokens;
+    invitations = sent.invitations;
     draw();
   }
 
