@@ -40,7 +40,10 @@ MUTANTS = {
     ),
     "new_engine_does_not_look": Mutant("engine.recovery", "return Lost()", "return NotThere()"),
     "engine_stays_after_its_term": Mutant(
-        "engine.election", "epoch=term.lease.epoch)\n                await self._end()", "epoch=0)"
+        "engine.election",
+        "async with self._giving:  # it is not stopped in the middle\n"
+        "                    await self._end()",
+        "pass",
     ),
     "lease_counted_from_the_answer": Mutant(
         "engine.election", "began + self.length", "clock.monotonic() + self.length"
