@@ -14,7 +14,7 @@ from proxy import randomness
 from proxy.bus import MISSED, EventBus
 from proxy.jobs.messages import HistoryChanged, JobRecorded
 from proxy.storage.history import HistoryRepository
-from proxy.storage.job_tables import HistoryEntry
+from proxy.storage.job_tables import HistoryEntry, JobKey
 from proxy.translate import codec
 
 if TYPE_CHECKING:
@@ -117,6 +117,10 @@ class History:
         self._changed(member, (news.key.prompt_id, *forgotten))
         if forgotten and self._files is not None:
             self._files.namespace.forgotten(member, forgotten)
+
+    def ended(self, key: JobKey) -> None:
+        """Note that a job has ended, of whose entry nobody may have told."""
+        self._changed(key.member, (key.prompt_id,))
 
     def _receive(self, news: object) -> None:
         match news:

@@ -97,6 +97,7 @@ class ReplicaFeed(LiveFeed):
                     self._deliveries.close(order)
                 else:
                     self.live.end(key, order)
+                    self.history.ended(key)
                 self.hear(news)
             case JobAnswered() | JobsAhead():
                 self.hear(news)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -140,6 +141,19 @@ async def test_a_job_whose_end_another_replica_has_read_is_in_the_queue_no_more(
     assert list(replica.live) == []
     replica.bus.publish("jobs", JobChanged(stored_of(job), job.progress))  # it was on its way
     assert list(replica.live) == []
+
+
+async def test_a_job_whose_end_another_replica_has_read_is_in_the_list_of_the_history(
+    replica: Replica,
+) -> None:
+    """The engine that recorded it may not have told anybody yet."""
+    job = await replica.insert()
+    history = replica.feed.history
+    assert await history.json(MEMBER, max_items=None, offset=None) == b"{}"  # it is kept
+    await replica.end(job)
+    replica.bus.publish("jobs", JobLeft(job.key, job.order))
+    listed = await history.json(MEMBER, max_items=None, offset=None)
+    assert list(json.loads(listed)) == [job.prompt_id]
 
 
 async def test_an_end_does_not_overtake_an_output_that_was_lost(replica: Replica) -> None:
