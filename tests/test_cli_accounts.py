@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 from process import command, serving
 from stack import Client
+from waiting import until
 
 from proxy.simulator import Simulator
 
@@ -76,11 +77,14 @@ async def test_serve_takes_all_of_them_and_names_no_key(
     async with serving(config.parent / "data", "--config", str(config)) as process:
         assert b"(2 accounts of Comfy Cloud at http://" in b"".join(process.said)
         client = Client(session, process.url)
-        await client.until_ready()
         await simulator.wait_for_sockets(2)
-        ready = {"key": "ok", "socket": "ok"}
-        _, answer = await client.get("readyz")
-        assert answer["checks"]["accounts"] == {"one": ready, "two": ready}
+
+        async def are_ready() -> bool:
+            _, answer = await client.get("readyz")
+            ready = {"key": "ok", "socket": "ok"}
+            return bool(answer["checks"]["accounts"] == {"one": ready, "two": ready})
+
+        await until(are_ready)
         assert await process.stop() == 0
     output = b"".join(process.said).decode()
     assert "key_file_exposed" not in output
