@@ -372,8 +372,14 @@ class SimulatedClient:
 
     async def _look_into_queue(self, job: Submission) -> None:
         """No replica has a job in the queue whose last message was heard."""
+        serving = [replica for replica in self.run.replicas if replica.serves]
+        await asyncio.gather(*(self._look_into_queue_at(replica, job) for replica in serving))
+
+    async def _look_into_queue_at(self, replica: Replica, job: Submission) -> None:
         asked_at = self.world.seconds
-        queue = await self._ask(self._rng, lambda jobs: jobs.service.queue_json(self.member))
+        queue = await self._ask(
+            self._rng, lambda jobs: jobs.service.queue_json(self.member), replica
+        )
         queued = isinstance(queue, bytes) and f'"{job.prompt_id}"' in queue.decode()
         if queued:
             self._stays_in_queue(job, asked_at)
