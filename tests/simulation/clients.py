@@ -391,14 +391,19 @@ class SimulatedClient:
 
     async def _look_into_history(self, job: Submission) -> None:
         """The history entry is readable once the end was heard, at every replica."""
+        serving = [replica for replica in self.run.replicas if replica.serves]
+        await asyncio.gather(*(self._look_into_history_at(replica, job) for replica in serving))
+
+    async def _look_into_history_at(self, replica: Replica, job: Submission) -> None:
         entry = await self._ask(
-            self._rng, lambda jobs: jobs.service.history_json(self.member, job.prompt_id)
+            self._rng, lambda jobs: jobs.service.history_json(self.member, job.prompt_id), replica
         )
         if entry is not None and not json.loads(entry):
             raise BrokenPromiseError("end_before_history", job.prompt_id)
         listed = await self._ask(
             self._rng,
             lambda jobs: jobs.service.history.json(self.member, max_items=None, offset=None),
+            replica,
         )
         if isinstance(listed, bytes) and f'"{job.prompt_id}"' not in listed.decode():
             raise BrokenPromiseError("end_before_history", f"{job.prompt_id} in the list")
