@@ -38,7 +38,7 @@ class Bounds(NamedTuple):
     who: str
     wait: float
     growth: int = 400
-    served: float = 8.0
+    served: float = 3.0
 
 
 STRANGER = Bounds("stranger", wait=0.5)
