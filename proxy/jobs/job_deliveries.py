@@ -53,6 +53,11 @@ class JobDeliveries:
         self._open.pop(order, None)
         self._closed[order] = None
 
+    def withdraw(self, order: int) -> None:
+        """Forget what was sent of a job that is to leave no trace. Another engine may yet find that
+        it ran: all is sent then."""
+        self._open.pop(order, None)
+
     def forget(self, member: str, client_ids: Collection[str | None]) -> None:
         """Forget what was sent to clients of a member, which have left."""
         for order, delivery in list(self._open.items()):

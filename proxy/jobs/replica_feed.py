@@ -94,7 +94,7 @@ class ReplicaFeed(LiveFeed):
                     self.hear(news)
             case JobLeft(key=key, order=order, withdrawn=withdrawn):
                 if withdrawn:
-                    self._deliveries.close(order)
+                    self._deliveries.withdraw(order)
                 else:
                     self.live.end(key, order)
                     self.history.ended(key)

@@ -280,6 +280,18 @@ async def test_of_a_job_that_is_withdrawn_after_its_start_nothing_is_kept(replic
     assert replica.subscribers.deliveries.unfinished() == {}
 
 
+async def test_the_end_of_a_withdrawn_job_that_another_engine_has_found_is_sent(
+    replica: Replica,
+) -> None:
+    """Whether it was on the cloud was not known when it was withdrawn."""
+    listener = await replica.listen()
+    job = await replica.insert()
+    replica.bus.publish("jobs", JobLeft(job.key, job.order, withdrawn=True))
+    await replica.end(job)
+    await replica.feed.read()
+    assert listener.received == WHOLE
+
+
 async def test_a_withdrawn_job_is_looked_for_until_it_has_left_the_storage(
     replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,6 +47,8 @@ FOUND = {
     119189: "an end was told to nobody on a websocket that had opened without the database",
     119248: "a reading that began before a job came answered who asked for it",
     125676: "a list of the history was kept whose newest end another replica had read and told",
+    133393: "a withdrawn job that could not be deleted ran, and its client did not hear the end",
+    142814: "a withdrawn job that another engine found had ended, and its client did not hear it",
     881: "a replica that stopped while its engine began, and the database was away, did not stop",
     1189: "a replica that had lost the bus passed for a leader whose messages arrive",
 }
