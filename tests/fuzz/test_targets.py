@@ -40,7 +40,7 @@ def test_a_target_keeps_its_contract(name: str) -> None:
 
 
 def _spend(_: bytes) -> None:
-    for _ in range(3_000_000):
+    for _ in range(20_000_000):
         pass
 
 
