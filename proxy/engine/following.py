@@ -81,11 +81,7 @@ class Following:
             for task in beside:
                 task.cancel()
         if ended is None:
-            self._scheduler.free(job)
-            if not job.answered:
-                await self.released(job)
-            await self._table.discard(job)
-            self._scheduler.cost_known(job.member)
+            await self.withdraw(job, is_answered=job.answered)
         else:
             await self._finish(job, ended)
 
@@ -149,14 +145,19 @@ class Following:
         if job.follower is not None:
             job.follower.release()
 
-    async def released(self, job: LiveJob) -> None:
-        """Wait until the client has the answer about its job, or will not get it.
+    async def withdraw(self, job: LiveJob, *, is_answered: bool) -> None:
+        """Let a job leave without a trace, but not before its client has the answer about it, or
+        will not get it.
 
         Where the bus has lost the answer, the replica of the submission reads it in the row.
         """
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._publisher.answer_timeout):
-                await job.awaited_release().wait()
+        self._scheduler.free(job)
+        if not is_answered:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._publisher.answer_timeout):
+                    await job.awaited_release().wait()
+        await self._table.discard(job)
+        self._scheduler.cost_known(job.member)
 
     async def _finish(self, job: LiveJob, ended: Ended) -> None:
         """Record an end, then tell it: the history has the entry before the client hears of it,

@@ -260,11 +260,7 @@ class JobLife:
             failures += 1
             await asyncio.sleep(_RETRY.after(failures))
         log.info("job_cancelled", cloud_job=job.cloud_id)
-        self._scheduler.free(job)
-        if not was_accepted:
-            await self.following.released(job)
-        await self._table.discard(job)
-        self._scheduler.cost_known(job.member)
+        await self.following.withdraw(job, is_answered=was_accepted)
 
     # --- not on the cloud ------------------------------------------------------------------
 
