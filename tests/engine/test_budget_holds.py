@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import pytest
+from stopped_clock import StoppedClock
 
 from proxy.engine.budget_holds import BudgetHolds
 
 
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+@pytest.fixture
+def clock() -> StoppedClock:
+    return StoppedClock(100.0)
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def holds(clock: Clock) -> BudgetHolds:
-    return BudgetHolds(clock)
+def holds(clock: StoppedClock) -> BudgetHolds:
+    return BudgetHolds(clock.monotonic)
 
 
 def test_only_jobs_that_cost_more_than_is_left_are_held(holds: BudgetHolds) -> None:
@@ -49,10 +43,10 @@ def test_a_hold_for_dear_jobs_goes_on_when_a_job_has_ended(holds: BudgetHolds) -
     assert holds.exceeds("anna", 501)
 
 
-def test_a_hold_ends_at_its_time(holds: BudgetHolds, clock: Clock) -> None:
+def test_a_hold_ends_at_its_time(holds: BudgetHolds, clock: StoppedClock) -> None:
     holds.hold("anna", 60.0, left=None)
     assert list(holds.ends()) == [160.0]
-    clock.now = 160.0
+    clock.at = 160.0
     assert not holds.holds_all("anna")
 
 

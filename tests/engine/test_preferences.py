@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from jobs.samples import job
+from stopped_clock import StoppedClock
 
 from proxy.catalog.owners import Needs
 from proxy.engine.accounts import PASSING, UNABLE, Account, Eligibility, Slots
@@ -22,14 +23,7 @@ from proxy.translate.v2.submissions import refusal_of
 WHY = LocalError("refused", "No.")
 
 
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def scheduler(clock: Clock, first: str | None = None, **deployment: Any) -> Scheduler:
+def scheduler(clock: StoppedClock, first: str | None = None, **deployment: Any) -> Scheduler:
     """Of an account of the cloud and a deployment."""
     cloud: Any = None
     eligibility = Eligibility(cost=1, validates=False, **deployment)
@@ -41,7 +35,7 @@ def scheduler(clock: Clock, first: str | None = None, **deployment: Any) -> Sche
         accounts,
         lambda name: Member(name, account=first),
         "jobs",
-        clock=clock,
+        clock=clock.monotonic,
         turn=asyncio.Event(),
     )
 
@@ -53,44 +47,48 @@ def chosen(jobs: Scheduler, needs: Needs | None = None) -> str | None:
 
 
 def test_the_cheaper_one_comes_first_and_is_waited_for() -> None:
-    jobs = scheduler(Clock())
+    jobs = scheduler(StoppedClock(100.0))
     assert [chosen(jobs), chosen(jobs)] == ["cloud", None]
 
 
 def test_a_deployment_gets_what_it_alone_has() -> None:
-    assert chosen(scheduler(Clock()), Needs(frozenset({"studio"}), "AddFrame")) == "studio"
+    assert (
+        chosen(scheduler(StoppedClock(100.0)), Needs(frozenset({"studio"}), "AddFrame")) == "studio"
+    )
 
 
 def test_a_deployment_gets_jobs_while_the_cheaper_one_takes_none() -> None:
-    clock = Clock()
+    clock = StoppedClock(100.0)
     jobs = scheduler(clock)
-    jobs._accounts["cloud"].health.failed("no_credits", clock.now)
+    jobs._accounts["cloud"].health.failed("no_credits", clock.at)
     assert chosen(jobs) == "studio"
 
 
 def test_a_deployment_for_certain_members_comes_first_for_these() -> None:
-    jobs = scheduler(Clock(), members=("anna",))
+    jobs = scheduler(StoppedClock(100.0), members=("anna",))
     assert chosen(jobs) == "studio"
 
 
 def test_an_account_that_the_members_settings_name_comes_before_all() -> None:
-    assert chosen(scheduler(Clock(), first="studio")) == "studio"
-    assert chosen(scheduler(Clock(), first="cloud", members=("anna",))) == "cloud"
+    assert chosen(scheduler(StoppedClock(100.0), first="studio")) == "studio"
+    assert chosen(scheduler(StoppedClock(100.0), first="cloud", members=("anna",))) == "cloud"
 
 
 def test_a_named_account_counts_where_it_has_everything_and_takes_jobs() -> None:
-    jobs = scheduler(Clock(), first="studio")
+    jobs = scheduler(StoppedClock(100.0), first="studio")
     assert chosen(jobs, Needs(frozenset({"cloud"}), "own.safetensors")) == "cloud"
-    clock = Clock()
+    clock = StoppedClock(100.0)
     jobs = scheduler(clock, first="studio")
-    jobs._accounts["studio"].health.failed("stopped", clock.now)
+    jobs._accounts["studio"].health.failed("stopped", clock.at)
     assert chosen(jobs) == "cloud"
-    assert chosen(scheduler(Clock(), first="no account")) == "cloud"
+    assert chosen(scheduler(StoppedClock(100.0), first="no account")) == "cloud"
 
 
 def test_what_none_has_any_longer_goes_to_who_checks_before_charging() -> None:
     needs = Needs(frozenset({"gone"}), "AddFrame")
-    assert [account.name for account in scheduler(Clock()).usable(job(needs=needs))] == ["cloud"]
+    assert [
+        account.name for account in scheduler(StoppedClock(100.0)).usable(job(needs=needs))
+    ] == ["cloud"]
 
 
 @pytest.mark.parametrize("fault", sorted(PASSING))
@@ -106,10 +104,10 @@ def test_a_stopped_deployment_refuses_a_new_job() -> None:
 
 
 def test_a_job_that_waits_for_a_deployment_says_which_and_how_long() -> None:
-    clock = Clock()
+    clock = StoppedClock(100.0)
     jobs = scheduler(clock)
-    jobs._accounts["studio"].health.failed("starting", clock.now, refusal=WHY)
-    clock.now += 130.0
+    jobs._accounts["studio"].health.failed("starting", clock.at, refusal=WHY)
+    clock.at += 130.0
     waiting = job(account="", needs=Needs(frozenset({"studio"}), "AddFrame"))
     jobs.enqueue(waiting)
     assert list(Forecast(jobs).waiting("anna", [waiting])) == [

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stopped_clock import StoppedClock
 
 from proxy.engine.router import LONGEST, PICTURE_BYTES, EventRouter
 from proxy.engine.tracker import EventReceived
@@ -19,21 +20,14 @@ SUBMIT = "POST /api/prompt"
 PLAIN = b"\x00\x00\x00\x01\x00\x00\x00\x01\xff\xd8picture"
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+@pytest.fixture
+def clock() -> StoppedClock:
+    return StoppedClock(0.0)
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def router(clock: Clock) -> EventRouter:
-    return EventRouter({}, clock, keep=5.0, event_bytes=2000)
+def router(clock: StoppedClock) -> EventRouter:
+    return EventRouter({}, clock.monotonic, keep=5.0, event_bytes=2000)
 
 
 class FakeFollower:
@@ -69,19 +63,21 @@ def test_events_that_are_faster_than_the_answer_wait_for_it(router: EventRouter)
     assert types(follow(router, "a")) == ["execution_start", "executing"]
 
 
-def test_events_of_strangers_are_forgotten_after_a_while(router: EventRouter, clock: Clock) -> None:
+def test_events_of_strangers_are_forgotten_after_a_while(
+    router: EventRouter, clock: StoppedClock
+) -> None:
     router.on_event("execution_start", {"prompt_id": "a"})
-    clock.now = 6.0
+    clock.at = 6.0
     router.on_event("execution_start", {"prompt_id": "b"})
     assert types(follow(router, "a")) == []
 
 
 def test_nothing_is_forgotten_while_a_submission_is_under_way(
-    router: EventRouter, clock: Clock
+    router: EventRouter, clock: StoppedClock
 ) -> None:
     with router.submission():
         router.on_event("execution_start", {"prompt_id": "a"})
-        clock.now = 60.0
+        clock.at = 60.0
         router.on_event("executing", {"prompt_id": "a", "node": "1"})
         assert types(follow(router, "a")) == ["execution_start", "executing"]
 
@@ -104,8 +100,8 @@ def picture(cloud_id: str, size: int) -> bytes:
     return b"\x00\x00\x00\x04" + len(json).to_bytes(4, "big") + json + b"\xff\xd8" + bytes(size)
 
 
-def test_strangers_pictures_are_bounded_in_bytes_and_push_out_no_event(clock: Clock) -> None:
-    router = EventRouter({}, clock)
+def test_strangers_pictures_are_bounded_in_bytes_and_push_out_no_event(clock: StoppedClock) -> None:
+    router = EventRouter({}, clock.monotonic)
     with router.submission():
         router.on_event("execution_start", {"prompt_id": "a"})
         for _ in range(4096):
@@ -118,21 +114,23 @@ def test_strangers_pictures_are_bounded_in_bytes_and_push_out_no_event(clock: Cl
 
 
 def test_pictures_of_strangers_are_kept_while_a_submission_is_under_way_alone(
-    router: EventRouter, clock: Clock
+    router: EventRouter, clock: StoppedClock
 ) -> None:
     router.on_frame(frame_of(picture("a", 10)))
     assert router.held == 0
     with router.submission():
         router.on_frame(frame_of(picture("a", 10)))
-    clock.now = 6.0
+    clock.at = 6.0
     router.on_event("execution_start", {"prompt_id": "b"})
     assert types(follow(router, "a")) == []
 
 
-def test_not_even_a_submission_keeps_anything_for_ever(router: EventRouter, clock: Clock) -> None:
+def test_not_even_a_submission_keeps_anything_for_ever(
+    router: EventRouter, clock: StoppedClock
+) -> None:
     with router.submission():
         router.on_event("execution_start", {"prompt_id": "a"})
-        clock.now = LONGEST + 1
+        clock.at = LONGEST + 1
         router.on_event("execution_start", {"prompt_id": "b"})
         assert types(follow(router, "a")) == []
 
@@ -141,7 +139,7 @@ def test_not_even_a_submission_keeps_anything_for_ever(router: EventRouter, cloc
 def test_what_waited_comes_in_its_order_and_leaves_nothing(
     messages: list[tuple[str, str]],
 ) -> None:
-    router = EventRouter({}, Clock())
+    router = EventRouter({}, StoppedClock(0.0).monotonic)
     with router.submission():
         for cloud_id, kind in messages:
             if kind == "event":
