@@ -22,13 +22,13 @@ from yarl import URL
 from proxy.simulator import Simulator
 
 ADDRESSES = [f"127.0.0.{number}" for number in range(2, 6)]
-HEAD = b"GET /proxy/sign-in HTTP/1.1\r\nHost: x\r\n"
+HEAD = b"GET /proxy/sign-in HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 FORM = (
-    b"POST /proxy/sign-in HTTP/1.1\r\nHost: x\r\nContent-Length: 10000\r\n"
+    b"POST /proxy/sign-in HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 10000\r\n"
     b"Content-Type: application/x-www-form-urlencoded\r\n\r\ntoken="
 )
 UPLOAD = (
-    b"POST /upload/image HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n"
+    b"POST /upload/image HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 10000000\r\n"
     b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
 )
 
