@@ -64,7 +64,7 @@ def installed() -> WebInterface:
     """Return the installed packages of this environment."""
     templates, pictures = _templates()
     return WebInterface(
-        frontend=_folder(_FRONTEND, "static"),
+        frontend=frontend(),
         docs=_folder(_DOCS, "docs"),
         templates=templates,
         pictures=pictures,
@@ -97,6 +97,11 @@ def packaged(path: Path | None) -> web.StreamResponse:
     return web.FileResponse(path, headers={"Content-Type": type_} if type_ else None)
 
 
+def frontend() -> Path | None:
+    """Return the folder of the official frontend, None where it is not installed."""
+    return _folder(_FRONTEND, "static")
+
+
 def _folder(package: str, name: str) -> Path | None:
     try:
         folder = Path(str(resources.files(package) / name))
@@ -112,13 +117,21 @@ def _templates() -> tuple[dict[str, Path], frozenset[str]]:
     except ModuleNotFoundError:
         return {}, frozenset()
     found, missing = {}, set()
+    absent: set[str] = set()
     for entry in core.iter_templates():
         for asset in entry.assets:
-            try:
-                found[asset.filename] = Path(core.get_asset_path(entry.template_id, asset.filename))
-            except FileNotFoundError:
-                if not asset.filename.endswith(".json"):
-                    missing.add(asset.filename)
+            workflow = asset.filename.endswith(".json")
+            bundle = "" if workflow else asset.bundle or entry.bundle
+            if bundle not in absent:
+                try:
+                    path = core.get_asset_path(entry.template_id, asset.filename)
+                    found[asset.filename] = Path(path)
+                except FileNotFoundError as error:
+                    # To look for a package that is not installed takes long: once is enough.
+                    if isinstance(error.__cause__, ModuleNotFoundError):
+                        absent.add(bundle)
+            if not workflow and asset.filename not in found:
+                missing.add(asset.filename)
     return found, frozenset(missing)
 
 

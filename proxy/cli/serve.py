@@ -181,10 +181,11 @@ class Banner:
         settings = self._settings
         here = f"{url.replace('//0.0.0.0:', '//127.0.0.1:')}{settings.base_path}"
         admin = settings.admin_listen
-        interface = web_interface.installed().frontend
         rows = {
             "ComfyUI API": here,
-            "Web interface": f"{here}/" if interface else "not installed: pip install '.[ui]'",
+            "Web interface": f"{here}/"
+            if web_interface.frontend()
+            else "not installed: pip install '.[ui]'",
             "Dashboard": f"http://{admin[0]}:{admin[1]}/proxy/" if admin else f"{here}/proxy/",
             "Clients": "each needs a token" if self._has_members else "no token needed",
             "Runs on": str(chosen),
