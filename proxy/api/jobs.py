@@ -17,7 +17,7 @@ from proxy.api.callers import submitter_of
 from proxy.api.holding import hold, owner_of
 from proxy.api.keys import JOBS, TURNS, WEBHOOKS
 from proxy.api.middleware import note
-from proxy.api.requests import connection_of, member_of, token_of
+from proxy.api.requests import member_of, token_of
 from proxy.jobs.models import JobRequest
 from proxy.jobs.records import JobRecord
 from proxy.jobs.service import STATUSES, JobQuery
@@ -265,8 +265,8 @@ async def get_history(request: web.Request) -> web.StreamResponse:
 
 async def get_history_entry(request: web.Request) -> web.Response:
     """Return an entry by its id, or `{}`; waits for a job that is about to end."""
-    prompt_id, lost = request.match_info["prompt_id"], connection_of(request).lost()
-    return bodies.ready(await request.app[JOBS].history_json(member_of(request), prompt_id, lost))
+    prompt_id = request.match_info["prompt_id"]
+    return bodies.ready(await request.app[JOBS].history_json(member_of(request), prompt_id))
 
 
 async def post_history(request: web.Request) -> web.Response:

@@ -101,14 +101,12 @@ class JobService:
             queued = [job for job in queued if job["status"] in query.statuses]
         return select([*queued, *found], query, unread=total - len(found))
 
-    async def history_json(
-        self, member: str, prompt_id: str, lost: asyncio.Future[None] | None = None
-    ) -> bytes:
+    async def history_json(self, member: str, prompt_id: str) -> bytes:
         """Return the body of `GET /history/{id}`. Raises `StorageError`.
 
         Programs ask as soon as they have the last output, when a local server writes the entry.
-        Here Comfy Cloud has the last word on the end, so the answer waits for it: at most
-        `HISTORY_TIMEOUT` seconds, and only until the client is `lost`.
+        Here Comfy Cloud has the last word on the end, so the answer waits for it, at most
+        `HISTORY_TIMEOUT` seconds.
         """
         cached = await self.history.cached_entry_json(member, prompt_id)
         if cached is not None:
@@ -121,10 +119,7 @@ class JobService:
             if not changed.done():
                 if progress is None or not progress.finishing:
                     return body
-                ends = [changed] if lost is None else [changed, lost]
-                await asyncio.wait(
-                    ends, timeout=HISTORY_TIMEOUT, return_when=asyncio.FIRST_COMPLETED
-                )
+                await asyncio.wait([changed], timeout=HISTORY_TIMEOUT)
         return await self.history.entry_json(member, prompt_id)
 
     async def job(self, member: str, prompt_id: str) -> JobRecord | None:

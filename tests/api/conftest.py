@@ -132,7 +132,7 @@ class RoomOfJobs:
             raise self.failure
         return b'{"queue_running": [], "queue_pending": []}'
 
-    async def history_json(self, member: str, prompt_id: str, lost: object) -> bytes:
+    async def history_json(self, member: str, prompt_id: str) -> bytes:
         return await self.history.entry_json(member, prompt_id)
 
     async def list_jobs(self, member: str, query: JobQuery) -> dict[str, Any]:
