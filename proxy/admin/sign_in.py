@@ -112,11 +112,11 @@ async def give_session(request: web.Request, answer: web.Response, access: Acces
     """Give the browser a session in the answer's cookie, instead of one that it has. Raises
     `StorageError`."""
     members, address = request.app[MEMBERS], address_of(request)
+    connection_of(request).admission = Admission(access.member.name, access.token.id)
     await _end_session(request)
     session = await members.sessions.begin(access.token.id)
     members.used(access.token, address)
     log.info("member_signed_in", member=access.member.name, address=address)
-    connection_of(request).admission = Admission(access.member.name, access.token.id)
     answer.set_cookie(
         COOKIE,
         session,
@@ -138,7 +138,6 @@ async def post_sign_out(request: web.Request) -> web.Response:
         connection.admission = Admission(session[0].member.name)
         note(request, "sign_out")
     await _end_session(request)
-    connection.manager.review()
     provider = None if session is None else _provider_of(request, session[0].token)
     query = {} if provider is None else {"signed-out": provider.options.name}
     answer = leads_to(str(URL(f"{base}{SIGN_IN}").with_query(query)))
@@ -150,7 +149,7 @@ async def post_sign_out(request: web.Request) -> web.Response:
 async def _end_session(request: web.Request) -> None:
     cookie = cookie_of(request)
     if cookie:
-        await request.app[MEMBERS].sessions.end(digest(cookie))
+        await request.app[MEMBERS].end_session(digest(cookie))
 
 
 async def read_form(request: web.Request) -> dict[str, str]:

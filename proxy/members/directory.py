@@ -184,8 +184,14 @@ class Directory:
         self._uses[token.id] = Use(clock.now(), address)
 
     def subscribe(self, callback: Callable[[], None]) -> None:
-        """Call `callback` after each change of members or tokens, and when a token expires."""
+        """Call `callback` after each change of members or tokens, when a token expires, and when a
+        session ends."""
         self._callbacks.append(callback)
+
+    async def end_session(self, name: str) -> None:
+        """End a session by its `digest`. Raises `StorageError`."""
+        if await self.sessions.end(name):
+            self._notify()
 
     async def add(self, member: Member, *, restore: bool = False) -> Member:
         """Add a member, and return it.

@@ -153,11 +153,14 @@ class Sessions:
         session = self._sessions.get(name)
         return session.token if session is not None and session.expires > clock.now() else None
 
-    async def end(self, name: str) -> None:
-        """End a session by its `digest`. Raises `StorageError`."""
+    async def end(self, name: str) -> bool:
+        """End a session by its `digest`, and return whether there was one. Raises
+        `StorageError`."""
         async with self._changing:
-            if self._sessions.pop(name, None) is not None and self._repository is not None:
+            existed = self._sessions.pop(name, None) is not None
+            if existed and self._repository is not None:
                 await self._repository.end_sessions([name])
+        return existed
 
     def retain(self, token_ids: Collection[str]) -> None:
         """Remove the sessions of all other tokens, as the database does itself."""
