@@ -74,8 +74,7 @@ async def get_events(request: web.Request) -> web.StreamResponse:
 
 
 async def _send_states(request: web.Request) -> web.StreamResponse:
-    admission = admission_of(request)
-    manager = connection_of(request).manager
+    admission, connection = admission_of(request), connection_of(request)
     stream = web.StreamResponse(
         headers={
             "Content-Type": "text/event-stream",
@@ -90,7 +89,7 @@ async def _send_states(request: web.Request) -> web.StreamResponse:
 
     def goes_on(scope: StateScope) -> bool:
         """Whether the client may see the next state: an admin may have become a user."""
-        holds = not manager.draining and admission.holds(members)
+        holds = not connection.is_ending and admission.holds(members)
         return holds and scope_of(request) == scope
 
     with contextlib.suppress(ConnectionError):

@@ -48,7 +48,7 @@ def allocate(request: web.BaseRequest, purpose: Purpose) -> Allocation:
 def hold(request: web.Request, purpose: Purpose) -> Allocation:
     """Return an allocation that lasts until the request has its answer."""
     allocation = allocate(request, purpose)
-    connection_of(request).allocations.append(allocation)
+    connection_of(request).allocations += (allocation,)
     return allocation
 
 

@@ -99,7 +99,6 @@ class Gate:
         """Answer a request."""
         connection = connection_of(request)
         began = connection.driver.turns.now
-        connection.task = asyncio.current_task()
         context = begin_request()
         try:
             answer = await self._answer(request, connection, context)
@@ -110,7 +109,7 @@ class Gate:
             raise
         except asyncio.CancelledError:
             task = connection.task
-            if not connection.cancelled or task is None:
+            if not connection.is_ending or task is None:
                 raise
             task.uncancel()
             answer = interrupted(request)

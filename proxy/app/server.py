@@ -29,7 +29,8 @@ from proxy.api.origins import allow_some
 from proxy.api.routes import add_routes
 from proxy.api.websocket import SOCKETS, Sockets
 from proxy.app.routes import of_admins, of_clients
-from proxy.edge.connection_manager import ConnectionLimits, EdgeContext, ManagedConnection
+from proxy.edge.connections import Connection
+from proxy.edge.context import ConnectionLimits, EdgeContext
 from proxy.edge.listener import Application, HttpListener
 from proxy.edge.tls import Certificate
 from proxy.translate.errors import LocalError
@@ -102,6 +103,7 @@ class Server:
         self.app = make_app(services, admin=admin)
         options = services[OPTIONS]
         context = EdgeContext(
+            limits or ConnectionLimits(),
             services[BUDGET],
             services[MEMBERS],
             services[SUPERVISOR],
@@ -113,7 +115,6 @@ class Server:
             self.app,
             self._gate,
             context,
-            limits or ConnectionLimits(),
             logger=server_logger(),
             stop_timeout=stop_timeout,
         )
@@ -123,7 +124,7 @@ class Server:
         return Gate(self.app, self._services, authenticator, handle, public)
 
     @property
-    def connections(self) -> list[ManagedConnection]:
+    def connections(self) -> list[Connection]:
         """The open connections."""
         return self._listener.connections
 

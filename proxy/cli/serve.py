@@ -34,7 +34,7 @@ from proxy.app.sign_in import sign_in_problems, template_problem
 from proxy.app.storage import refuse_lost_members
 from proxy.cli.common import Chosen, chosen_accounts
 from proxy.cli.tables import say
-from proxy.edge.connection_manager import ConnectionLimits
+from proxy.edge.context import ConnectionLimits
 from proxy.edge.tls import Certificate, CertificateError
 from proxy.members.marker import any_members
 from proxy.settings import ConfigError, Settings, default_data_dir, pictures_folder, record_options

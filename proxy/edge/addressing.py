@@ -48,16 +48,6 @@ EXCESSIVE = Way(
         f"{MAX_PARAMETERS} parameters; send fewer.",
     )
 )
-#: The way of a request on a connection beyond the limit.
-ON_TOO_MANY_CONNECTIONS = Way(
-    refusal=LocalError(
-        "too_many_connections",
-        "The proxy has reached the setting `max_connections`; close some connections and try "
-        "again.",
-        kind="unavailable",
-        retry_after=5,
-    )
-)
 
 
 def is_excessive(target: str) -> bool:

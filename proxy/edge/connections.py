@@ -1,26 +1,23 @@
-"""A connection of a listener: its current request and its end.
-
-A `Connection` extends aiohttp's protocol of one connection. The `ConnectionManager` checks all of
-them.
-"""
+"""A connection of a listener: its current request and its end."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from aiohttp import StreamReader, WSCloseCode, web
 from aiohttp.http_parser import RawRequestMessage
 from yarl import URL
 
+from proxy import clock
 from proxy.budget import Allocation
 from proxy.edge.addressing import (
     EXCESSIVE,
     MAX_SEGMENTS,
-    ON_TOO_MANY_CONNECTIONS,
     STRAIGHT,
+    Peer,
     client_of,
     is_excessive,
     is_loopback_address,
@@ -30,9 +27,9 @@ from proxy.edge.addressing import (
 )
 from proxy.edge.admission import Admission
 from proxy.edge.aiohttp_internals import BY_ANSWER, has_waiting_request
-from proxy.edge.connection_manager import REFUSAL_TIMEOUT, ConnectionManager
-from proxy.edge.limited_connection import REVOKE_TIMEOUT, Leave, LimitedConnection
-from proxy.edge.loop_turns import LoopAccount
+from proxy.edge.context import EdgeContext
+from proxy.edge.counted_connections import CountedConnections
+from proxy.edge.limited_connection import LEAVE_TIMEOUT, Leave, LimitedConnection
 from proxy.owners import Owner, stranger
 
 log = structlog.get_logger(__name__)
@@ -47,37 +44,36 @@ class Connection(LimitedConnection):
     """aiohttp's protocol of one connection, with its current request."""
 
     __slots__ = (
-        "_accepted_at",
-        "_idle_since",
-        "_lost",
+        "_counted",
         "address",
         "admission",
         "allocations",
-        "cancelled",
-        "is_refused",
+        "is_ending",
         "on_loopback",
-        "task",
+        "peer",
         "way",
     )
 
-    def __init__(self, manager: ConnectionManager, server: web.Server, **options: Any) -> None:
-        super().__init__(manager, server, **options)
-        #: The address of who sends.
-        self.address = ""
+    def __init__(
+        self,
+        context: EdgeContext,
+        counted: CountedConnections[Connection],
+        server: web.Server,
+        **options: Any,
+    ) -> None:
+        super().__init__(context, server, **options)
+        self._counted = counted
+        #: The other end, and the address of who sends.
+        self.peer, self.address = Peer(""), ""
+        #: Whether the connection is to a loopback address of this machine, and not from a proxy.
+        self.on_loopback = False
         #: The way of the current request, and its admission.
         self.way = STRAIGHT
         self.admission: Admission | None = None
-        #: The handler of the current request, and whether it was cancelled by `cancel`.
-        self.task: asyncio.Task[object] | None = None
-        self.cancelled = False
-        #: Whether all requests of the connection are refused.
-        self.is_refused = False
         #: What the current request holds until it has its answer.
-        self.allocations: list[Allocation] = []
-        #: Whether the connection is to a loopback address of this machine, and not from a proxy.
-        self.on_loopback = False
-        self._lost: asyncio.Future[None] | None = None
-        self._accepted_at = self._idle_since = manager.now()
+        self.allocations: tuple[Allocation, ...] = ()
+        #: Whether the connection ends after the answer under way.
+        self.is_ending = False
 
     # --- requests --------------------------------------------------------------------------
 
@@ -91,136 +87,80 @@ class Connection(LimitedConnection):
         if self.sender.member == member:
             return False
         if self.owner.member != member:
-            self.manager.join(self, member)
-        self._sent_by(Owner(member), self.manager.turns.of_member(member, self.driver.address))
+            self._counted.join(self, member, clock.monotonic())
+        self.sender = Owner(member)
+        self.driver.account = self.context.turns.of_member(member, self.driver.address)
         return True
 
     def sent_from(self, address: str) -> None:
         """Note that somebody who is not signed in sends from an address."""
-        self.address, sender = address, stranger(address)
-        self.driver.address = sender.address
-        self._sent_by(sender, self.manager.turns.of_stranger(sender.address))
-
-    def _sent_by(self, sender: Owner, account: LoopAccount) -> None:
-        self.sender, self.driver.account = sender, account
-        self._held.release()  # the next input or output is held for the sender
+        self.address, self.sender = address, stranger(address)
+        self.driver.address = self.sender.address
+        self.driver.account = self.context.turns.of_stranger(self.sender.address)
 
     def release(self) -> None:
         """Release what the current request holds until it has its answer."""
         for allocation in self.allocations:
             allocation.release()
-        self.allocations.clear()
+        self.allocations = ()
 
     def answered(self) -> None:
         """Note that an answer has been sent, or cannot be."""
-        if not self.busy:
-            return
-        self.task, self.busy = None, False
+        self.task = None
         self._idle_since = self.driver.turns.now
         if self._body_timer is not None:
             self._stop_body_timer()
-        if self.transport is None:
-            return  # it is lost, and the manager has forgotten it
-        if not self.owner.member or self.manager.draining:
-            self.manager.answered(self)
-        holds = self.paused_by & BY_ANSWER or self._held.allocation is not None
-        if holds and not has_waiting_request(self):
-            self._resume_input()
+        if self.is_ending:
+            self.end()
+        elif self.paused_by & BY_ANSWER and not has_waiting_request(self):
+            self.resume(BY_ANSWER)
 
     def upgraded(self, leave: Leave) -> None:
         """Treat the connection as a websocket from now on; `leave` closes it."""
-        self._leave, self.busy = leave, False
-        self._stop_body_timer()
-        if self.admission is not None and not self.admission.holds(self.context.members):
-            self.revoke()  # its access ended during the handshake
-        self._resume_input()
-
-    def idle_for(self, now: float) -> float:
-        """Return the seconds since the last request; 0 while there is one."""
-        return 0.0 if self.busy or self._leave is not None else now - self._idle_since
-
-    def age(self, now: float) -> float:
-        """Return the seconds since it was accepted."""
-        return now - self._accepted_at
+        self._leave = leave
+        self.answered()
 
     # --- the end ---------------------------------------------------------------------------
-
-    def cancel(self) -> None:
-        """Cancel the handler of the current request; the middleware answers in its place."""
-        if self.task is not None and not self.cancelled:
-            self.cancelled = True
-            self.task.cancel()
 
     def revoke(self) -> None:
         """End the connection, because the access of its member has ended."""
         log.info("connection_closed", member=self.owner.member)
         if self._leave is not None:
-            self._leave(WSCloseCode.POLICY_VIOLATION, ACCESS_ENDED, REVOKE_TIMEOUT)
-        elif self.busy:  # a short answer, such as to the removal of one's own token, is still sent
-            asyncio.get_running_loop().call_later(
-                REVOKE_TIMEOUT, self._cut_unless_answered, self.task
-            )
-        else:
+            self._leave(WSCloseCode.POLICY_VIOLATION, ACCESS_ENDED, LEAVE_TIMEOUT)
+        elif self.task is None:
             self.end()
-
-    def _cut_unless_answered(self, task: asyncio.Task[object] | None) -> None:
-        if self.busy and self.task is task:
-            self.cut()
-
-    def end_unless_busy(self) -> None:
-        """Close the connection unless a request is being answered or it is a websocket."""
-        if not self.busy and self._leave is None:
-            self.end()
+        else:  # a short answer, such as to the removal of one's own token, is still sent
+            self.is_ending = True
+            asyncio.get_running_loop().call_later(LEAVE_TIMEOUT, self.cut)
 
     # --- the transport ---------------------------------------------------------------------
 
-    def accept(self, peer: str) -> bool:
-        """Count a new connection; return whether there is room for it.
+    def accept(self, transport: asyncio.BaseTransport) -> bool:
+        """Count a new connection, before its TLS handshake if it has one.
 
-        If it has a TLS handshake this comes before that, and `connection_made` or
-        `handshake_failed` after it.
+        Return whether there is room for it.
         """
-        self.peer = peer_of(peer, self.context.trusted_proxies)
+        peer, here = (transport.get_extra_info(name) for name in ("peername", "sockname"))
+        name = str(peer[0]) if isinstance(peer, tuple) else ""
+        self.peer = peer_of(name, self.context.trusted_proxies)
+        self.on_loopback = is_loopback_address(here) and not self.peer.proxies
         self.sent_from(self.peer.address)
         if not self.peer.proxies:
             self.owner = self.sender
-        return self.manager.accept(self)
-
-    def handshake_failed(self) -> None:
-        """Forget a connection whose handshake has failed."""
-        self.manager.forget(self)
+        self.transport = cast("asyncio.Transport", transport)
+        return self._counted.enter(self, clock.monotonic())
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Accept the connection, or answer its first request with a refusal."""
-        is_accepted, self.handshake = self.handshake is not None, None
-        if not is_accepted:
-            name = transport.get_extra_info("peername")
-            is_accepted = self.accept(str(name[0]) if isinstance(name, tuple) else "")
-        here = transport.get_extra_info("sockname")
-        self.on_loopback = is_loopback_address(here) and not self.peer.proxies
-        super().connection_made(transport)
-        if not is_accepted:
-            if self.manager.may_answer_refusal:
-                asyncio.get_running_loop().call_later(REFUSAL_TIMEOUT, self.end)
-            else:
-                self.cut()
+        """Begin with a connection, or refuse it."""
+        if self.transport is not None or self.accept(transport):
+            super().connection_made(transport)
+        else:
+            self._counted.refuse(cast("asyncio.Transport", transport))
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget the connection."""
-        self.manager.forget(self)
-        if self._lost is not None and not self._lost.done():
-            self._lost.set_result(None)
-        self._held.release()
-        self._stop_body_timer()
+        self._counted.leave(self)
         super().connection_lost(exc)
-
-    def lost(self) -> asyncio.Future[None]:
-        """Return a future that is done when the connection is closed."""
-        if self._lost is None:
-            self._lost = asyncio.get_running_loop().create_future()
-            if self.transport is None or self.transport.is_closing():
-                self._lost.set_result(None)
-        return self._lost
 
 
 def driven(
@@ -230,6 +170,7 @@ def driven(
 
     def drive(request: web.Request) -> Awaitable[web.StreamResponse]:
         connection: Any = request.protocol
+        connection.task = asyncio.current_task()
         answer: Awaitable[web.StreamResponse] = connection.driver.drive(handle(request))
         return answer
 
@@ -250,10 +191,7 @@ def begun(
     if connection.peer.proxies:
         connection.sent_from(client_of(connection.peer, message.headers))
     target = message.path
-    if connection.is_refused:
-        connection.way = ON_TOO_MANY_CONNECTIONS
-        message = message._replace(should_close=True)
-    elif len(target) > MAX_SEGMENTS and is_excessive(target):
+    if len(target) > MAX_SEGMENTS and is_excessive(target):
         connection.way = EXCESSIVE
         message = message._replace(url=NOWHERE, path=NOWHERE.path)
     else:

@@ -1,150 +1,158 @@
 """Limits of connections by address and member, and which connections are closed for new ones.
 
 A connection is one of a stranger until a request on it has been authenticated. If there is no room
-for a stranger's, another stranger's connection is closed for the new one: one of the address with
-the most, or else the oldest. So strangers cannot keep others out.
+for a stranger's, another stranger's connection is closed for the new one. So strangers cannot keep
+others out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterator
 from itertools import islice
-from typing import Protocol
+from typing import Generic, TypeVar
 
+import structlog
+
+from proxy.edge.limited_connection import LimitedConnection
+from proxy.edge.raw_answers import RefusedConnection
 from proxy.owners import Owner
 from proxy.pool import Pool
+from proxy.translate.errors import LocalError
+
+log = structlog.get_logger(__name__)
 
 #: Connections that an owner may have of the part that is kept for those who have few.
 MIN_SHARE = 16
 #: Seconds after which an idle connection of a member may be closed for a new one.
 EVICTION_IDLE = 5.0
-#: Seconds after which a stranger's connection may be closed for one of its own address.
+#: Seconds after which a stranger's connection may be closed for any new one.
 EVICTION_AGE = 1.0
 #: Maximum number of connections that are checked for one that can be closed.
-MAX_CANDIDATES = 1024
-#: Maximum number of connections that are closed for a new one.
-_MAX_EVICTED = 3
+MAX_CANDIDATES = 256
+#: Maximum number of concurrent connections beyond the limit that get an answer.
+MAX_ANSWERED_REFUSALS = 256
+#: Attempts to make room for a new connection.
+_ATTEMPTS = 3
+
+C = TypeVar("C", bound=LimitedConnection)
 
 
-class Evictable(Protocol):
-    """What `CountedConnections` uses of a connection."""
-
-    #: Whom it is counted for; set by `CountedConnections`.
-    owner: Owner
-
-    def idle_for(self, now: float) -> float:
-        """Return the seconds since the last request; 0 while there is one."""
-
-    def age(self, now: float) -> float:
-        """Return the seconds since it was accepted."""
-
-    def cut(self) -> None:
-        """Abort the connection."""
-
-
-class CountedConnections:
+class CountedConnections(Generic[C]):
     """The connections that the `pool` counts, those of strangers and those of members."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        # Dictionaries instead of sets, for their order: the oldest is first.
-        self._strangers: dict[Evictable, None] = {}
-        self._by_owner: dict[Owner, dict[Evictable, None]] = {}
+        # With the time when each one was counted; the oldest is first.
+        self._strangers: dict[C, float] = {}
+        self._members: dict[C, float] = {}
+        self._by_owner: defaultdict[Owner, dict[C, float]] = defaultdict(dict)
+        self._left = asyncio.Event()
+        self._refused: set[RefusedConnection] = set()
 
-    def enter(self, connection: Evictable, now: float) -> bool:
+    def all(self) -> list[C]:
+        """Return all connections."""
+        return [*self._strangers, *self._members]
+
+    async def until_empty(self) -> None:
+        """Wait until all connections have left."""
+        while self._by_owner:
+            self._left.clear()
+            await self._left.wait()
+
+    def enter(self, connection: C, now: float) -> bool:
         """Add a new connection of a stranger; others may be closed for it.
 
         Return whether there is room.
         """
-        for _ in range(_MAX_EVICTED):
+        for _ in range(_ATTEMPTS):
             if self._pool.take(connection.owner, 1):
-                self._add(connection)
+                self._add(connection, now)
                 return True
-            if not self._make_room(connection.owner, now):
+            other = self._replaceable(connection.owner, now)
+            if other is None:
                 return False
+            self.leave(other)
+            other.cut()
         return False
 
-    def renew(self, connection: Evictable) -> None:
-        """Count a connection as the youngest of the strangers', if it is one of them."""
-        if connection in self._strangers:
-            self._remove(connection)
-            self._add(connection)
+    def refuse(self, transport: asyncio.Transport) -> None:
+        """Answer what comes on a new connection with 503; if many wait for that, abort it."""
+        if not self._refused:
+            log.warning("connection_limit_reached", limit=self._pool.capacity)
+        if len(self._refused) < MAX_ANSWERED_REFUSALS:
+            RefusedConnection(transport, self._refused)
+        else:
+            transport.abort()
 
-    def join_member(self, connection: Evictable, member: str, now: float) -> int | None:
-        """Count a connection for a member.
+    def join(self, connection: C, member: str, now: float) -> None:
+        """Count a connection for a member; an idle one of the member may be closed for it.
 
-        Return `None`, or the number of the member's connections if there is no room.
+        Raises `LocalError` (503) if there is no room. Does nothing for one that is not counted.
         """
+        if connection not in self._by_owner.get(connection.owner, ()):
+            return
         owner = Owner(member)
         if not self._pool.move(connection.owner, owner, 1):
             others = self._by_owner.get(owner, {})
             idle = _idle(others, now)
             if idle is None:
-                return len(others)
+                raise LocalError(
+                    "too_many_connections",
+                    f"You have {len(others)} connections, and others need the rest; close some "
+                    "and try again.",
+                    kind="unavailable",
+                    retry_after=5,
+                )
             self._remove(idle)  # the new one is counted instead
             idle.cut()
             self._pool.give_back(connection.owner, 1)
         self._remove(connection)
         connection.owner = owner
-        self._add(connection)
-        return None
+        self._add(connection, now)
 
-    def leave(self, connection: Evictable) -> None:
+    def leave(self, connection: C) -> None:
         """Remove a connection; does nothing for one that is not counted."""
-        if self._remove(connection):
+        if connection in self._by_owner.get(connection.owner, ()):
+            self._remove(connection)
             self._pool.give_back(connection.owner, 1)
+            self._left.set()
 
-    def _add(self, connection: Evictable) -> None:
-        self._by_owner.setdefault(connection.owner, {})[connection] = None
-        if not connection.owner.member:
-            self._strangers[connection] = None
+    def _add(self, connection: C, now: float) -> None:
+        self._by_owner[connection.owner][connection] = now
+        self._group_of(connection)[connection] = now
 
-    def _remove(self, connection: Evictable) -> bool:
-        group = self._by_owner.get(connection.owner, {})
-        if connection not in group:
-            return False
-        del group[connection]
-        if not group:
+    def _remove(self, connection: C) -> None:
+        of_owner = self._by_owner[connection.owner]
+        del of_owner[connection], self._group_of(connection)[connection]
+        if not of_owner:
             del self._by_owner[connection.owner]
-        self._strangers.pop(connection, None)
-        return True
 
-    def _make_room(self, owner: Owner, now: float) -> bool:
-        """Close a connection for a new one of a stranger; return whether one was closed."""
-        neighbours = self._by_owner.get(owner, {}) if owner.address else {}
-        groups = self._by_owner.items()
-        largest = _largest(group for other, group in groups if other.address)
-        if len(largest) > len(neighbours) + 1:
-            return self._evict(next(iter(largest)))
-        has_most = len(neighbours) == len(largest) and len(neighbours) > self._pool.minimum
-        if self._evict(_old(neighbours if has_most else self._strangers, now)):
-            return True
-        members = _largest(group for other, group in groups if other.member)
-        return not has_most and self._evict(_idle(members, now))
+    def _group_of(self, connection: C) -> dict[C, float]:
+        return self._members if connection.owner.member else self._strangers
 
-    def _evict(self, connection: Evictable | None) -> bool:
-        if connection is None:
-            return False
-        self.leave(connection)
-        connection.cut()
-        return True
+    def _replaceable(self, owner: Owner, now: float) -> C | None:
+        """Return the connection that is closed for a new one of a stranger.
+
+        That is the oldest one of a stranger that is old enough or whose address has more than the
+        owner, or else one of a member that is idle. Who has many gets the place of an own one.
+        """
+        own = self._by_owner.get(owner, {}) if owner.address else {}
+        has_many = len(own) > self._pool.minimum
+        for other, since in _candidates(own if has_many else self._strangers):
+            count = len(self._by_owner[other.owner]) if other.owner.address else 0
+            if now - since >= EVICTION_AGE or count > len(own) + 1:
+                return other
+        return None if has_many else _idle(self._members, now)
 
 
-def _largest(groups: Iterable[dict[Evictable, None]]) -> dict[Evictable, None]:
-    return max(groups, key=len, default={})
+def _candidates(group: dict[C, float]) -> Iterator[tuple[C, float]]:
+    return islice(group.items(), MAX_CANDIDATES)
 
 
-def _old(connections: dict[Evictable, None], now: float) -> Evictable | None:
-    """Return the first connection of a stranger that is old enough to make room."""
-    candidates = islice(connections, MAX_CANDIDATES)
-    return next(
-        (connection for connection in candidates if connection.age(now) >= EVICTION_AGE), None
-    )
-
-
-def _idle(connections: dict[Evictable, None], now: float) -> Evictable | None:
+def _idle(group: dict[C, float], now: float) -> C | None:
     """Return the first connection that is idle for long enough to make room."""
-    candidates = islice(connections, MAX_CANDIDATES)
     return next(
-        (connection for connection in candidates if connection.idle_for(now) >= EVICTION_IDLE), None
+        (other for other, _ in _candidates(group) if other.idle_for(now) >= EVICTION_IDLE), None
     )

@@ -7,7 +7,7 @@ from typing import cast
 
 from proxy import clock
 from proxy.edge.aiohttp_internals import BY_TURNS
-from proxy.edge.limited_connection import LimitedConnection
+from proxy.edge.connections import Connection
 
 #: Maximum bytes of one read; parsing them takes a few ms, even if each has a chunk of its own.
 READ = 16 * 1024
@@ -19,16 +19,15 @@ STRANGERS_READ = 2 * 1024
 class InputProtocol(asyncio.BufferedProtocol):
     """Reads for a connection, which gets its input when its owner has a turn.
 
-    Meanwhile one read of input waits, and no more is read. All reads have the same `buffer`, since
-    what was read is taken before the next read.
+    Meanwhile one read of input waits, and no more is read. All connections of a listener read
+    into one `buffer`, since what was read is taken before the next read.
     """
 
-    __slots__ = ("_buffer", "_strangers_buffer", "_transport", "_waiting", "connection")
+    __slots__ = ("_buffer", "_transport", "_waiting", "connection")
 
-    def __init__(self, connection: LimitedConnection, buffer: memoryview) -> None:
+    def __init__(self, connection: Connection, buffer: memoryview) -> None:
         self.connection = connection
         self._buffer = buffer
-        self._strangers_buffer = buffer[:STRANGERS_READ]
         self._waiting = b""
         self._transport: asyncio.Transport | None = None
 
@@ -39,7 +38,7 @@ class InputProtocol(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return the buffer of the next read."""
-        return self._buffer if self.connection.owner.member else self._strangers_buffer
+        return self._buffer if self.connection.owner.member else self._buffer[:STRANGERS_READ]
 
     def buffer_updated(self, nbytes: int) -> None:
         """Pass on what was read, or let it wait."""

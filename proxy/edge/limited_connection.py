@@ -16,9 +16,8 @@ import structlog
 from aiohttp import StreamReader, WSCloseCode, WSMessage, WSMsgType, web
 
 from proxy.budget import Allocation, ThresholdAllocation
-from proxy.edge.addressing import Peer
 from proxy.edge.aiohttp_internals import BY_ANSWER, PausedReading, has_waiting_request
-from proxy.edge.connection_manager import ConnectionManager
+from proxy.edge.context import EdgeContext
 from proxy.edge.loop_turns import Driver
 from proxy.edge.raw_answers import HEADERS_TOO_LARGE
 from proxy.owners import Owner
@@ -34,8 +33,8 @@ MIN_COUNTED = 4 * 1024
 INPUT_WEIGHT = 2
 #: Maximum bytes of all headers of a request, and of its trailers, as multiples of `header_bytes`.
 HEAD_LIMITS = 4
-#: Seconds for an answer under way, or for a close frame, after the access of a member has ended.
-REVOKE_TIMEOUT = 0.5
+#: Seconds for an answer under way, or for a close frame, before the connection is aborted.
+LEAVE_TIMEOUT = 0.5
 #: The error of a request whose body cannot be parsed.
 INVALID_BODY = LocalError(
     "invalid_body",
@@ -59,73 +58,68 @@ class LimitedConnection(PausedReading):
         "_body_bytes",
         "_body_timer",
         "_held",
+        "_idle_since",
         "_input",
         "_leave",
         "_output",
-        "_received",
-        "busy",
         "context",
         "driver",
-        "handshake",
-        "manager",
         "owner",
-        "peer",
         "sender",
+        "task",
     )
 
-    def __init__(self, manager: ConnectionManager, server: web.Server, **options: Any) -> None:
+    def __init__(self, context: EdgeContext, server: web.Server, **options: Any) -> None:
         super().__init__(server, **options)
-        self.manager = manager
-        self.context = manager.context
-        #: The other end.
-        self.peer = Peer("")
+        self.context = context
         #: Whom the connection is counted for.
         self.owner = Owner()
         #: Who sends: of a reverse proxy's connection the client of the current request. Memory is
         #: held for the sender, and time is charged to its account.
         self.sender = Owner()
-        self.driver = Driver(manager.turns, manager.turns.strangers, "")
-        #: Whether a request is being answered.
-        self.busy = False
+        self.driver = Driver(context.turns, context.turns.strangers, "")
+        #: The handler of the current request, until its answer has been sent.
+        self.task: asyncio.Task[object] | None = None
+        #: When the last answer was sent.
+        self._idle_since = self.driver.turns.now
         #: Bytes of input and output, and what of the budget is held for them.
         self._input = self._output = 0
         self._held = ThresholdAllocation(MIN_COUNTED)
         #: The current body, and how many bytes of it had come with the last input.
         self._body: StreamReader | None = None
         self._body_bytes = 0
-        #: Bytes received since the body began, or since its progress was checked.
-        self._received = 0
         self._body_timer: asyncio.TimerHandle | None = None
-        #: The TLS handshake while it lasts.
-        self.handshake: asyncio.Task[None] | None = None
         #: Closes the websocket.
         self._leave: Leave | None = None
 
     # --- bodies ----------------------------------------------------------------------------
 
-    def _expect_body(self) -> None:
+    def begin_body(self, body: StreamReader) -> None:
+        """Count what comes after the headers of a request as its body."""
+        self._body, self._body_bytes, self._input = body, body.total_bytes, 0
+        if self._held.allocation is not None:
+            self._fits()
+        if not body.is_eof():  # the rest of it comes before the answer
+            self._expect_body(body)
+            self.resume(BY_ANSWER)
+
+    def _expect_body(self, body: StreamReader) -> None:
         """Look later whether enough of the body has arrived."""
-        self._received = 0
-        timeout = self.manager.limits.body_timeout
+        timeout = self.context.limits.body_timeout
         if timeout > 0:
             loop = asyncio.get_running_loop()
-            self._body_timer = loop.call_later(timeout, self._check_body)
+            self._body_timer = loop.call_later(timeout, self._check_body, body, body.total_bytes)
 
-    def _stop_body_timer(self) -> None:
-        if self._body_timer is not None:
-            self._body_timer.cancel()
-            self._body_timer = None
-
-    def _check_body(self) -> None:
+    def _check_body(self, body: StreamReader, before: int) -> None:
         """Fail the request if its body arrives too slowly."""
         self._body_timer = None
-        body, transport = self._body, self.transport
-        if body is None or transport is None or body.is_eof():
+        if self.transport is None or body.is_eof():
             return
-        if self._received >= MIN_PROGRESS or not transport.is_reading():
-            self._expect_body()
+        received = body.total_bytes - before
+        if received >= MIN_PROGRESS or not self.transport.is_reading():
+            self._expect_body(body)
             return
-        log.info("body_timed_out", received=self._received)
+        log.info("body_timed_out", received=received)
         body.set_exception(
             LocalError(
                 "request_timeout",
@@ -134,6 +128,11 @@ class LimitedConnection(PausedReading):
                 kind="timed_out",
             )
         )
+
+    def _stop_body_timer(self) -> None:
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
 
     # --- the budget ------------------------------------------------------------------------
 
@@ -152,65 +151,50 @@ class LimitedConnection(PausedReading):
 
     def data_received(self, data: bytes) -> None:
         """Pass input to the parser and count it, since the last thing that it has completed."""
-        size = len(data)
-        self._received += size
-        self._input += size
+        self._input += len(data)
         super().data_received(data)
-        if not size or self.transport is None:
+        if not data or self.transport is None:
             return
         if self._leave is not None:
-            self._count_frames()
-        elif self.busy or not has_waiting_request(self):
+            self._count_frames(self._leave)
+        else:
             self._count_request()
 
     def _count_request(self) -> None:
         """Count headers and trailers; pause before the next request until the answer is sent."""
         body = self._body
         if body is None or body.is_eof():
-            if self.busy:
+            if self.task is not None:
                 self.pause(BY_ANSWER)
-            else:
-                self._limit(HEADERS_TOO_LARGE)
-        elif self.busy and has_waiting_request(self):  # an error of the parser, of each read one
+            elif not has_waiting_request(self):
+                self._limit_input()
+        elif has_waiting_request(self):  # an error of the parser
             self.pause(BY_ANSWER)
             if body.exception() is None:
                 body.set_exception(INVALID_BODY)
         elif body.total_bytes != self._body_bytes:
             self._body_bytes, self._input = body.total_bytes, 0
         else:
-            self._limit(b"")
+            self._limit_input()
 
-    def _limit(self, answer: bytes) -> None:
-        """End the connection if headers or trailers are too large, with an `answer` of HTTP, or if
-        there is no memory for them."""
+    def _limit_input(self) -> None:
+        """End the connection if headers or trailers are too large or do not fit into the budget."""
         is_too_large = self._input > HEAD_LIMITS * self.max_field_size
-        if is_too_large or not self._fits():
-            log.info("input_refused", member=self.sender.member, received=self._input)
-            if is_too_large and answer and self.transport is not None:
-                self.transport.write(answer)
-                self.transport.close()
-            else:
-                self.cut()
-
-    def begin_body(self, body: StreamReader) -> None:
-        """Count what comes after the headers of a request as its body."""
-        self._input = 0
-        self._body, self._body_bytes = body, body.total_bytes
-        self.busy = True
-        if self._body_timer is not None:
-            self._stop_body_timer()
-        if not body.is_eof():  # the rest of it comes before the answer
-            self._expect_body()
-            self.resume(BY_ANSWER)
-
-    def _count_frames(self) -> None:
-        """Count the input as a part of a websocket message."""
-        if self._fits() or self.paused_by & BY_ANSWER:
+        if not is_too_large and self._fits():
             return
-        log.info("socket_refused", member=self.sender.member, received=self._input)
-        self.pause(BY_ANSWER)
-        if self._leave is not None:
-            self._leave(WSCloseCode.TRY_AGAIN_LATER, MESSAGE_REFUSED, REVOKE_TIMEOUT)
+        log.info("input_refused", member=self.sender.member, received=self._input)
+        if is_too_large and self.task is None and self.transport is not None:
+            self.transport.write(HEADERS_TOO_LARGE)
+            self.end()
+        else:
+            self.cut()
+
+    def _count_frames(self, leave: Leave) -> None:
+        """Count the input as a part of a websocket message."""
+        if not self._fits():
+            log.info("socket_refused", member=self.sender.member, received=self._input)
+            self.pause(BY_ANSWER)
+            leave(WSCloseCode.TRY_AGAIN_LATER, MESSAGE_REFUSED, LEAVE_TIMEOUT)
 
     def received(self, message: WSMessage) -> None:
         """Note that a websocket message, a ping or a pong was received completely."""
@@ -218,12 +202,6 @@ class LimitedConnection(PausedReading):
             self._input = max(0, self._input - 2 - len(message.data))
         else:
             self._input = 0
-        self._fits()
-
-    def _resume_input(self) -> None:
-        """Read again what waited for an answer."""
-        self._input = 0
-        self.resume(BY_ANSWER)
         self._fits()
 
     # --- output ----------------------------------------------------------------------------
@@ -245,16 +223,27 @@ class LimitedConnection(PausedReading):
 
     # --- the end ---------------------------------------------------------------------------
 
+    @property
+    def is_websocket(self) -> bool:
+        """Whether it was upgraded."""
+        return self._leave is not None
+
+    def idle_for(self, now: float) -> float:
+        """Return the seconds since the last answer; 0 during a request, and of a websocket."""
+        return now - self._idle_since if self.task is None and not self.is_websocket else 0.0
+
     def end(self) -> None:
         """Close the connection after sending what was written."""
-        if self.handshake is not None:
-            self.handshake.cancel()
-        elif self.transport is not None:
+        if self.transport is not None:
             self.transport.close()
 
     def cut(self) -> None:
         """Abort the connection."""
-        if self.handshake is not None:
-            self.handshake.cancel()
-        elif self.transport is not None:
+        if self.transport is not None:
             self.transport.abort()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Hold nothing any longer."""
+        self._held.release()
+        self._stop_body_timer()
+        super().connection_lost(exc)

@@ -14,17 +14,12 @@ from typing import Any, cast
 import structlog
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
-from msgspec.structs import replace
 
 from proxy.edge.addressing import MAX_LINE
 from proxy.edge.aiohttp_internals import intercept
-from proxy.edge.connection_manager import (
-    ConnectionLimits,
-    ConnectionManager,
-    EdgeContext,
-    ManagedConnection,
-)
+from proxy.edge.connection_manager import ConnectionManager
 from proxy.edge.connections import Connection, begun, driven
+from proxy.edge.context import ConnectionLimits, EdgeContext
 from proxy.edge.input import READ, InputProtocol
 from proxy.edge.tls import Certificate, TlsListener
 from proxy.pool import Pool
@@ -73,6 +68,16 @@ def room_for(connections: int) -> int:
     return max(1, min(connections, soft - min(RESERVED_FILES, soft // 2)))
 
 
+def _fitting(connections: int) -> int:
+    """Return how many connections fit into the limit of open files; log it if that is fewer."""
+    limit = room_for(connections)
+    if limit < connections:
+        asked = connections != ConnectionLimits().max_connections
+        write_log = log.info if asked or limit < FEW_CONNECTIONS else log.debug
+        write_log("connection_limit_lowered", limit=limit, reason="the limit of open files")
+    return limit
+
+
 def _limit_unread(sockets: Sequence[socket.socket], timeout: float) -> None:
     """Let the system close connections whose client reads nothing for `timeout` seconds.
 
@@ -86,6 +91,8 @@ def _limit_unread(sockets: Sequence[socket.socket], timeout: float) -> None:
 
 class SentAnswers(AbstractAccessLogger):
     """Tells connections that an answer has been sent, or cannot be since its client is gone."""
+
+    __slots__ = ()
 
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
         """Note the end of an answer; aiohttp calls this."""
@@ -105,30 +112,27 @@ class HttpListener:
         app: web.Application,
         gate: Callable[[Application], Handle],
         context: EdgeContext,
-        limits: ConnectionLimits,
         *,
         logger: logging.Logger,
         stop_timeout: float = 10.0,
     ) -> None:
         self._gate = gate
         self._context = context
-        self._limits = limits
         self._logger = logger
         self._stop_timeout = stop_timeout
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
-        self._connections: ConnectionManager | None = None
+        self._manager = ConnectionManager(context, _fitting(context.limits.max_connections))
         self._listening: asyncio.Server | TlsListener | None = None
 
     @property
-    def connections(self) -> list[ManagedConnection]:
+    def connections(self) -> list[Connection]:
         """The open connections."""
-        return list(self._connections.connections) if self._connections is not None else []
+        return self._manager.counted.all()
 
     @property
     def pool(self) -> Pool:
-        """The pool of connections of a listener that was started."""
-        assert self._connections is not None  # noqa: S101
-        return self._connections.pool
+        """The pool of the connections."""
+        return self._manager.pool
 
     async def start(
         self, hosts: str | Sequence[str], port: int, *, certificate: Certificate | None = None
@@ -138,68 +142,47 @@ class HttpListener:
 
         With a `certificate` it is `https`. Raises `OSError` if the address cannot be used.
         """
-        max_connections = room_for(self._limits.max_connections)
-        if max_connections < self._limits.max_connections:
-            asked = self._limits.max_connections != ConnectionLimits().max_connections
-            write_log = log.info if asked or max_connections < FEW_CONNECTIONS else log.debug
-            write_log(
-                "connection_limit_lowered", limit=max_connections, reason="the limit of open files"
-            )
         await self._runner.setup()
-        connections = ConnectionManager(
-            replace(self._limits, max_connections=max_connections), self._context
-        )
-        self._context.members.subscribe(connections.review)
+        self._context.members.subscribe(self._manager.review)
         hosts = [hosts] if isinstance(hosts, str) else hosts
-        protocols = self._protocols(connections)
-        self._listening = await self._listen(protocols, hosts, port, certificate)
-        self._connections = connections
-        _limit_unread(self._listening.sockets, self._limits.write_timeout)
+        self._listening = await self._listen(hosts, port, certificate)
+        _limit_unread(self._listening.sockets, self._context.limits.write_timeout)
         host, chosen = hosts[0], self._listening.sockets[0].getsockname()[1]
         scheme = "http" if certificate is None else "https"
         return f"{scheme}://[{host}]:{chosen}" if ":" in host else f"{scheme}://{host}:{chosen}"
 
     async def _listen(
-        self,
-        make: Callable[[], tuple[Connection, InputProtocol]],
-        hosts: Sequence[str],
-        port: int,
-        certificate: Certificate | None,
+        self, hosts: Sequence[str], port: int, certificate: Certificate | None
     ) -> asyncio.Server | TlsListener:
+        make = self._protocols()
         if certificate is None:
             loop = asyncio.get_running_loop()
-            return await loop.create_server(lambda: make()[1], hosts, port, backlog=BACKLOG)
-        listener = TlsListener(make, certificate.context, self._context.supervisor.failed)
+            return await loop.create_server(make, hosts, port, backlog=BACKLOG)
+        listener = TlsListener(make, certificate.context, self._context.supervisor)
         await listener.start(hosts, port, backlog=BACKLOG)
         return listener
 
-    def _protocols(
-        self, connections: ConnectionManager
-    ) -> Callable[[], tuple[Connection, InputProtocol]]:
-        """Return the factory of new connections, each with the protocol of its transport."""
-        inner = self._runner.server
+    def _protocols(self) -> Callable[[], InputProtocol]:
+        """Return the factory of the protocols of new connections."""
+        inner, limits = self._runner.server, self._context.limits
         assert inner is not None  # noqa: S101
         handle = self._gate(cast("Application", inner.request_handler))
         intercept(inner, begun, driven(handle))
+        buffer = memoryview(bytearray(READ))
         make = partial(
             Connection,
-            connections,
+            self._context,
+            self._manager.counted,
             inner,
             access_log=self._logger,
             access_log_class=SentAnswers,
             logger=self._logger,
             auto_decompress=False,
-            keepalive_timeout=self._limits.idle_timeout or NEVER,
-            max_line_size=min(MAX_LINE, self._limits.header_bytes),
-            max_field_size=self._limits.header_bytes,
+            keepalive_timeout=limits.idle_timeout or NEVER,
+            max_line_size=min(MAX_LINE, limits.header_bytes),
+            max_field_size=limits.header_bytes,
         )
-        buffer = memoryview(bytearray(READ))
-
-        def connect() -> tuple[Connection, InputProtocol]:
-            connection = make()
-            return connection, InputProtocol(connection, buffer)
-
-        return connect
+        return lambda: InputProtocol(make(), buffer)
 
     async def stop(self, *, spent: float = 0.0) -> None:
         """Stop listening, finish the answers under way, and close the websockets.
@@ -207,25 +190,20 @@ class HttpListener:
         Requests that take too long are answered with 503, so that all ends within `stop_timeout`,
         of which `spent` seconds are over.
         """
-        self._stop_timeout = max(0.1, self._stop_timeout - spent)
         if self._listening is not None:
             self._listening.close()
-        if self._connections is not None:
-            await self._end_connections(self._connections)
-        if isinstance(self._listening, TlsListener):
-            await self._listening.wait_closed()
+            await self._end_connections(max(0.1, self._stop_timeout - spent))
         await self._runner.cleanup()
 
-    async def _end_connections(self, connections: ConnectionManager) -> None:
-        loop = asyncio.get_running_loop()
-        end = loop.time() + self._stop_timeout
-        margin = min(MAX_CANCEL_TIME, self._stop_timeout / 4)
+    async def _end_connections(self, timeout: float) -> None:
+        loop, manager = asyncio.get_running_loop(), self._manager
+        end, margin = loop.time() + timeout, min(MAX_CANCEL_TIME, timeout / 4)
         await asyncio.sleep(0)  # let received requests reach their handlers
         closing = asyncio.create_task(self._runner.shutdown())
-        if not await connections.drain(end - loop.time() - margin):
-            log.warning("requests_cancelled", count=connections.cancel())
-            await connections.drain(margin / 2)
+        if not await manager.drain(end - loop.time() - margin):
+            log.warning("requests_cancelled", count=manager.cancel())
+            await manager.drain(margin / 2)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(end - margin / 2):
                 await closing
-        await connections.close(end - loop.time())
+        await manager.close(end - loop.time())

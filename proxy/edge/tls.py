@@ -1,12 +1,9 @@
-"""TLS: the certificate of a listener, and connections during their handshakes.
-
-Connections are accepted here because asyncio reports one only after its handshake: connections of
-silent clients would not be counted.
-"""
+"""TLS: the certificate of a listener, and connections during their handshakes."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from collections.abc import Callable, Sequence
@@ -16,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from proxy.edge.connections import Connection
+from proxy.edge.input import InputProtocol
 from proxy.supervisor import Supervisor
 
 log = structlog.get_logger(__name__)
@@ -96,21 +93,34 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-class TlsListener:
-    """Listens, and starts TLS with the protocol `make` on each accepted connection.
+class Handshake(asyncio.Transport):
+    """The transport of a connection until its handshake is done, which it can only end."""
 
-    `failed` is set if it cannot accept connections any more.
+    def __init__(self, accepted: socket.socket, peer: Any) -> None:
+        super().__init__({"peername": peer, "sockname": accepted.getsockname()})
+        self._accepted = accepted
+
+    def close(self) -> None:
+        """Let the handshake fail."""
+        with contextlib.suppress(OSError):  # its client has closed it
+            self._accepted.shutdown(socket.SHUT_RDWR)
+
+    abort = close
+
+
+class TlsListener:
+    """Listens, and begins TLS with a protocol of `make` on each connection for which there is room.
+
+    asyncio reports a connection only after its handshake, so that those of silent clients would not
+    be counted.
     """
 
     def __init__(
-        self,
-        make: Callable[[], tuple[Connection, asyncio.BufferedProtocol]],
-        context: ssl.SSLContext,
-        failed: asyncio.Event,
+        self, make: Callable[[], InputProtocol], context: ssl.SSLContext, supervisor: Supervisor
     ) -> None:
         self._make = make
         self._context = context
-        self._supervisor = Supervisor(failed)
+        self._supervisor = supervisor
         self._accepting: list[asyncio.Task[None]] = []
         self.sockets: list[socket.socket] = []
 
@@ -127,8 +137,7 @@ class TlsListener:
                     socket.create_server(address[:2], family=family, backlog=backlog)
                 )
         except OSError:
-            for listening in self.sockets:
-                listening.close()
+            self.close()
             raise
         for listening in self.sockets:
             listening.setblocking(False)
@@ -141,10 +150,6 @@ class TlsListener:
             accepting.cancel()
         for listening in self.sockets:
             listening.close()
-
-    async def wait_closed(self) -> None:
-        """Cancel the handshakes under way, and wait for their end."""
-        await self._supervisor.close()
 
     async def _accept(self, listening: socket.socket) -> None:
         """Accept connections until cancelled."""
@@ -165,23 +170,13 @@ class TlsListener:
     def _begin(self, accepted: socket.socket, peer: Any) -> None:
         """Start the handshake of a connection, if there is room for it."""
         accepted.setblocking(False)
-        connection, protocol = self._make()
-        if not connection.accept(str(peer[0])):
-            connection.handshake_failed()
-            accepted.close()
-            return
-        work = self._handshake(protocol, accepted)
-        connection.handshake = self._supervisor.spawn(work, "TLS handshake")
-        connection.handshake.add_done_callback(partial(self._ended, connection, accepted))
-
-    @staticmethod
-    def _ended(connection: Connection, accepted: socket.socket, _: asyncio.Task[None]) -> None:
-        """Forget the connection if its handshake has failed."""
-        if connection.transport is None:
-            connection.handshake_failed()
+        protocol = self._make()
+        if protocol.connection.accept(Handshake(accepted, peer)):
+            self._supervisor.spawn(self._shake_hands(protocol, accepted), "TLS handshake")
+        else:
             accepted.close()
 
-    async def _handshake(self, protocol: asyncio.BufferedProtocol, accepted: socket.socket) -> None:
+    async def _shake_hands(self, protocol: InputProtocol, accepted: socket.socket) -> None:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: protocol,
@@ -190,5 +185,7 @@ class TlsListener:
                 ssl_handshake_timeout=HANDSHAKE_TIMEOUT,
                 ssl_shutdown_timeout=SHUTDOWN_TIMEOUT,
             )
-        except (OSError, ssl.SSLError) as error:
+        except OSError as error:
             log.debug("handshake_failed", error=type(error).__name__)
+            accepted.close()
+            protocol.connection_lost(error)

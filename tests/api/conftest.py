@@ -28,7 +28,7 @@ from proxy.bus import EventBus
 from proxy.catalog.bodies import Body, Coding, Whole
 from proxy.catalog.file_lists import Listing
 from proxy.clock import now
-from proxy.edge.connection_manager import ConnectionLimits
+from proxy.edge.context import ConnectionLimits
 from proxy.files.conversions import Conversion
 from proxy.files.namespace import Named, make_record
 from proxy.files.picture_parts import Edits

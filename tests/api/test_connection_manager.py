@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 from wire import HEAD, POST, rest
 
-from proxy.edge import connections, counted_connections
+from proxy.edge import counted_connections, raw_answers
 
 
 async def test_a_connection_too_many_is_503_and_the_others_go_on(running: Any) -> None:
@@ -44,7 +44,7 @@ async def test_a_place_that_becomes_free_is_given_again(running: Any) -> None:
 async def test_a_refused_client_that_says_nothing_is_closed(
     running: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "REFUSAL_TIMEOUT", 0.05)
+    monkeypatch.setattr(raw_answers, "REFUSAL_TIMEOUT", 0.05)
     async with running(max_connections=1) as server:
         await server.connect()
         reader, _ = await server.connect()

@@ -81,7 +81,7 @@ async def test_a_body_that_cannot_be_parsed_is_400(running: Any, rest_of_body: b
         reader, writer = await server.connect(head + b"1\r\n{\r\n")
         await until(lambda: bool(server.server.connections))
         (connection,) = server.server.connections
-        await until(lambda: connection.busy)
+        await until(lambda: connection.task is not None)
         writer.write(rest_of_body)
         assert (await rest(reader)).startswith(b"HTTP/1.1 400 ")
 
@@ -312,7 +312,7 @@ async def test_messages_of_a_client_that_goes_away_hold_nothing(running: Any) ->
 async def test_a_download_under_way_ends_with_its_token(
     running: Any, room_of_files: Any, members: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "REVOKE_TIMEOUT", 0.05)
+    monkeypatch.setattr(connections, "LEAVE_TIMEOUT", 0.05)
     room_of_files.add("a.bin", bytes(50_000_000))
     ann, _ = await members.new_token("ann")
     bob, _ = await members.new_token("bob")

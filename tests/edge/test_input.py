@@ -13,8 +13,8 @@ from waiting import until
 
 from proxy.edge import loop_turns
 from proxy.edge.aiohttp_internals import BY_TURNS
+from proxy.edge.connections import Connection
 from proxy.edge.input import READ, STRANGERS_READ, InputProtocol
-from proxy.edge.limited_connection import LimitedConnection
 from proxy.edge.loop_turns import QUANTUM, Driver, LoopAccount, LoopTurns
 from proxy.owners import Owner
 
@@ -76,8 +76,7 @@ def held_back(reader: Reader) -> LoopAccount:
 
 @pytest.fixture
 async def writer(reader: Reader) -> AsyncIterator[asyncio.StreamWriter]:
-    buffer = memoryview(bytearray(READ))
-    connection = cast("LimitedConnection", reader)
+    buffer, connection = memoryview(bytearray(READ)), cast("Connection", reader)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: InputProtocol(connection, buffer), "127.0.0.1", 0)
     async with server:

@@ -1,0 +1,45 @@
+"""What the connections of a listener share, and their limits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec import Struct, field
+
+from proxy.budget import MemoryBudget
+from proxy.edge.addressing import Network
+from proxy.edge.loop_turns import LoopTurns
+from proxy.members.directory import Directory
+from proxy.supervisor import Supervisor
+
+
+class ConnectionLimits(Struct, frozen=True):
+    """Limits of connections. Times are in seconds, 0 is no limit.
+
+    Within `body_timeout` a part of a body must arrive, and within `write_timeout` the client must
+    read a part of the answer, where the system can tell (Linux). `idle_timeout` is from an answer
+    to the end of the headers of the next request. `header_bytes` is the maximum size of each
+    header.
+    """
+
+    max_connections: int = 20_000
+    body_timeout: float = 60.0
+    write_timeout: float = 60.0
+    idle_timeout: float = 660.0
+    header_bytes: int = 16 * 1024
+
+
+class EdgeContext(Struct, frozen=True):
+    """What connections use: their limits, the memory for clients, who has access, the reverse
+    proxies that are trusted, and the prefix of all paths (`""` or like `/comfy`); the services of
+    the application, which only its handlers know; and the turns of the listener."""
+
+    limits: ConnectionLimits
+    budget: MemoryBudget
+    members: Directory
+    supervisor: Supervisor
+    trusted_proxies: Sequence[Network] = ()
+    base_path: str = ""
+    services: Any = None
+    turns: LoopTurns = field(default_factory=LoopTurns)
