@@ -15,7 +15,7 @@ from proxy.admin.state_feed import STATE_FEEDS, StateMessage
 from proxy.api import bodies
 from proxy.api.answer_headers import prepare
 from proxy.api.bodies import JsonAnswer
-from proxy.api.holding import counted_stream
+from proxy.api.holding import CountedStream
 from proxy.api.keys import JOBS, MEMBERS
 from proxy.api.middleware import note
 from proxy.api.requests import admission_of, connection_of, member_of
@@ -69,7 +69,7 @@ async def get_state(request: web.Request) -> JsonAnswer[State]:
 
 async def get_events(request: web.Request) -> web.StreamResponse:
     """Send the state as server-sent events, one at each change and at each step of what runs."""
-    with counted_stream(request):
+    with CountedStream(request):
         return await _send_states(request)
 
 

@@ -7,8 +7,7 @@ reads them, and their memory is released after that.
 from __future__ import annotations
 
 import weakref
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 
 import structlog
 from aiohttp import Payload, web
@@ -63,25 +62,29 @@ def forget_frames(error: BaseException | None) -> None:
         error = error.__cause__ or error.__context__
 
 
-@contextmanager
-def counted_stream(request: web.BaseRequest) -> Iterator[None]:
-    """Count a websocket or a stream of events for the request's owner.
+class CountedStream:
+    """A websocket or a stream of events, which counts for the request's owner inside a `with`.
 
-    Raises `LocalError` (503) if the owner has too many.
+    Entering it raises `LocalError` (503) if the owner has too many.
     """
-    pool, owner = services_of(request)[STREAMS], request_owner(request)
-    if not pool.take(owner, 1):
-        raise LocalError(
-            "too_many_streams",
-            f"You have {pool.held(owner)} websockets and streams of events, and others need the "
-            "rest; close some and try again.",
-            kind="unavailable",
-            retry_after=5,
-        )
-    try:
-        yield
-    finally:
-        pool.give_back(owner, 1)
+
+    __slots__ = ("_owner", "_pool")
+
+    def __init__(self, request: web.BaseRequest) -> None:
+        self._pool, self._owner = services_of(request)[STREAMS], request_owner(request)
+
+    def __enter__(self) -> None:
+        if not self._pool.take(self._owner, 1):
+            raise LocalError(
+                "too_many_streams",
+                f"You have {self._pool.held(self._owner)} websockets and streams of events, and "
+                "others need the rest; close some and try again.",
+                kind="unavailable",
+                retry_after=5,
+            )
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.give_back(self._owner, 1)
 
 
 class LargeBody(Payload):

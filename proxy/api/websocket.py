@@ -22,13 +22,14 @@ from aiohttp import web
 from msgspec import Struct, field
 
 from proxy import randomness
-from proxy.api.holding import counted_stream
+from proxy.api.holding import CountedStream
 from proxy.api.keys import ACCOUNTING, BUDGET, JOBS, features
 from proxy.api.requests import connection_of, member_of, way_of
 from proxy.api.send_queue import SendQueue
 from proxy.budget import Allocation, ThresholdAllocation
 from proxy.edge.connections import Connection
 from proxy.edge.loop_turns import Driver
+from proxy.jobs.subscribers import Moment
 from proxy.supervisor import Supervisor
 from proxy.translate import codec, frames
 from proxy.translate.events import Binary, Event, Message, NodeText, Preview, status
@@ -78,6 +79,14 @@ class ClientSocket(Struct, eq=False):
     _leaving: asyncio.Task[None] | None = None
     _left: asyncio.Future[None] | None = None
     _held: ThresholdAllocation = field(default_factory=lambda: ThresholdAllocation(_MIN_BUDGETED))
+
+    def begin(self, opened: Moment, *, hears_all: bool) -> None:
+        """Send what happens from when it was `opened`; `hears_all` is as of `Subscribers`."""
+        feed, metrics = self._app[JOBS].feed, self._app[ACCOUNTING].metrics
+        feed.attach(self._member, self._sid, self, self.greet, hears_all=hears_all, opened=opened)
+        self._sockets.join(self)
+        metrics.websockets.labels(self._member).inc()
+        log.debug("socket_opened", sid=self._sid)
 
     def send(self, message: Message, *, for_all: bool) -> None:
         """Queue a message without waiting; close the socket if the queue overflows."""
@@ -188,6 +197,10 @@ class ClientSocket(Struct, eq=False):
 
     async def end(self) -> None:
         """End a socket whose client has sent a close frame; answer it unless it is an answer."""
+        self._app[JOBS].subscribers.detach(self._member, self._sid, self)
+        self._sockets.leave(self)
+        self._app[ACCOUNTING].metrics.websockets.labels(self._member).dec()
+        log.debug("socket_closed", sid=self._sid, code=self._web_socket.close_code)
         self._ended = True
         self._held.release()
         if self._left is not None and not self._left.done():
@@ -278,42 +291,37 @@ async def serve(request: web.Request) -> web.StreamResponse:
     web_socket = web.WebSocketResponse(
         max_msg_size=MAX_MESSAGE_BYTES, autoclose=False, autoping=False, compress=False
     )
-    with counted_stream(request):
-        return await _serve(request, web_socket)
+    with CountedStream(request):
+        client = await _open(request, web_socket)
+        if client is not None:
+            try:
+                await _read(connection_of(request), web_socket, client)
+            finally:
+                with contextlib.suppress(ConnectionError):
+                    await client.end()
+    return web_socket
 
 
-async def _serve(request: web.Request, web_socket: web.WebSocketResponse) -> web.StreamResponse:
-    member, feed = member_of(request), request.app[JOBS].feed
-    opened = await feed.moment(member)
+async def _open(request: web.Request, web_socket: web.WebSocketResponse) -> ClientSocket | None:
+    """Shake hands and return the socket, or `None` if its client is gone already."""
+    member, app, connection = member_of(request), request.app, connection_of(request)
+    opened = await app[JOBS].feed.moment(member)
     await web_socket.prepare(request)
     transport = request.transport
     if transport is None:
-        return web_socket
+        return None
     _keep_alive(transport)
-    sockets, metrics = request.app[SOCKETS], request.app[ACCOUNTING].metrics
     sid = request.query.get("clientId") or randomness.uuid4().hex
-    queue = SendQueue(count_dropped=metrics.previews_dropped.labels(member).inc)
-    connection = connection_of(request)
-    driver = connection.driver
-    client = ClientSocket(web_socket, transport, driver, request.app, member, sid, queue, sockets)
-    subscribers = request.app[JOBS].subscribers
+    dropped = app[ACCOUNTING].metrics.previews_dropped
+    queue = SendQueue(count_dropped=dropped.labels(member).inc)
+    client = ClientSocket(
+        web_socket, transport, connection.driver, app, member, sid, queue, app[SOCKETS]
+    )
     # A socket that was opened as one of Comfy Cloud has a `token` in its query.
     hears_all = bool(way_of(request).query_tokens) or "token" in request.query
-    feed.attach(member, sid, client, client.greet, hears_all=hears_all, opened=opened)
-    sockets.join(client)
+    client.begin(opened, hears_all=hears_all)
     connection.upgraded(client.leave)
-    metrics.websockets.labels(member).inc()
-    log.debug("socket_opened", sid=sid)
-    try:
-        await _read(connection, web_socket, client)
-    finally:
-        subscribers.detach(member, sid, client)
-        sockets.leave(client)
-        metrics.websockets.labels(member).dec()
-        with contextlib.suppress(ConnectionError):
-            await client.end()
-        log.debug("socket_closed", sid=sid, code=web_socket.close_code)
-    return web_socket
+    return client
 
 
 async def _read(
