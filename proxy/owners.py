@@ -20,8 +20,16 @@ class Owner(NamedTuple):
     address: str = ""
 
 
+@lru_cache(maxsize=4096)
+def member_owner(name: str) -> Owner:
+    """Return the owner of what is a member's, the same object for all connections of one."""
+    return Owner(name)
+
+
+@lru_cache(maxsize=4096)
 def stranger(address: str) -> Owner:
-    """Return the owner of what nobody is signed in for, by the address of the client."""
+    """Return the owner of what nobody is signed in for, by the address of the client; the same
+    object for all of its connections."""
     return Owner(address=network_of(address))
 
 

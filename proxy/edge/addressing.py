@@ -60,7 +60,7 @@ class Peer(NamedTuple):
     is one of them, whose forwarding headers are believed; none for any other peer."""
 
     address: str
-    proxies: Sequence[Network] = ()
+    proxies: tuple[Network, ...] = ()
 
 
 def strip(url: URL, base: str, *, members: bool) -> tuple[URL, Way]:
@@ -117,8 +117,10 @@ def parse_address(text: str) -> Address | None:
     return mapped or address
 
 
-def peer_of(name: str, trusted: Sequence[Network]) -> Peer:
-    """Return the peer of a connection from an address, which gets its canonical form."""
+@lru_cache(maxsize=4096)
+def peer_of(name: str, trusted: tuple[Network, ...]) -> Peer:
+    """Return the peer of a connection from an address, which gets its canonical form; the same
+    object for all of its connections."""
     address = parse_address(name)
     if address is None:
         return Peer(name)

@@ -30,7 +30,7 @@ from proxy.edge.aiohttp_internals import BY_ANSWER, has_waiting_request
 from proxy.edge.context import EdgeContext
 from proxy.edge.counted_connections import CountedConnections
 from proxy.edge.limited_connection import LEAVE_TIMEOUT, Leave, LimitedConnection
-from proxy.owners import Owner, stranger
+from proxy.owners import member_owner, stranger
 
 log = structlog.get_logger(__name__)
 
@@ -88,7 +88,7 @@ class Connection(LimitedConnection):
             return False
         if self.owner.member != member:
             self._counted.join(self, member, clock.monotonic())
-        self.sender = Owner(member)
+        self.sender = member_owner(member)
         self.driver.account = self.context.turns.of_member(member, self.driver.address)
         return True
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from msgspec import Struct, field
@@ -39,7 +38,7 @@ class EdgeContext(Struct, frozen=True):
     budget: MemoryBudget
     members: Directory
     supervisor: Supervisor
-    trusted_proxies: Sequence[Network] = ()
+    trusted_proxies: tuple[Network, ...] = ()
     base_path: str = ""
     services: Any = None
     turns: LoopTurns = field(default_factory=LoopTurns)

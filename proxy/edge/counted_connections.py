@@ -17,7 +17,7 @@ import structlog
 
 from proxy.edge.limited_connection import LimitedConnection
 from proxy.edge.raw_answers import RefusedConnection
-from proxy.owners import Owner
+from proxy.owners import Owner, member_owner
 from proxy.pool import Pool
 from proxy.translate.errors import LocalError
 
@@ -93,7 +93,7 @@ class CountedConnections(Generic[C]):
         """
         if connection not in self._by_owner.get(connection.owner, ()):
             return
-        owner = Owner(member)
+        owner = member_owner(member)
         if not self._pool.move(connection.owner, owner, 1):
             others = self._by_owner.get(owner, {})
             idle = _idle(others, now)

@@ -72,11 +72,10 @@ class LimitedConnection(PausedReading):
     def __init__(self, context: EdgeContext, server: web.Server, **options: Any) -> None:
         super().__init__(server, **options)
         self.context = context
-        #: Whom the connection is counted for.
-        self.owner = Owner()
-        #: Who sends: of a reverse proxy's connection the client of the current request. Memory is
-        #: held for the sender, and time is charged to its account.
-        self.sender = Owner()
+        #: Whom the connection is counted for, and who sends: of a reverse proxy's connection the
+        #: client of the current request. Memory is held for the sender, and time is charged to its
+        #: account.
+        self.owner = self.sender = Owner()
         self.driver = Driver(context.turns, context.turns.strangers, "")
         #: The handler of the current request, until its answer has been sent.
         self.task: asyncio.Task[object] | None = None
