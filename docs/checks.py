@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -18,16 +17,11 @@ import openapi
 
 from proxy.api.routes import Route
 from proxy.app.routes import ROUTES
-from proxy.settings import ACCOUNT_SETTINGS, SETTINGS
+from proxy.settings import ACCOUNT_SETTINGS, SETTINGS, Setting
 
 _TABLES = "docs/routes.md"
 
-#: The modules of the two tables of settings.
-_MODULES = {
-    "Settings": "proxy/settings/model.py",
-    "AccountSettings": "proxy/settings/arrays.py",
-}
-#: What objects of the tables are called where they are read.
+#: What tables of settings are called where they are read.
 _SETTINGS, _ACCOUNT = frozenset({"settings", "_settings"}), frozenset({"account", "table"})
 #: Where tables of accounts are read.
 _ACCOUNT_READERS = ("proxy/settings/", "proxy/app/")
@@ -39,33 +33,34 @@ _ACCOUNT_READERS = ("proxy/settings/", "proxy/app/")
 def unread_settings(sources: Mapping[str, str]) -> list[str]:
     """Return a sentence for each setting that the code does not read; `sources` are texts of
     modules by path."""
-    reads = defaultdict[str, set[str]](set)
+    read: set[str] = set()
+    read_of_accounts: set[str] = set()
     for path, source in sources.items():
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.Attribute):
                 owner = ast.unparse(node.value).rpartition(".")[2]
-                is_account = owner in _ACCOUNT and path.startswith(_ACCOUNT_READERS)
-                if owner in _SETTINGS or is_account:
-                    reads["Settings" if owner in _SETTINGS else "AccountSettings"].add(node.attr)
-    for name, module in _MODULES.items():
-        for node in ast.parse(sources[module]).body:
-            if isinstance(node, ast.ClassDef) and node.name == name:
-                reads[name] |= _read_by_properties(node, reads[name])
-    rows = [("Settings", row.name) for row in SETTINGS]
-    rows += [("AccountSettings", row.name) for row in ACCOUNT_SETTINGS]
+                if owner in _SETTINGS:
+                    read.add(node.attr)
+                elif owner in _ACCOUNT and path.startswith(_ACCOUNT_READERS):
+                    read_of_accounts.add(node.attr)
     return [
-        f"Nothing reads the setting {name} of {table} ({_MODULES[table]}): pass it on in "
-        f"proxy/app/ as settings.{name} to what it is for, or remove it."
-        for table, name in rows
-        if name not in reads[table]
+        f"Nothing reads the setting {row.name} of {row.model.__name__} ({_module(row)}): pass it "
+        f"on in proxy/app/ as settings.{row.name} to what it is for, or remove it."
+        for rows, names in ((SETTINGS, read), (ACCOUNT_SETTINGS, read_of_accounts))
+        for row in rows
+        if row.name not in names | _read_by_properties(sources[_module(row)], names)
     ]
 
 
-def _read_by_properties(table: ast.ClassDef, read: set[str]) -> set[str]:
-    """Return what those properties of a table read that are read themselves."""
+def _module(row: Setting) -> str:
+    return f"{row.model.__module__.replace('.', '/')}.py"
+
+
+def _read_by_properties(source: str, read: set[str]) -> set[str]:
+    """Return what those properties in a module read that are read themselves."""
     return {
         node.attr
-        for function in table.body
+        for function in ast.walk(ast.parse(source))
         if isinstance(function, ast.FunctionDef) and function.name in read
         for node in ast.walk(function)
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self"

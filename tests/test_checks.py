@@ -36,9 +36,9 @@ def edit(path: Path, pattern: str, replacement: str) -> None:
 
 def add_a_setting(copy: Path) -> None:
     edit(
-        copy / "proxy/settings/model.py",
+        copy / "proxy/settings/general.py",
         r"(?m)^    port: int",
-        "    moon: int = setting(1, 'General', 'The phase of the moon.')\n    port: int",
+        "    moon: int = setting(1, 'The phase of the moon.')\n    port: int",
     )
 
 
@@ -57,7 +57,10 @@ def remove_a_route(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (add_a_setting, "Nothing reads the setting moon of Settings (proxy/settings/model.py): "),
+        (
+            add_a_setting,
+            "Nothing reads the setting moon of GeneralSettings (proxy/settings/general.py): ",
+        ),
         (add_a_route, "docs/routes.md has no row for GET /moon: add `| GET | `/moon` | Return "),
         (remove_a_route, "docs/routes.md has a row for GET /healthz, which is no route: "),
     ],
@@ -91,14 +94,13 @@ def test_the_checks_are_part_of_make_check() -> None:
 
 
 def test_a_property_counts_as_a_reader_where_it_is_read() -> None:
-    tables = {
-        "proxy/settings/model.py": "class Settings:\n    def half(self): return self.port / 2\n",
-        "proxy/settings/arrays.py": "class AccountSettings:\n    pass\n",
-    }
-    unread = checks.unread_settings(tables)
-    read = checks.unread_settings({**tables, "proxy/app.py": "x = process.settings.half"})
+    modules = (ROOT / "proxy/settings").glob("*.py")
+    sources = {path.relative_to(ROOT).as_posix(): "" for path in modules}
+    sources["proxy/settings/general.py"] = "def half(self): return self.port / 2"
+    unread = checks.unread_settings(sources)
+    read = checks.unread_settings({**sources, "proxy/app.py": "x = process.settings.half"})
     assert [line for line in unread if line not in read] == [
-        line for line in unread if "setting port of Settings " in line
+        line for line in unread if "setting port of GeneralSettings " in line
     ]
 
 

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from types import NoneType
-from typing import Any, cast, get_args
+from typing import Any, ClassVar, NamedTuple, cast, get_args
 
 from msgspec import Struct
 from pydantic import BaseModel, Field, SecretStr, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import SettingsConfigDict
-from yarl import URL
 
 #: How the variables begin, and those of the cloud: an unknown one of either kind is a mistake.
 PREFIX = "COMFY_PROXY_"
 CLOUD_PREFIX = "COMFY_CLOUD_"
-#: What an API key looks like, for `expects`.
-KEY_FORM = "one line of printable characters without spaces"
-#: What an amount of credits looks like, for the same, and the largest one.
-AMOUNT_FORM = "a number of credits from 0"
-MAX_AMOUNT = 1e9
 #: The largest number that is not whole: one of more is no exact time or size.
 _MAX_FLOAT = 2**53
 
@@ -30,9 +23,16 @@ class ConfigError(Exception):
     """Raised when the settings cannot be used. The text is one sentence that says what to do."""
 
 
+class Form(NamedTuple):
+    """What the values of a type look like: their placeholder in the help, and the end of the
+    sentence "it must be …". Each is empty where a setting has its own."""
+
+    metavar: str = ""
+    expects: str = ""
+
+
 def setting(
     default: Any,
-    group: str,
     description: str,
     *,
     metavar: str = "",
@@ -46,15 +46,14 @@ def setting(
 ) -> Any:
     """Declare a field of a table of settings; `...` is the default of one that must be set.
 
-    `expects` ends the sentence "it must be …"; where the type and its bounds say it, it is left
-    out. `shown` stands for a default that differs between machines, `example` for one that is none.
+    `metavar` and `expects` are left out where the type says them (`Form`), or its bounds. `shown`
+    stands for a default that differs between machines, `example` for one that is none.
     What is `for_once`, for one start, is an option of `serve` alone. A secret (`SecretStr`) has no
     option. `more` goes to pydantic's `Field`.
     """
     if "default_factory" not in more:
         more["default"] = default
     about: dict[str, Any] = {
-        "group": group,
         "metavar": metavar,
         "expects": expects,
         "prefix": prefix,
@@ -66,7 +65,9 @@ def setting(
 
 
 class SettingsTable(BaseModel):
-    """A table of settings: its fields are declared by `setting`."""
+    """A table of settings: its fields are declared by `setting`. `group` is their heading."""
+
+    group: ClassVar[str]
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -82,7 +83,7 @@ class SettingsTable(BaseModel):
     @classmethod
     def _plain(cls, value: object, info: ValidationInfo) -> object:
         """Return a word in small letters where only some are allowed; no flag is a number."""
-        kinds = _kinds(cls.model_fields[info.field_name or ""])
+        kinds, _ = _taken_apart(cls.model_fields[info.field_name or ""])
         if isinstance(value, bool) and bool not in kinds:
             raise ValueError("a flag")
         words = all(isinstance(kind, str) for kind in kinds)
@@ -101,19 +102,23 @@ class Setting(Struct, frozen=True):
     """A row of a table of settings, as options, variables and documents need it."""
 
     name: str
-    model: type[BaseModel]
+    model: type[SettingsTable]
     help: str
     default: object
     example: object
     is_flag: bool
     secret: bool
-    group: str
     metavar: str
     expects: str
     prefix: str
     in_file: bool
     for_once: bool
     shown: str | None
+
+    @property
+    def group(self) -> str:
+        """The heading under which it stands in the documents."""
+        return self.model.group
 
     @property
     def is_required(self) -> bool:
@@ -154,69 +159,64 @@ class Setting(Struct, frozen=True):
 
 
 @cache
-def rows_of(model: type[BaseModel]) -> tuple[Setting, ...]:
+def rows_of(model: type[SettingsTable]) -> tuple[Setting, ...]:
     """Return the rows of a table of settings, in the order of the model's fields."""
-    rows = []
-    for name, column in model.model_fields.items():
-        if column.json_schema_extra is None:
-            continue
-        about = cast(dict[str, Any], column.json_schema_extra)
-        kinds = _kinds(column)
-        rows.append(
-            Setting(
-                name=name,
-                model=model,
-                help=column.description or "",
-                default=None if about["shown"] or column.is_required() else column.default,
-                example=(column.examples or [None])[0],
-                is_flag=kinds == [bool],
-                secret=SecretStr in kinds,
-                **{
-                    **about,
-                    "metavar": about["metavar"] or _metavar(kinds),
-                    "expects": about["expects"] or _expected(kinds, column, about["metavar"]),
-                },
-            )
-        )
-    return tuple(rows)
+    return tuple(
+        _row(model, name, field)
+        for name, field in model.model_fields.items()
+        if field.json_schema_extra is not None  # an array of tables has none
+    )
 
 
-def _kinds(column: FieldInfo) -> list[Any]:
-    """Return the types of a field, or the words of its Literal, without `None`."""
-    hint: Any = column.annotation
-    kinds = [_plain_type(part) for part in get_args(hint) or (hint,) if part is not NoneType]
-    return [word for part in kinds for word in get_args(part) or (part,)]
+def _row(model: type[SettingsTable], name: str, field: FieldInfo) -> Setting:
+    about = cast(dict[str, Any], field.json_schema_extra)
+    kinds, notes = _taken_apart(field)
+    form = next((note for note in notes if isinstance(note, Form)), Form())
+    written = {
+        "metavar": about["metavar"] or form.metavar or "TEXT",
+        "expects": about["expects"] or f"{form.expects or _noun(kinds)}{_span(notes)}",
+    }
+    return Setting(
+        name=name,
+        model=model,
+        help=field.description or "",
+        default=None if about["shown"] or field.is_required() else field.default,
+        example=(field.examples or [None])[0],
+        is_flag=kinds == [bool],
+        secret=SecretStr in kinds,
+        **{**about, **written},
+    )
 
 
-def _plain_type(hint: Any) -> Any:
-    """Return a type without what is annotated to it."""
-    return hint.__origin__ if hasattr(hint, "__metadata__") else hint
+def _taken_apart(field: FieldInfo) -> tuple[list[Any], list[Any]]:
+    """Return the types of a field, or the words of its Literal, without `None`, and what is
+    annotated to them."""
+    kinds: list[Any] = []
+    notes = [*field.metadata]
+    for part in get_args(field.annotation) or (field.annotation,):
+        notes += getattr(part, "__metadata__", ())
+        plain = part.__origin__ if hasattr(part, "__metadata__") else part
+        kinds += get_args(plain) or (plain,)
+    return [kind for kind in kinds if kind is not NoneType], notes
 
 
-def _metavar(kinds: list[Any]) -> str:
-    return "FILE" if Path in kinds else "URL" if URL in kinds else "TEXT"
-
-
-def _expected(kinds: list[Any], column: FieldInfo, metavar: str) -> str:
-    """Return what a value must be, as its type and its bounds say."""
-    if all(isinstance(kind, str) for kind in kinds):  # of a Literal
+def _noun(kinds: list[Any]) -> str:
+    """Return what a value must be, as its type says."""
+    if all(isinstance(kind, str) for kind in kinds):  # the words of a Literal
         return " or ".join(kinds) if len(kinds) == 2 else f"one of {', '.join(kinds)}"
-    above, low, high = (_bound(column, name) for name in ("gt", "ge", "le"))
-    span = f" from {low}" if low is not None else ""
-    span = f" greater than {above}," if above is not None else span
-    span += f" {'to' if above is None else 'at most'} {high}" if high is not None else ""
     if bool in kinds:
         return "true or false"
-    if URL in kinds:
-        return "an address such as https://cloud.comfy.org, without user, query or fragment"
-    if Path in kinds:
-        return "the path of a file that can be read"
     if str in kinds:
         return "a list of texts" if Ellipsis in kinds else "a text"
-    if int in kinds:
-        return f"a whole number{span}"
-    return f"a number{' of seconds' if metavar == 'SECONDS' else ''}{span}"
+    return "a whole number" if int in kinds else "a number"
 
 
-def _bound(column: FieldInfo, name: str) -> object:
-    return next((getattr(note, name) for note in column.metadata if hasattr(note, name)), None)
+def _span(notes: list[Any]) -> str:
+    """Return the bounds of a number, with a space before them."""
+    above, low, high = (
+        next((getattr(note, name) for note in notes if hasattr(note, name)), None)
+        for name in ("gt", "ge", "le")
+    )
+    span = f" from {low}" if low is not None else ""
+    span = f" greater than {above}," if above is not None else span
+    return f"{span} {'to' if above is None else 'at most'} {high}" if high is not None else span

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from pydantic import ValidationError
 
-from proxy.settings.arrays import ARRAYS
-from proxy.settings.fields import ConfigError
-from proxy.settings.model import SERVE_SETTINGS, Settings
+from proxy.settings.fields import ConfigError, rows_of
+from proxy.settings.model import ARRAYS, SERVE_SETTINGS, Settings
 from proxy.settings.sources import KEY_FORMS, EnvironmentSource, FileSource
 
 #: Values by the names of their settings, each after the words for where it is written.
@@ -70,25 +69,45 @@ def _complaint(location: tuple[int | str, ...], written: _Written) -> str:
     where, value = written[name]
     if name in _ROWS:
         return _ROWS[name].complaint(where, value)
-    array = next(array for array in ARRAYS if array.key == name)
-    return array.complaint(location[1:], value, _file(written))
+    file = Path(written["config"][1]).expanduser()
+    if len(location) < 3:
+        return f"`{name}` in {file} must be tables: begin each with a line [[{name}]]."
+    return _table_complaint(name, location[1:], value, file)
 
 
-def _file(written: _Written) -> Path | None:
-    _, config = written.get("config", ("", None))
-    return None if config is None else Path(config).expanduser()
+def _table_complaint(
+    array: str, location: tuple[int | str, ...], tables: Sequence[Mapping[str, Any]], file: Path
+) -> str:
+    """Return a sentence about what is wrong at a location in an array of tables: the number of a
+    table, and a key of it."""
+    number, key = int(location[0]), str(location[1])
+    table = tables[number]
+    name = table.get("name")
+    the = f"{_noun(array)} {name if isinstance(name, str) and name else number + 1} in {file}"
+    known = {row.name: row for row in rows_of(ARRAYS[array])}
+    if key not in known:
+        return (
+            f"The {the} has `{key}`, which is not a setting of {array}: remove it, or use one of "
+            f"{', '.join(known)}."
+        )
+    if key not in table:
+        return f"The {the} has no {key}: add {key} = {known[key].example!r}."
+    return known[key].complaint(f"`{key}` of the {the}", table[key])
+
+
+def _noun(array: str) -> str:
+    return array.removesuffix("s")
 
 
 def _refuse_contradictions(settings: Settings, sources: Mapping[str, str]) -> None:
     """Raise `ConfigError` for values that are right each by itself, but not together."""
     where = settings.config
     for array in ARRAYS:
-        names = [table.name for table in getattr(settings, array.key)]
+        noun, names = _noun(array), [table.name for table in getattr(settings, array)]
         for name in names:
             if names.count(name) > 1:
                 raise ConfigError(
-                    f"The {array.noun} {name} in {where} is not unique: give each {array.noun} its "
-                    "own name."
+                    f"The {noun} {name} in {where} is not unique: give each {noun} its own name."
                 )
     for account in settings.accounts:
         the = f"The account {account.name} in {where}"

@@ -8,10 +8,10 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
-from pydantic import BeforeValidator, PlainValidator, SecretStr, StringConstraints
+from pydantic import BeforeValidator, Field, PlainValidator, SecretStr, StringConstraints
 from yarl import URL
 
-from proxy.settings.fields import ConfigError
+from proxy.settings.fields import ConfigError, Form
 from proxy.translate.urls import url_of
 
 
@@ -153,19 +153,60 @@ _Host: TypeAlias = Annotated[
     str, StringConstraints(to_lower=True, pattern=r"^(?i:(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)*)$")
 ]
 
-HomePath: TypeAlias = Annotated[Path, PlainValidator(to_path)]
-WebAddress: TypeAlias = Annotated[URL, PlainValidator(to_url)]
-BasePath: TypeAlias = Annotated[str, BeforeValidator(to_base_path)]
-HostAndPort: TypeAlias = Annotated[tuple[str, int], BeforeValidator(to_address)]
+HomePath: TypeAlias = Annotated[
+    Path, PlainValidator(to_path), Form("FILE", "the path of a file that can be read")
+]
+WebAddress: TypeAlias = Annotated[
+    URL,
+    PlainValidator(to_url),
+    Form("URL", "an address such as https://cloud.comfy.org, without user, query or fragment"),
+]
+BasePath: TypeAlias = Annotated[
+    str,
+    BeforeValidator(to_base_path),
+    Form("PATH", "a path such as /comfy/ of plain letters, and not below /t/"),
+]
+HostAndPort: TypeAlias = Annotated[
+    tuple[str, int],
+    BeforeValidator(to_address),
+    Form("HOST:PORT", "an address such as 127.0.0.1:9188 or [::1]:9188"),
+]
 DatabaseAddress: TypeAlias = Annotated[SecretStr | None, BeforeValidator(to_database)]
 BusAddress: TypeAlias = Annotated[SecretStr | None, BeforeValidator(to_bus)]
-BlobPlace: TypeAlias = Annotated[str, BeforeValidator(to_blobs)]
-EncryptionKey: TypeAlias = Annotated[SecretStr, BeforeValidator(to_encryption_key)]
-Networks: TypeAlias = Annotated[tuple[IPv4Network | IPv6Network, ...], BeforeValidator(to_list)]
-Origins: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(to_origins)]
-Hosts: TypeAlias = Annotated[tuple[_Host, ...], BeforeValidator(to_list)]
-Names: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(to_list)]
-Header: TypeAlias = Annotated[
-    str, StringConstraints(strip_whitespace=True, pattern=r"^\s*[A-Za-z0-9-]{1,100}\s*$")
+BlobPlace: TypeAlias = Annotated[
+    str, BeforeValidator(to_blobs), Form("PLACE", "the path of a folder, or s3://BUCKET/PREFIX")
 ]
-Issuer: TypeAlias = Annotated[str, BeforeValidator(to_issuer)]
+ApiKey: TypeAlias = Annotated[
+    SecretStr, Form("KEY", "one line of printable characters without spaces")
+]
+EncryptionKey: TypeAlias = Annotated[
+    SecretStr, BeforeValidator(to_encryption_key), Form("KEY", "32 bytes in base64")
+]
+Networks: TypeAlias = Annotated[
+    tuple[IPv4Network | IPv6Network, ...],
+    BeforeValidator(to_list),
+    Form("NETWORKS", "a list of addresses or networks such as 10.0.0.0/8"),
+]
+Origins: TypeAlias = Annotated[
+    tuple[str, ...],
+    BeforeValidator(to_origins),
+    Form("ORIGINS", "a list of origins such as https://app.example"),
+]
+Hosts: TypeAlias = Annotated[tuple[_Host, ...], BeforeValidator(to_list), Form("HOSTS")]
+Names: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(to_list), Form("NAMES")]
+Header: TypeAlias = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, pattern=r"^\s*[A-Za-z0-9-]{1,100}\s*$"),
+    Form("HEADER"),
+]
+Issuer: TypeAlias = Annotated[
+    str,
+    BeforeValidator(to_issuer),
+    Form("URL", "an https address, exactly as the provider names itself"),
+]
+Seconds: TypeAlias = Annotated[float, Form("SECONDS", "a number of seconds")]
+Mebibytes: TypeAlias = Annotated[float, Form("MIB")]
+#: An amount of credits. As a budget it is exact up to 1e9.
+Credits: TypeAlias = Annotated[
+    float, Field(ge=0, le=1e9), Form("CREDITS", "a number of credits from 0")
+]

@@ -1,0 +1,155 @@
+"""Settings of what clients may do, and of their connections."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from proxy.settings.fields import SettingsTable, setting
+from proxy.settings.values import Hosts, Mebibytes, Origins, Seconds
+
+
+class ClientSettings(SettingsTable):
+    """The settings under the heading Clients."""
+
+    group = "Clients"
+
+    client_parallelism: Literal["auto", "one", "many"] = setting(
+        "auto",
+        "How many jobs of one client_id run at once. auto: one, as on a local ComfyUI, unless the "
+        "client has announced support for several, or polls without a websocket. Members can "
+        "override it.",
+        expects="auto, one or many",
+    )
+    cors_origins: Origins = setting(
+        (),
+        "Origins of web pages that may call the API from a browser, such as "
+        "`https://app.example`, separated by commas; `*` allows all. Others are refused, as by a "
+        "local ComfyUI.",
+    )
+    allowed_hosts: Hosts = setting(
+        (),
+        "Names by which clients may call a proxy without members on a loopback address, separated "
+        "by commas; `*.comfy.example` allows all subdomains. Loopback names, IP addresses and "
+        "names that nobody can register are always allowed. It protects from web pages that point "
+        "their name at this machine.",
+        expects="a list of hosts such as comfy.example or *.comfy.example",
+    )
+    compress: bool = setting(
+        False,
+        "Compress JSON and text (gzip, deflate) for clients that support it, like ComfyUI with "
+        "--enable-compress-response-body. `/object_info` is always compressed.",
+    )
+    max_upload_mb: Mebibytes = setting(
+        100,
+        "The maximum size of a request body in MiB. Larger bodies get a 413.",
+        expects="a number greater than 0",
+        gt=0,
+        le=1_000_000,
+    )
+    max_json_mb: Mebibytes = setting(
+        32,
+        "The maximum size of a JSON body in MiB, after decompression. Larger bodies get a 413.",
+        gt=0,
+        le=1024,
+    )
+    memory_mb: Mebibytes = setting(
+        256,
+        "The memory in MiB that the proxy may hold for clients: bodies, unread answers, "
+        "unfinished messages. A member may hold as much as stays free, strangers together a "
+        "quarter of that; further requests get a 429.",
+        ge=64,
+        le=1_000_000,
+    )
+    ping_interval: Seconds = setting(
+        30,
+        "Seconds of silence after which the proxy pings a websocket, to detect clients that are "
+        "gone; 0 disables pings.",
+        ge=0,
+        le=86_400,
+    )
+    max_connections: int = setting(
+        20_000,
+        "The maximum number of connections. A member may have as many as stay free, strangers "
+        "together a quarter of that; further connections get a 503. The system's limit of open "
+        "files can be lower.",
+        metavar="COUNT",
+        ge=1,
+        le=1_000_000,
+    )
+    max_header_kb: float = setting(
+        16,
+        "The maximum size of a request header in KiB. Larger ones get a 400.",
+        metavar="KIB",
+        ge=1,
+        le=1024,
+    )
+    body_timeout: Seconds = setting(
+        60,
+        "Seconds within which each 16 KiB of a request body must arrive; otherwise the answer is "
+        "408. 0 disables the timeout.",
+        ge=0,
+        le=3600,
+    )
+    write_timeout: Seconds = setting(
+        60,
+        "Seconds within which a client must receive the next part of an answer; otherwise the "
+        "connection is closed, on Linux. 0 disables the timeout. It does not apply to websockets.",
+        ge=0,
+        le=3600,
+    )
+    idle_timeout: Seconds = setting(
+        660,
+        "Seconds from an answer, or from the beginning of a connection, to the end of the headers "
+        "of the next request; 0 disables the timeout. Set a shorter time in reverse proxies.",
+        ge=0,
+        le=86_400,
+    )
+    shutdown_timeout: Seconds = setting(
+        10,
+        "Seconds the proxy may take to stop after SIGTERM, to finish requests and close "
+        "websockets. Jobs continue on the cloud.",
+        ge=0,
+        le=3600,
+    )
+    assets: bool = setting(
+        True,
+        "Serve ComfyUI's assets API, which the panels of the web interface for pictures and "
+        "models use. Without it, they show the history and the input folder.",
+    )
+    helper_nodes: bool = setting(
+        True,
+        "Run nodes of desktop clients that transfer pictures and texts, such as those of Krita AI "
+        "Diffusion. On the cloud, core nodes replace them. `/object_info` lists them, and the "
+        "proxy serves the routes of their packs. docs/helper-nodes.md lists all of them.",
+    )
+    prefer_helper_nodes: bool = setting(
+        False,
+        "Run these nodes in the proxy even if Comfy Cloud has them.",
+    )
+    url_hosts: Hosts = setting(
+        (),
+        "Hosts that nodes may load pictures from, separated by commas; `*.images.example` allows "
+        "all subdomains. The proxy downloads the pictures, never from private addresses. By "
+        "default no host is allowed.",
+        expects="a list of hosts such as images.example or *.images.example",
+    )
+
+    @property
+    def max_json_bytes(self) -> int:
+        """`max_json_mb` in bytes."""
+        return round(self.max_json_mb * 1024 * 1024)
+
+    @property
+    def memory_bytes(self) -> int:
+        """`memory_mb` in bytes."""
+        return round(self.memory_mb * 1024 * 1024)
+
+    @property
+    def max_upload_bytes(self) -> int:
+        """`max_upload_mb` in bytes, rounded as ComfyUI rounds it."""
+        return round(self.max_upload_mb * 1024 * 1024)
+
+    @property
+    def max_header_bytes(self) -> int:
+        """`max_header_kb` in bytes."""
+        return int(self.max_header_kb * 1024)

@@ -1,0 +1,170 @@
+"""Settings of Comfy Cloud, and of its accounts: the tables `[[accounts]]`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from yarl import URL
+
+from proxy.settings.fields import CLOUD_PREFIX, SettingsTable, setting
+from proxy.settings.values import ApiKey, Credits, HomePath, Seconds, WebAddress
+
+#: Jobs at once by plan.
+PLANS = {"standard": 1, "creator": 3, "pro": 5, "team": 25}
+
+
+class AccountSettings(SettingsTable):
+    """One table of `[[accounts]]`."""
+
+    group = "Accounts"
+
+    name: str = setting(
+        ...,
+        "The account's name in logs, lists and metrics. Do not change it: the files and jobs of "
+        "the account are stored under this name.",
+        expects="a name of at most 32 letters, digits, `.`, `_` and `-` that no other account has",
+        example="studio",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$",
+    )
+    key_file: HomePath | None = setting(
+        None,
+        "A file that contains only the account's API key; the recommended form. The proxy reloads "
+        "it when it changes and on SIGHUP.",
+        example="/run/secrets/comfy_cloud_studio",
+    )
+    key: ApiKey | None = setting(
+        None,
+        "The API key itself, instead of `key_file`. Anyone who can read the settings file can "
+        "read it, so prefer `key_file`. Reloaded on SIGHUP.",
+        example="comfyui-...",
+    )
+    kind: Literal["cloud", "deployment"] = setting(
+        "cloud",
+        "What the account is: one of Comfy Cloud, or a deployment with your own nodes and models. "
+        "A deployment needs `base_url` and `object_info`.",
+        example="deployment",
+    )
+    object_info: str | None = setting(
+        None,
+        "The list of nodes of a deployment, which has none itself: a file with the answer of "
+        "`GET /object_info`, or the address of a ComfyUI with the same nodes.",
+        expects="a file, or the address of a ComfyUI such as http://127.0.0.1:8188",
+        example="object_info.json",
+    )
+    plan: Literal["standard", "creator", "pro", "team"] | None = setting(
+        None,
+        "The account's plan, which determines how many jobs it runs at once: standard 1, creator "
+        "3, pro 5, team 25. Use it instead of `slots`.",
+        example="creator",
+    )
+    slots: int = setting(
+        0,
+        "How many jobs the account runs at once. With 0 the proxy reads the limit from the "
+        "account, or discovers it.",
+        ge=0,
+        le=1000,
+    )
+    weight: float = setting(
+        1.0,
+        "Among accounts with a free slot, one with twice the weight gets twice the jobs.",
+        gt=0,
+        le=1000,
+    )
+    credits_per_second: Credits | None = setting(
+        None,
+        "What a second of a job on the account costs, in credits.",
+        shown="the setting credits_per_second",
+        example=0.27,
+    )
+    members: tuple[str, ...] = setting(
+        (),
+        "Names of the members whose jobs may run on the account. The default is all members.",
+        expects="a list of names of members",
+    )
+    base_url: WebAddress | None = setting(
+        None,
+        "The address of the account's cloud, if it differs from the setting `base_url`, or of the "
+        "deployment.",
+        shown="the setting base_url",
+        example="https://cloud.comfy.org",
+    )
+
+    @property
+    def jobs_at_once(self) -> int:
+        """How many jobs it runs at once, 0 if nobody says so."""
+        return self.slots if self.plan is None else PLANS[self.plan]
+
+
+class CloudSettings(SettingsTable):
+    """The settings under the heading Comfy Cloud."""
+
+    group = "Comfy Cloud"
+
+    api_key: ApiKey | None = setting(
+        None,
+        "The API key of the Comfy Cloud account. It has no option, because other users can list "
+        "command lines. If others can read the environment, use `api_key_file`.",
+        prefix=CLOUD_PREFIX,
+        example="comfyui-...",
+    )
+    api_key_file: HomePath | None = setting(
+        None,
+        "A file that contains only the API key, such as a Docker secret. The proxy reloads it "
+        "when it changes and on SIGHUP.",
+        prefix=CLOUD_PREFIX,
+        example="/run/secrets/comfy_cloud_api_key",
+    )
+    base_url: WebAddress = setting(
+        URL("https://cloud.comfy.org/"),
+        "The address of Comfy Cloud.",
+        prefix=CLOUD_PREFIX,
+    )
+    allow_plain_http: bool = setting(
+        False,
+        "Allow the API key to be sent over `http://` to public addresses. Otherwise a public "
+        "`base_url` must use `https://`.",
+    )
+    send_partner_key: bool = setting(
+        True,
+        "Send the account's API key to partner nodes (as `extra_data.api_key_comfy_org`) if the "
+        "client sends none.",
+    )
+    slots: int = setting(
+        0,
+        "How many jobs an account runs at once, unless its table sets it. With 0 the proxy reads "
+        "the limit from the account, or discovers it.",
+        metavar="JOBS",
+        ge=0,
+        le=1000,
+    )
+    slots_ahead: int = setting(
+        0,
+        "How many jobs are sent to an account in addition to its slots, so that the next job "
+        "starts without a round trip. Their order can no longer change. Until the number of slots "
+        "is known, at least one job is sent ahead.",
+        metavar="JOBS",
+        ge=0,
+        le=100,
+    )
+    unable_timeout: Seconds = setting(
+        60.0,
+        "Seconds after which an accepted job fails if no account can run it: no credits, an "
+        "invalid key, or a full queue on the cloud. The error names the cause. 0 disables the "
+        "timeout.",
+        ge=0,
+        le=86_400,
+    )
+    lost_timeout: Seconds = setting(
+        3600.0,
+        "Seconds after which a job fails as lost if the proxy can no longer read its account: the "
+        "key is invalid, the account was removed from the settings, or Comfy Cloud is "
+        "unreachable. 0 disables the timeout.",
+        ge=0,
+        le=604_800,
+    )
+    validate_graphs: bool = setting(
+        True,
+        "Validate each workflow against the list of nodes before the job is queued. The cloud "
+        "validates what the list does not describe.",
+    )
+    accounts: tuple[AccountSettings, ...] = ()

@@ -1,0 +1,119 @@
+"""Settings of a gateway that a team shares, and of what its members may spend."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from proxy.settings.fields import SettingsTable, setting
+from proxy.settings.values import BasePath, Credits, EncryptionKey, HomePath, Hosts, Networks
+
+_PEM = "the path of a PEM file that can be read"
+
+
+class GatewaySettings(SettingsTable):
+    """The settings under the heading Gateway."""
+
+    group = "Gateway"
+
+    credentials_key: EncryptionKey | None = setting(
+        None,
+        "Encrypts the API keys that clients send for their own jobs, while these jobs wait: 32 "
+        "random bytes, as from `openssl rand -base64 32`. The default is a generated key in the "
+        "file credentials.key in the data folder. After a change, waiting jobs run without these "
+        "keys.",
+        example="AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+    )
+    fair_by: Literal["jobs", "time"] = setting(
+        "jobs",
+        "What members share equally: the number of jobs, or running time.",
+    )
+    base_path: BasePath = setting(
+        "",
+        "A path before all routes, such as `/comfy/`, for a reverse proxy that also serves other "
+        "applications. Routes answer with and without it.",
+        example="/comfy/",
+    )
+    require_members: bool = setting(
+        False,
+        "Refuse to start without members. Setting `trusted_proxies`, and a data folder that has "
+        "had members, imply it.",
+    )
+    trusted_proxies: Networks = setting(
+        (),
+        "Addresses and networks of reverse proxies, separated by commas, whose headers "
+        "`X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Host` are trusted.",
+    )
+    tls_cert: HomePath | None = setting(
+        None,
+        "A PEM file with the certificate chain of this server. With tls_key, the server uses "
+        "https. Both files are reloaded when they change.",
+        expects=_PEM,
+        example="/etc/comfy/fullchain.pem",
+    )
+    tls_key: HomePath | None = setting(
+        None,
+        "A PEM file with the private key of tls_cert, without a passphrase.",
+        expects=_PEM,
+        example="/etc/comfy/privkey.pem",
+    )
+    webhook_networks: Networks = setting(
+        (),
+        "Addresses and networks that webhooks may connect to although they are not public, "
+        "separated by commas, such as `127.0.0.1` for a program on this machine. By default "
+        "webhooks reach public addresses only.",
+    )
+    webhook_hosts: Hosts = setting(
+        (),
+        "Hosts that jobs may name in `extra_data.webhook_url` to get a message about their end, "
+        "separated by commas; `*.example.com` allows all subdomains. By default no host is "
+        "allowed.",
+        expects="a list of hosts such as hooks.example.com or *.example.com",
+    )
+
+
+class CostSettings(SettingsTable):
+    """The settings under the heading Costs."""
+
+    group = "Costs"
+
+    credits_per_second: float = setting(
+        0.27,
+        "What a running second of a job costs, in credits, unless the account's table sets it. "
+        "The default is the rate of Comfy Cloud's own GPU nodes, $0.001295 a second. Change it if "
+        "your plan or your deployment has another one; jobs that have ended keep their cost.",
+        metavar="CREDITS",
+        ge=0,
+        le=1000,
+    )
+    credits_per_day: Credits | None = setting(
+        None,
+        "The hard budget of each member for a day (UTC), in credits, unless the member has its "
+        "own. A job that would exceed it, with the jobs under way, is refused. By default there "
+        "is none.",
+        example=50,
+    )
+    credits_per_month: Credits | None = setting(
+        None,
+        "The hard budget of each member for a calendar month (UTC), as `credits_per_day` is for a "
+        "day.",
+        example=1000,
+    )
+    soft_credits_per_day: Credits | None = setting(
+        None,
+        "The soft budget of each member for a day (UTC), in credits, unless the member has its "
+        "own. It refuses nothing: the dashboard shows that it is reached. By default there is "
+        "none.",
+        example=40,
+    )
+    soft_credits_per_month: Credits | None = setting(
+        None,
+        "The soft budget of each member for a calendar month (UTC), as `soft_credits_per_day` is "
+        "for a day.",
+        example=800,
+    )
+    over_budget: Literal["wait", "refuse"] = setting(
+        "wait",
+        "What becomes of a job that waits and would exceed a hard budget of its member when its "
+        "turn comes. wait: it waits until the budget allows it. refuse: it ends as failed with a "
+        "sentence that says so.",
+    )

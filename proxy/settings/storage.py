@@ -1,0 +1,161 @@
+"""Settings of what is stored, and of what replicas share."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from proxy.settings.fields import SettingsTable, setting
+from proxy.settings.values import (
+    BlobPlace,
+    BusAddress,
+    DatabaseAddress,
+    HomePath,
+    Mebibytes,
+    Seconds,
+    WebAddress,
+)
+
+
+class ReplicaSettings(SettingsTable):
+    """The settings under the heading Replicas."""
+
+    group = "Replicas"
+
+    database: DatabaseAddress = setting(
+        None,
+        "The database: `sqlite`, a file in the data folder, for one process; or a PostgreSQL "
+        "database that all replicas share, which also needs `bus` and the extra `cluster`. "
+        "`file:PATH` names a file that contains the address. It has no option, because the "
+        "address contains a password.",
+        expects="sqlite, postgresql://USER:PASSWORD@HOST/NAME, or file:PATH of a file that "
+        "holds one of them",
+        shown="sqlite",
+        example="postgresql://comfy:...@db.internal/comfy",
+    )
+    database_direct: DatabaseAddress = setting(
+        None,
+        "The direct address of PostgreSQL, for migrations, if `database` is a connection pooler "
+        "such as PgBouncer.",
+        expects="postgresql://USER:PASSWORD@HOST/NAME, or file:PATH of a file that holds it",
+        shown="the setting database",
+        example="postgresql://comfy:...@db.internal/comfy",
+    )
+    bus: BusAddress = setting(
+        None,
+        "The message bus between replicas: `memory` for one process, or the address of a Valkey "
+        "or Redis server that all replicas share. `file:PATH` names a file that contains the "
+        "address.",
+        expects="memory, redis://HOST, rediss://USER:PASSWORD@HOST, or file:PATH of a file "
+        "that holds one of them",
+        shown="memory",
+        example="rediss://comfy:...@valkey.internal",
+    )
+    blobs: BlobPlace | None = setting(
+        None,
+        "Where uploads are stored in addition to Comfy Cloud: a folder, or a bucket of an "
+        "S3-compatible store, that all replicas share. The data folder is then only a cache. The "
+        "proxy confirms an upload after it is stored there, and never deletes it. The keys of a "
+        "bucket come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, from the file in "
+        "AWS_SHARED_CREDENTIALS_FILE, or from the role of the machine. It needs the extra "
+        "`cluster`. By default uploads are in the cache and on Comfy Cloud.",
+        example="s3://comfy-uploads/production",
+    )
+    blobs_endpoint: WebAddress | None = setting(
+        None,
+        "The address of the S3-compatible store of `blobs`.",
+        shown="Amazon S3",
+        example="https://minio.internal:9000",
+    )
+    blobs_region: str = setting(
+        "us-east-1",
+        "The region of the bucket of `blobs`.",
+        expects="a name",
+        min_length=1,
+    )
+    secret_file: HomePath | None = setting(
+        None,
+        "A file with the secrets that replicas use to encrypt and sign shared data, one per line, "
+        "each 32 random bytes as from `openssl rand -base64 32`. The proxy uses the first one, "
+        "and accepts data made with the others and with `credentials_key`. docs/security.md says "
+        "how to change the secret. By default the secret is in the database, or with SQLite in "
+        "the file credentials.key of the data folder.",
+        example="/run/secrets/comfy_proxy_secret",
+    )
+    engine_lease: Seconds = setting(
+        10.0,
+        "Seconds after which another replica takes over the jobs if the active replica does not "
+        "renew its lease in the database.",
+        ge=2,
+        le=300,
+    )
+
+
+class FileSettings(SettingsTable):
+    """The settings under the heading Files and history."""
+
+    group = "Files and history"
+
+    history_size: int = setting(
+        10_000,
+        "The maximum number of finished jobs in the history of each member. The oldest are "
+        "removed first.",
+        metavar="JOBS",
+        ge=1,
+    )
+    cache_mb: Mebibytes = setting(
+        2048,
+        "The size of the disk cache of files in MiB. The least recently used files are removed "
+        "first.",
+        ge=0,
+    )
+    output_directory: HomePath | None = setting(
+        None,
+        "A folder to which the outputs of each job are also written, under their names and "
+        "subfolders, before clients hear of the end of the job. For programs that read ComfyUI's "
+        "output folder. Each member has a folder of their own in it. Previews are not written. "
+        "The proxy creates the folder if it does not exist, and deletes nothing in it. The "
+        "default is `ComfyUI-Cloud/output` in your home folder if save_outputs is set, otherwise "
+        "none: outputs are then in the cache and on Comfy Cloud.",
+        metavar="DIR",
+        expects="the path of a folder that can be written",
+        example="/srv/comfyui/output",
+    )
+    save_outputs: bool = setting(
+        True,
+        "Use `ComfyUI-Cloud/output` in your home folder as output_directory if you use the proxy "
+        "alone: it listens on loopback addresses, has no members, uses the default data folder "
+        "and does not run in a container. With the simulator it is `ComfyUI-Cloud/simulated`.",
+    )
+    input_directory: HomePath | None = setting(
+        None,
+        "A folder whose files workflows can name, like those of ComfyUI's input folder; it must "
+        "exist. The proxy sends a file to Comfy Cloud when a job needs it, and writes nothing to "
+        "the folder. Each member has a folder of their own in it.",
+        metavar="DIR",
+        expects="the path of a folder that can be read",
+        example="/srv/comfyui/input",
+    )
+    prefetch: Literal["off", "images", "all"] = setting(
+        "images",
+        "Which outputs the proxy downloads from the cloud when a job ends: off, images or all. "
+        "With replicas it downloads none, because a client may request them from another replica. "
+        "With output_directory it downloads all.",
+        metavar="WHICH",
+    )
+    userdata: Literal["disk", "cloud"] = setting(
+        "disk",
+        "Where settings and saved workflows of the web interface are stored: disk, in the "
+        "database of the proxy, separately for each member; or cloud, in the Comfy Cloud account, "
+        "where its web interface shows them too. cloud does not support members.",
+        metavar="WHERE",
+    )
+    catalog_max_age: Seconds = setting(
+        3600,
+        "Seconds after which the proxy reloads the list of nodes and models.",
+        ge=0,
+    )
+
+    @property
+    def cache_bytes(self) -> int:
+        """`cache_mb` in bytes."""
+        return int(self.cache_mb * 1024 * 1024)
