@@ -10,6 +10,7 @@ from functools import partial
 from proxy.app.process import Process, read_at_start
 from proxy.app.storage import OpenStorage
 from proxy.cloud.client import CloudClient
+from proxy.cloud.resilience import CallGate, RateLimiter
 from proxy.cloud.upstream import CloudDocuments, Upstream
 from proxy.cloud.v2.catalog import NodeList
 from proxy.cloud.v2.client import DeploymentClient
@@ -81,7 +82,7 @@ async def open_accounts(
 
 
 async def _open_account(process: Process, access: AccountAccess, stack: AsyncExitStack) -> Account:
-    settings, timeouts, metrics = process.settings, process.timeouts, process.metrics
+    settings, timeouts = process.settings, process.timeouts
     kind: Callable[..., Upstream] = CloudClient
     if access.nodes is not None:
         kind = partial(DeploymentClient, nodes=NodeList(access.nodes))
@@ -89,10 +90,9 @@ async def _open_account(process: Process, access: AccountAccess, stack: AsyncExi
         access.base_url,
         access.key,
         retries=timeouts.retries,
-        breaker=timeouts.breaker(),
+        gate=CallGate(timeouts.breaker(), RateLimiter()),
         plain_http=access.plain_http,
-        calls=metrics.calls(access.name),
-        observations=AccountObservations(access.name, metrics),
+        observations=AccountObservations(access.name, process.metrics),
     )
     await cloud.start()
     stack.push_async_callback(cloud.close)

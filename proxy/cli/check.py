@@ -25,6 +25,7 @@ from proxy.catalog.owners import parted
 from proxy.cli.common import CommandError, UsageError, chosen_accounts
 from proxy.cli.tables import print_json, say
 from proxy.cloud.client import CloudClient
+from proxy.cloud.connections import CloudAddresses
 from proxy.cloud.errors import CloudError, CloudGarbage, CloudRefused, CloudUnauthorized
 from proxy.cloud.event_socket import EventSocket
 from proxy.cloud.observer import Observer
@@ -62,6 +63,7 @@ from proxy.translate.plans import AccountPlan
 
 #: Seconds that the cloud has for each answer.
 TIMEOUT = 10.0
+_RETRIES = RetryPolicy(budget=TIMEOUT / 2, attempt_timeout=TIMEOUT)
 
 
 class _ProblemError(Exception):
@@ -189,8 +191,7 @@ async def _check_account(account: AccountAccess, missing: str, checks: CheckRepo
     client = CloudClient(
         account.base_url,
         account.key,
-        timeout=TIMEOUT,
-        retries=RetryPolicy(budget=TIMEOUT / 2),
+        retries=_RETRIES,
         plain_http=account.plain_http,
     )
     await client.start()
@@ -224,8 +225,7 @@ async def _check_deployment(account: AccountAccess, missing: str, checks: CheckR
         account.base_url,
         account.key,
         nodes,
-        timeout=TIMEOUT,
-        retries=RetryPolicy(budget=TIMEOUT / 2),
+        retries=_RETRIES,
         plain_http=account.plain_http,
     )
     await client.start()
@@ -319,7 +319,8 @@ def _new_key(place: str) -> str:
 
 
 async def _socket_opens(account: AccountAccess) -> str:
-    socket = EventSocket(account.base_url, account.key, Observer(), plain_http=account.plain_http)
+    addresses = CloudAddresses(account.base_url, plain_http=account.plain_http)
+    socket = EventSocket(addresses, account.key, Observer())
     await socket.start()
     try:
         if await socket.wait_connected(TIMEOUT):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+import dataclasses
 from typing import ClassVar, TypedDict
 
+from msgspec.structs import replace
 from yarl import URL
 
+from proxy.cloud.connections import CloudAddresses
+from proxy.cloud.contact import CallMonitor
 from proxy.cloud.downloads import Downloads
-from proxy.cloud.http import ROUTES, CloudCall, Http, api_key
+from proxy.cloud.http import API, CloudApi, CloudCall, Http
 from proxy.cloud.resilience import (
     ONCE,
     ApiKey,
@@ -19,35 +21,30 @@ from proxy.cloud.resilience import (
     RateLimiter,
     RetryPolicy,
 )
-from proxy.metrics import CloudCalls, Metrics
 from proxy.observations import AccountObservations
 
 
 class ClientOptions(TypedDict, total=False):
     """The options of a client; see `AccountClient`."""
 
-    timeout: float
     retries: RetryPolicy | None
-    breaker: CircuitBreaker | None
-    limiter: RateLimiter | None
+    gate: CallGate | None
     plain_http: bool
-    calls: CloudCalls | None
     observations: AccountObservations | None
 
 
 class AccountClient:
     """The calls of one account to the server at `base_url`, which may have a path.
 
-    `timeout` is in seconds for one attempt; reads are repeated as `retries` says. While the server
-    does not answer, `breaker` makes calls fail at once; after a 429 `limiter` pauses all of them.
-    With `plain_http` the key is also sent to public addresses over http. `observations` gets what
-    no document lists. Every call may raise `CloudUnreachable`, `CloudRefused` or `CloudGarbage`.
+    Reads are repeated as `retries` says. While the server does not answer, `gate` makes calls fail
+    at once; after a 429 it pauses all of them. With `plain_http` the key is also sent to public
+    addresses over http. `observations` gets what no document lists, and its metrics count the
+    calls. Every call may raise `CloudUnreachable`, `CloudRefused` or `CloudGarbage`.
 
-    A class for one kind of server names the routes by which its calls are counted, the headers with
-    a key, and the call that opens a file.
+    A class for one kind of server names its API, and the call that opens a file.
     """
 
-    routes: ClassVar[Mapping[str, str]] = ROUTES
+    api: ClassVar[CloudApi] = API
     #: The most seconds for a call that is made aside, and whether its answers are observed.
     aside_timeout: ClassVar[float] = float("inf")
     observes_aside: ClassVar[bool] = True
@@ -57,49 +54,39 @@ class AccountClient:
         base_url: URL,
         key: str,
         *,
-        timeout: float = 30.0,
         retries: RetryPolicy | None = None,
-        breaker: CircuitBreaker | None = None,
-        limiter: RateLimiter | None = None,
+        gate: CallGate | None = None,
         plain_http: bool = False,
-        calls: CloudCalls | None = None,
         observations: AccountObservations | None = None,
     ) -> None:
         self.base_url = base_url
         self.observations = observations or AccountObservations()
+        retries = retries or RetryPolicy()
         #: Also used for the account's settings and files.
         self.http = Http(
-            base_url,
+            CloudAddresses(base_url, plain_http=plain_http),
             ApiKey(key),
-            timeout=timeout,
-            retries=retries or RetryPolicy(),
-            gate=CallGate(breaker or CircuitBreaker(), limiter or RateLimiter()),
-            calls=calls or Metrics().calls(""),
+            api=self.api,
+            retries=retries,
+            gate=gate or CallGate(CircuitBreaker(), RateLimiter()),
+            monitor=CallMonitor(self.observations.metrics.calls(self.observations.account)),
             observations=self.observations,
-            plain_http=plain_http,
-            routes=self.routes,
-            credential=self.credential,
         )
         #: Whether the server answers the calls of this account.
-        self.contact = self.http.contact
+        self.contact = self.http.monitor.contact
+        timeout = min(retries.attempt_timeout, self.aside_timeout)
         #: For calls whose failures say nothing about others: they change neither breaker nor
         #: limiter.
-        self.aside = replace(
+        self.aside = dataclasses.replace(
             self.http,
             key=ApiKey(key),
-            timeout=min(timeout, self.aside_timeout),
-            retries=ONCE,
+            retries=replace(ONCE, attempt_timeout=timeout),
             gate=OpenGate(),
             observations=self.observations if self.observes_aside else AccountObservations(),
         )
         self.downloads = Downloads(self.http, self.content)
         #: Opens the bytes of a file.
         self.download = self.downloads.open
-
-    @staticmethod
-    def credential(key: str) -> Mapping[str, str]:
-        """Return the headers with a key."""
-        return api_key(key)
 
     def content(self, cloud_name: str, type_: str) -> CloudCall:
         """Return the call that opens a file, by its name and its folder."""

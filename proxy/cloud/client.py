@@ -158,11 +158,10 @@ class CloudClient(AccountClient):
     def events(self, observer: Observer, timeouts: Timeouts) -> EventSocket:
         """Return the event socket of the account, which carries the events of all its jobs."""
         return EventSocket(
-            self.base_url,
+            self.http.addresses,
             self.http.key.text,
             observer,
             timeouts=timeouts,
-            plain_http=self.http.plain_http,
             observations=self.observations,
             recovery=lambda: self.http.gate.recovery,
         )

@@ -119,14 +119,15 @@ class Connections:
 
 
 class CloudAddresses:
-    """Checks the addresses of the cloud, and those of its redirects to storage.
+    """Checks the addresses of the cloud at `base_url`, and those of its redirects to storage.
 
     Over plain http the key is sent to loopback and private addresses only, unless `plain_http`.
     `reach` is the widest of the cloud's addresses so far: a public cloud must not redirect the
     proxy into its own network.
     """
 
-    def __init__(self, base_url: URL, *, plain_http: bool) -> None:
+    def __init__(self, base_url: URL, *, plain_http: bool = False) -> None:
+        self.base_url = base_url
         self._refuses_public = base_url.scheme == "http" and not plain_http
         self.reach: Reach | None = None
 

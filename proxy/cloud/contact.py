@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from proxy.metrics import CloudCalls
+
 
 class Contact:
     """Since when the cloud owes an account an answer.
@@ -39,3 +41,22 @@ class Contact:
         """Note that a connection was lost or did not come about."""
         if self.unanswered_since is None:
             self.unanswered_since = now
+
+
+class CallMonitor:
+    """Notes the calls of an account: `calls` counts them, `contact` shows whether they are
+    answered. Pure, as `Contact`."""
+
+    def __init__(self, calls: CloudCalls) -> None:
+        self.calls = calls
+        self.contact = Contact()
+
+    def began(self, now: float) -> None:
+        """Note that a call begins."""
+        self.contact.call(now)
+
+    def ended(self, method: str, route: str, status: int | None, began: float, now: float) -> None:
+        """Note that a call that began at `began` has ended; `status` is `None` without an
+        answer."""
+        self.contact.ended(now, answered=status is not None)
+        self.calls.observe(method, route, status, now - began)

@@ -54,7 +54,7 @@ class Downloads:
         self._http = http
         self._call_of = call_of
         self._limits = aiohttp.ClientTimeout(
-            total=None, sock_connect=CONNECT_TIMEOUT, sock_read=http.timeout
+            total=None, sock_connect=CONNECT_TIMEOUT, sock_read=http.retries.attempt_timeout
         )
         self._connections = Connections(http.addresses.check_storage)
 
@@ -87,7 +87,7 @@ class Downloads:
         try:
             # The chunks as they are received: joining them would copy the file.
             async for chunk, _ in response.content.iter_chunks():
-                self._http.calls.downloaded(len(chunk))
+                self._http.monitor.calls.downloaded(len(chunk))
                 if wanted := chunk[skipped:]:
                     yield wanted
                 skipped = max(0, skipped - len(chunk))

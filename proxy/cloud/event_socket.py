@@ -15,7 +15,6 @@ from typing import Any
 import aiohttp
 import msgspec
 import structlog
-from yarl import URL
 
 from proxy import clock, randomness
 from proxy.cloud.connections import (
@@ -138,20 +137,18 @@ class EventSocket:
     refused the last handshake (401: the key does not work), or `None`.
     """
 
-    base_url: URL
+    addresses: CloudAddresses
     key: str
     observer: Observer
     _: KW_ONLY
     timeouts: Timeouts = field(default_factory=Timeouts)
-    plain_http: bool = False
     observations: AccountObservations = field(default_factory=AccountObservations)
     recovery: Callable[[], asyncio.Event] = asyncio.Event
 
     def __post_init__(self) -> None:
         redirects = aiohttp.TraceConfig()
         redirects.on_request_redirect.append(_refuse_redirect)
-        addresses = CloudAddresses(self.base_url, plain_http=self.plain_http)
-        self._connections = Connections(addresses.check_cloud, trace_configs=[redirects])
+        self._connections = Connections(self.addresses.check_cloud, trace_configs=[redirects])
         self._watchdog = self.timeouts.watchdog()
         self._rejections = Rejections()
         self._client_id = str(randomness.uuid4())
@@ -268,7 +265,7 @@ class EventSocket:
             return 0.0
 
     async def _open(self) -> aiohttp.ClientWebSocketResponse:
-        url = (self.base_url / "ws").with_query(clientId=self._client_id, token=self.key)
+        url = (self.addresses.base_url / "ws").with_query(clientId=self._client_id, token=self.key)
         session, proxy = self._connections.choose(url)
         socket = await session.ws_connect(
             url,

@@ -13,7 +13,7 @@ from contextlib import (
     nullcontext,
 )
 from contextvars import ContextVar
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -35,7 +35,7 @@ from proxy.cloud.connections import (
     read_body,
     refused_address,
 )
-from proxy.cloud.contact import Contact
+from proxy.cloud.contact import CallMonitor
 from proxy.cloud.errors import (
     CloudError,
     CloudGarbage,
@@ -46,7 +46,6 @@ from proxy.cloud.errors import (
 )
 from proxy.cloud.resilience import TRIAL, ApiKey, Attempts, CallGate, RetryPolicy, retry_after
 from proxy.logging import word
-from proxy.metrics import CloudCalls
 from proxy.observations import AccountObservations
 from proxy.translate import codec
 from proxy.translate.codec import redact
@@ -75,34 +74,7 @@ Query = Mapping[str, str | int]
 
 T = TypeVar("T")
 
-#: The routes of the cloud below `/api` by which calls are counted, and the method of most of these
-#: calls. Those of any other route are counted as `_OTHER`.
-ROUTES = {
-    "prompt": "POST",
-    "jobs": "GET",
-    "jobs/{id}": "GET",
-    "jobs/{id}/cancel": "POST",
-    "upload/image": "POST",
-    "view": "GET",
-    "object_info": "GET",
-    "experiment/models": "GET",
-    "experiment/models/preview/{path}": "GET",
-    "experiment/models/{folder}": "GET",
-    "global_subgraphs": "GET",
-    "global_subgraphs/{id}": "GET",
-    "node_replacements": "GET",
-    "userdata": "GET",
-    "userdata/{file}": "POST",
-    "userdata/{file}/move/{dest}": "POST",
-    "settings": "GET",
-    "settings/{id}": "POST",
-    "user": "GET",
-    "system_stats": "GET",
-    "features": "GET",
-    "billing/status": "GET",
-    "billing/balance": "GET",
-    "billing/events": "GET",
-}
+#: The route by which calls of any route are counted that is not listed.
 _OTHER = "other"
 
 #: What no segment of a path can be.
@@ -129,42 +101,73 @@ class SentFile(NamedTuple):
     content_type: str
 
 
-def api_key(key: str) -> Mapping[str, str]:
-    """Return the headers with a key of Comfy Cloud."""
-    return {"X-API-Key": key}
+class CloudApi(NamedTuple):
+    """A kind of API: its `routes` below `/api`, by which calls are counted, each with the method of
+    most of its calls; `credential` makes the headers with a key."""
+
+    routes: Mapping[str, str]
+    credential: Callable[[str], Mapping[str, str]]
+
+
+#: The API of Comfy Cloud.
+API = CloudApi(
+    {
+        "prompt": "POST",
+        "jobs": "GET",
+        "jobs/{id}": "GET",
+        "jobs/{id}/cancel": "POST",
+        "upload/image": "POST",
+        "view": "GET",
+        "object_info": "GET",
+        "experiment/models": "GET",
+        "experiment/models/preview/{path}": "GET",
+        "experiment/models/{folder}": "GET",
+        "global_subgraphs": "GET",
+        "global_subgraphs/{id}": "GET",
+        "node_replacements": "GET",
+        "userdata": "GET",
+        "userdata/{file}": "POST",
+        "userdata/{file}/move/{dest}": "POST",
+        "settings": "GET",
+        "settings/{id}": "POST",
+        "user": "GET",
+        "system_stats": "GET",
+        "features": "GET",
+        "billing/status": "GET",
+        "billing/balance": "GET",
+        "billing/events": "GET",
+    },
+    lambda key: {"X-API-Key": key},
+)
 
 
 @dataclass(eq=False, repr=False)
 class Http:
-    """Requests to the cloud's host. `timeout` is in seconds for each attempt.
+    """Requests to the cloud's host.
 
-    `calls` counts requests; `addresses` checks where they go; `observations` gets the answers that
-    no document lists, `contact` whether the cloud answers. `routes` are those below `/api` by which
-    calls are counted; `credential` makes the headers with a key.
+    `addresses` checks where they go, `monitor` notes them, and `observations` gets the answers that
+    no document lists.
     """
 
-    base_url: URL
+    addresses: CloudAddresses
     key: ApiKey
     _: KW_ONLY
-    timeout: float
+    api: CloudApi
     retries: RetryPolicy
     gate: CallGate
-    calls: CloudCalls
+    monitor: CallMonitor
     observations: AccountObservations
-    plain_http: bool
-    contact: Contact = field(default_factory=Contact)
-    routes: Mapping[str, str] = field(default_factory=lambda: ROUTES)
-    credential: Callable[[str], Mapping[str, str]] = api_key
 
     def __post_init__(self) -> None:
-        self.addresses = CloudAddresses(self.base_url, plain_http=self.plain_http)
         self.connections = Connections(
             self.addresses.check_cloud,
             headers={"User-Agent": USER_AGENT},
             request_class=_Request,
         )
         self._large = asyncio.Semaphore(_MAX_CONCURRENT_LARGE)
-        self.calls.expect((method, f"/api/{route}") for route, method in self.routes.items())
+        self.monitor.calls.expect(
+            (method, f"/api/{route}") for route, method in self.api.routes.items()
+        )
 
     def call(
         self, method: str, route: str, query: Query | None = None, **names: str | Sequence[str]
@@ -180,8 +183,9 @@ class Http:
             if not _NO_NAMES.isdisjoint(segments):
                 raise refusal("a name in the path", 404, {"code": "NOT_FOUND"}, None)
             parts[part] = "/".join(quote(segment, safe="") for segment in segments)
-        url = self.base_url.joinpath("api", route.format(**parts), encoded=True).with_query(query)
-        return CloudCall(method, url, f"/api/{route}" if route in self.routes else _OTHER)
+        path = route.format(**parts)
+        url = self.addresses.base_url.joinpath("api", path, encoded=True).with_query(query)
+        return CloudCall(method, url, f"/api/{route}" if route in self.api.routes else _OTHER)
 
     async def read(
         self,
@@ -197,15 +201,17 @@ class Http:
     ) -> T:
         """Send a call, and return what `parse` makes of its complete answer.
 
-        `data` that is not bytes is opened for each attempt; `total` replaces the timeout, and
-        `retries` the policy of `Http`. The request is also repeated if `parse` raises
+        `data` that is not bytes is opened for each attempt; `total` replaces the timeout of an
+        attempt, and `retries` the policy of `Http`. The request is also repeated if `parse` raises
         `CloudGarbage`. A `trial` shows whether a cloud that did not answer does again. `parse` must
         be pure: large answers are parsed in a thread. Raises `CloudUnreachable`, `CloudRefused` or
         `CloudGarbage`.
         """
         if trial and self.gate.failing and self.retries.budget > TRIAL.budget:
             retries = TRIAL
-        timeout = aiohttp.ClientTimeout(total=total or self.timeout, sock_connect=CONNECT_TIMEOUT)
+        timeout = aiohttp.ClientTimeout(
+            total=total or self.retries.attempt_timeout, sock_connect=CONNECT_TIMEOUT
+        )
         attempts, answer = Attempts(retries or self.retries), None
         while True:
             try:
@@ -254,9 +260,9 @@ class Http:
     ) -> T:
         """Send a form of `fields` and then a file, which is streamed from disk."""
         size = (await asyncio.to_thread(file.path.stat)).st_size
-        total = self.timeout + size / _MIN_UPLOAD_RATE
+        total = self.retries.attempt_timeout + size / _MIN_UPLOAD_RATE
         read = await self.read(call, parse, data=partial(_form, fields, file), total=total)
-        self.calls.uploaded(size)
+        self.monitor.calls.uploaded(size)
         return read
 
     async def _answer(
@@ -304,13 +310,13 @@ class Http:
         await self.gate.enter(call, key, trial=trial)
         _sent.set(False)
         began, status = clock.monotonic(), None
-        self.contact.call(clock.monotonic())
+        self.monitor.began(began)
         try:
             response = await self.connections.request(
                 call.method,
                 call.url,
                 data=data,
-                headers={**(headers or {}), **self.credential(key.text)},
+                headers={**(headers or {}), **self.api.credential(key.text)},
                 timeout=timeout,
             )
             status = response.status
@@ -319,8 +325,7 @@ class Http:
         except (*CONNECTION_ERRORS, CloudRefused) as error:
             raise self._failed(call, error, key) from None
         finally:
-            self.contact.ended(clock.monotonic(), answered=status is not None)
-            self.calls.observe(call.method, call.route, status, clock.monotonic() - began)
+            self.monitor.ended(call.method, call.route, status, began, clock.monotonic())
         self.gate.answered(key)
         return response
 

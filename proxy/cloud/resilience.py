@@ -74,10 +74,12 @@ def jittered(wait: float) -> float:
 
 
 class RetryPolicy(Struct, frozen=True):
-    """How reads are repeated: no attempt begins later than `budget` seconds after the first."""
+    """How reads are repeated: no attempt begins later than `budget` seconds after the first, and
+    each may take `attempt_timeout` seconds."""
 
     budget: float = 30.0
     backoff: Backoff = Backoff(first=0.25, longest=8.0)
+    attempt_timeout: float = 30.0
 
 
 #: For calls that are not repeated.

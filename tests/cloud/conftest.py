@@ -13,11 +13,11 @@ from aiohttp.test_utils import TestServer
 from yarl import URL
 
 from proxy.cloud.client import CloudClient
-from proxy.cloud.resilience import Backoff, CircuitBreaker, RateLimiter, RetryPolicy
+from proxy.cloud.resilience import Backoff, CallGate, CircuitBreaker, RateLimiter, RetryPolicy
 
 KEY = "comfyui-canary-0123456789abcdef"
 
-QUICK = RetryPolicy(budget=2.0, backoff=Backoff(first=0.001, longest=0.004))
+QUICK = RetryPolicy(2.0, Backoff(first=0.001, longest=0.004), attempt_timeout=5.0)
 
 Reply = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -110,14 +110,18 @@ async def connect() -> AsyncIterator[Connect]:
     """`await connect(url)` starts a client that repeats quickly."""
     async with AsyncExitStack() as stack:
 
-        async def start(url: URL, *, retries: RetryPolicy = QUICK, **options: Any) -> CloudClient:
-            options = {
-                "timeout": 5.0,
-                "breaker": CircuitBreaker(failures=1000),
-                "limiter": RateLimiter(Backoff(0.01, 30.0)),
-                **options,
-            }
-            client = CloudClient(url, KEY, retries=retries, **options)
+        async def start(
+            url: URL,
+            *,
+            breaker: CircuitBreaker | None = None,
+            limiter: RateLimiter | None = None,
+            **options: Any,
+        ) -> CloudClient:
+            gate = CallGate(
+                breaker or CircuitBreaker(failures=1000),
+                limiter or RateLimiter(Backoff(0.01, 30.0)),
+            )
+            client = CloudClient(url, KEY, gate=gate, **{"retries": QUICK, **options})
             await client.start()
             stack.push_async_callback(client.close)
             return client

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from proxy.cloud.client import CloudClient
+from proxy.cloud.connections import CloudAddresses
 from proxy.cloud.errors import CloudAmbiguous, CloudRefused, CloudUnauthorized
 from proxy.cloud.event_socket import EventSocket, Timeouts
 from proxy.cloud.observer import Observer
@@ -23,7 +24,7 @@ from proxy.translate import codec
 from proxy.translate.frames import CloudFrame
 from proxy.translate.snapshots import Snapshot
 
-QUICK = RetryPolicy(budget=5.0, backoff=Backoff(first=0.005, longest=0.05))
+QUICK = RetryPolicy(5.0, Backoff(first=0.005, longest=0.05), attempt_timeout=10.0)
 
 
 def graph(color: int = 255) -> dict[str, Any]:
@@ -44,7 +45,7 @@ async def simulator() -> AsyncIterator[Simulator]:
 
 @pytest.fixture
 async def client(simulator: Simulator) -> AsyncIterator[CloudClient]:
-    client = CloudClient(simulator.base_url, simulator.key, timeout=10.0, retries=QUICK)
+    client = CloudClient(simulator.base_url, simulator.key, retries=QUICK)
     await client.start()
     yield client
     await client.close()
@@ -219,7 +220,7 @@ async def open_socket(simulator: Simulator) -> AsyncIterator[Open]:
     async def start(heartbeat: float = 20.0) -> tuple[EventSocket, Events]:
         events = Events()
         socket = EventSocket(
-            simulator.base_url,
+            CloudAddresses(simulator.base_url),
             simulator.key,
             Observer(events.event, events.frame, on_up=events.up, on_down=events.down),
             timeouts=Timeouts(

@@ -8,7 +8,7 @@ from aiohttp.test_utils import TestServer
 from yarl import URL
 
 from proxy.cloud import connections
-from proxy.cloud.connections import outward_proxy
+from proxy.cloud.connections import CloudAddresses, outward_proxy
 from proxy.cloud.errors import CloudRefused, CloudUnreachable
 from proxy.cloud.event_socket import EventSocket
 from proxy.cloud.observer import Observer
@@ -130,7 +130,7 @@ async def test_a_key_does_not_go_to_a_public_address_in_the_clear(
         await (await connect(server.make_url("/"))).user()
     assert not caught.value.sent
     assert KEY not in str(caught.value)
-    socket = EventSocket(server.make_url("/"), KEY, Observer())
+    socket = EventSocket(CloudAddresses(server.make_url("/")), KEY, Observer())
     await socket.start()
     assert not await socket.wait_connected(0.3)
     await socket.close()

@@ -193,7 +193,7 @@ async def test_bytes_that_stall_raise(serve: Serve, connect: Connect) -> None:
         await asyncio.sleep(30)
         return response
 
-    client = await connect((await serve(stall)).url, timeout=0.3)
+    client = await connect((await serve(stall)).url, retries=RetryPolicy(attempt_timeout=0.3))
     with pytest.raises(CloudUnreachable, match="no answer in time"):
         await fetch(client)
 

@@ -16,6 +16,7 @@ from waiting import until
 from yarl import URL
 
 from proxy.cloud import event_socket
+from proxy.cloud.connections import CloudAddresses
 from proxy.cloud.event_socket import EventSocket, IdleWatchdog, Timeouts
 from proxy.cloud.observer import Observer
 from proxy.cloud.rejections import MAX_REJECTED
@@ -80,7 +81,8 @@ async def open_socket(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Open]:
         ) -> tuple[EventSocket, Heard]:
             received = Heard()
             observer = received.observer(**(callbacks or {}))
-            socket = EventSocket(url, KEY, observer, **{"timeouts": QUICK, **options})
+            options = {"timeouts": QUICK, **options}
+            socket = EventSocket(CloudAddresses(url), KEY, observer, **options)
             stack.push_async_callback(socket.close)
             await socket.start()
             return socket, received

@@ -24,7 +24,7 @@ from proxy.cloud.errors import (
     CloudUnauthorized,
     CloudUnreachable,
 )
-from proxy.cloud.http import ROUTES
+from proxy.cloud.http import API
 from proxy.cloud.resilience import MAX_RETRY_AFTER, Backoff, CircuitBreaker, RetryPolicy
 from proxy.cloud.upstream import Prompt
 from proxy.metrics import PREFIX, Metrics
@@ -169,7 +169,7 @@ async def test_a_refused_connection_is_unreachable_and_unsent(
 
 async def test_no_answer_in_time_is_unreachable(serve: Serve, connect: Connect) -> None:
     cloud = await serve(stay_silent)
-    client = await connect(cloud.url, timeout=0.5, retries=RetryPolicy(budget=0.0))
+    client = await connect(cloud.url, retries=RetryPolicy(budget=0.0, attempt_timeout=0.5))
     with pytest.raises(CloudUnreachable, match="no answer in time") as caught:
         await client.user()
     assert caught.value.sent
@@ -236,7 +236,7 @@ async def test_refusals_do_not_open_the_circuit(serve: Serve, connect: Connect) 
     assert not circuit.failing
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("route", API.routes)
 @pytest.mark.parametrize("base", ["https://cloud.example", "https://cloud.example/cloud"])
 async def test_a_call_is_counted_by_its_route_whatever_its_names_are(base: str, route: str) -> None:
     names = {name: "9f/cancel ü" for name in ("id", "folder", "file", "dest") if name in route}
@@ -270,7 +270,8 @@ def counted(metrics: Metrics, name: str, *labels: str) -> float:
 
 async def test_answers_refusals_and_silence_are_counted(simulator: Simulator) -> None:
     metrics = Metrics()
-    cloud = CloudClient(simulator.base_url, simulator.key, calls=metrics.calls("main"))
+    observations = AccountObservations("main", metrics)
+    cloud = CloudClient(simulator.base_url, simulator.key, observations=observations)
     await cloud.start()
     await cloud.user()
     assert await cloud.job("7d4ab5a8-9d8c-4bb4-9e4b-1f2a6a3c1c55") is None
@@ -292,7 +293,8 @@ async def test_bytes_of_files_are_counted(simulator: Simulator, tmp_path: Path) 
     Image.effect_noise((64, 64), 50).save(path)
     size = path.stat().st_size
     metrics = Metrics()
-    cloud = CloudClient(simulator.base_url, simulator.key, calls=metrics.calls("main"))
+    observations = AccountObservations("main", metrics)
+    cloud = CloudClient(simulator.base_url, simulator.key, observations=observations)
     await cloud.start()
     name = await cloud.upload_image(path, filename="picture.png", content_type="image/png")
     async with cloud.download(name, "input", 100) as download:
@@ -308,7 +310,7 @@ async def test_a_call_without_an_answer_is_counted_as_none(unused_tcp_port: int)
         URL(f"http://127.0.0.1:{unused_tcp_port}"),
         "key",
         retries=RetryPolicy(budget=0.01),
-        calls=metrics.calls("main"),
+        observations=AccountObservations("main", metrics),
     )
     await cloud.start()
     with pytest.raises(CloudUnreachable):

@@ -23,7 +23,7 @@ from proxy.cloud.errors import (
     refusal,
 )
 from proxy.cloud.event_socket import Timeouts
-from proxy.cloud.http import JSON, CloudCall
+from proxy.cloud.http import JSON, CloudApi, CloudCall
 from proxy.cloud.observer import Observer
 from proxy.cloud.resilience import ONCE
 from proxy.cloud.upstream import Capabilities, Known, Prompt
@@ -53,17 +53,20 @@ from proxy.translate.v2.submissions import (
 
 log = structlog.get_logger(__name__)
 
-#: The routes of API v2 below `/api`, by which calls are counted.
-ROUTES = {
-    "v2/jobs": "POST",
-    "v2/jobs/{id}": "GET",
-    "v2/jobs/{id}/events": "GET",
-    "v2/jobs/{id}/cancel": "POST",
-    "v2/assets": "POST",
-    "v2/assets/from-hash": "POST",
-    "v2/assets/{id}": "GET",
-    "v2/assets/{id}/content": "GET",
-}
+#: API v2, which reads a key in no other header.
+API_V2 = CloudApi(
+    {
+        "v2/jobs": "POST",
+        "v2/jobs/{id}": "GET",
+        "v2/jobs/{id}/events": "GET",
+        "v2/jobs/{id}/cancel": "POST",
+        "v2/assets": "POST",
+        "v2/assets/from-hash": "POST",
+        "v2/assets/{id}": "GET",
+        "v2/assets/{id}/content": "GET",
+    },
+    lambda key: {"Authorization": f"Bearer {key}"},
+)
 
 #: Seconds between two readings of live jobs, at most: a stream may hang open although its job is
 #: over.
@@ -103,7 +106,7 @@ class DeploymentClient(AccountClient):
     documents = None
     #: An `Idempotency-Key` is taken once.
     may_repeat = True
-    routes = ROUTES
+    api = API_V2
 
     def __init__(
         self, base_url: URL, key: str, nodes: NodeList, **options: Unpack[ClientOptions]
@@ -254,11 +257,6 @@ class DeploymentClient(AccountClient):
         return [job for job in read if isinstance(job, Snapshot) and not job.ended]
 
     # --- files and nodes -------------------------------------------------------------------
-
-    @staticmethod
-    def credential(key: str) -> Mapping[str, str]:
-        """Return the headers with a key: API v2 reads no other."""
-        return {"Authorization": f"Bearer {key}"}
 
     def content(self, cloud_name: str, type_: str) -> CloudCall:
         """Return the call for a file, whose folder does not matter."""

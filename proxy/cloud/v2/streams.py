@@ -180,7 +180,7 @@ class JobStreams:
             self.refused = None
             parser = FrameParser()
             async for data in response.content.iter_any():
-                self.http.contact.answered(clock.monotonic())
+                self.http.monitor.contact.answered(clock.monotonic())
                 for frame in parser.feed(data):
                     await self._receive(run, frame)
                     if run.cloud_id in self._over:
