@@ -50,7 +50,10 @@ from proxy.app.sign_in import header_sign_in, open_providers
 from proxy.app.storage import OpenStorage
 from proxy.costs.billing import Billing
 from proxy.engine.election import Election
+from proxy.files.asset_events import AssetEvents
+from proxy.files.asset_learner import AssetLearner
 from proxy.files.assets import Assets
+from proxy.files.exports import Exports
 from proxy.jobs.activity import Sampler
 from proxy.key_checks import KeyChecks
 from proxy.members.directory import Directory
@@ -151,16 +154,12 @@ async def open_api(
 
 
 def _assets(process: Process, storage: OpenStorage, resources: Resources, jobs: Jobs) -> Assets:
-    return Assets(
-        AssetRepository(storage.database),
-        ExportRepository(storage.database),
-        resources.files,
-        resources.catalog,
-        jobs.bus,
-        jobs.service.subscribers.broadcast,
-        storage.supervisor,
-        process.budget,
-    )
+    events = AssetEvents(jobs.bus, jobs.service.subscribers.broadcast)
+    repository = AssetRepository(storage.database)
+    common = repository, resources.files, storage.supervisor
+    exports = Exports(*common, ExportRepository(storage.database), events, process.budget)
+    learner = AssetLearner(*common)
+    return Assets(repository, exports, resources.files, resources.catalog, events, learner)
 
 
 def _register(metrics: Metrics, gauges: Gauges, members: Directory, cloud: CloudAccounts) -> None:

@@ -21,8 +21,10 @@ from proxy.cloud.client import CloudClient
 from proxy.cloud.upstream import Upstream
 from proxy.costs.budgets import DefaultBudgets
 from proxy.files.blobs import BlobError, BlobStore, open_blobs
+from proxy.files.cache import Cache
 from proxy.files.disk_folder import DiskFolder
-from proxy.files.library import Prefetch
+from proxy.files.input_directory import InputDirectory
+from proxy.files.library import Library, Prefetch
 from proxy.files.picture_workflows import JobWorkflows
 from proxy.files.service import Files
 from proxy.members.accounting import Accounting
@@ -71,18 +73,20 @@ async def open_resources(
         input_folder = _open_folder(
             "input_directory", settings.input_directory, stack, "read", os.R_OK
         )
-        files = Files(
-            FileRepository(database),
+        library = Library(
             cloud.clients,
-            storage.folder / "files",
-            cache_bytes=settings.cache_bytes,
-            prefetch=_prefetch(settings),
+            Cache(storage.folder / "files", settings.cache_bytes),
+            FileRepository(database),
+            blobs,
+            _prefetch(settings),
+            None if input_folder is None else InputDirectory(input_folder),
+        )
+        files = Files(
+            library,
             preferred=lambda member: [account.name for account in cloud.best_first(member)],
             asset_ids=settings.assets,
-            blobs=blobs,
             output_folder=output_folder,
             output_links=settings.output_directory == pictures_folder(simulated=settings.simulate),
-            input_folder=input_folder,
             workflows=JobWorkflows(JobRepository(database, storage.cipher)),
         )
         await read_at_start("The files cannot be read", files.start)

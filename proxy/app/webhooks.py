@@ -15,6 +15,7 @@ from proxy.storage.budget_notices import BudgetNoticeRepository
 from proxy.storage.webhook_deliveries import WebhookDeliveryRepository
 from proxy.storage.webhooks import WebhookRepository
 from proxy.webhooks.addresses import WebhookAddresses
+from proxy.webhooks.cleanup import WebhookCleanup
 from proxy.webhooks.delivery import WebhookDelivery
 from proxy.webhooks.endpoints import Webhooks
 from proxy.webhooks.outbox import TOPIC, Outbox, WebhooksChanged
@@ -42,6 +43,7 @@ async def open_webhooks(
     """Open both halves of webhooks."""
     addresses = addresses_of(process.settings)
     repository = WebhookRepository(storage.database)
+    deliveries, schedule = WebhookDeliveryRepository(storage.database), process.policy.webhooks
     outbox, sender = Outbox(storage.cipher), WebhookSender(addresses.check)
     await sender.start()
     try:
@@ -56,15 +58,21 @@ async def open_webhooks(
                 repository=repository,
                 budgets=BudgetNoticeRepository(storage.database),
                 outbox=outbox,
+                cleanup=WebhookCleanup(
+                    repository,
+                    deliveries,
+                    outbox=outbox,
+                    cipher=storage.cipher,
+                    schedule=schedule,
+                ),
                 deliver=partial(
                     WebhookDelivery,
-                    repository=repository,
-                    deliveries=WebhookDeliveryRepository(storage.database),
+                    deliveries=deliveries,
                     outbox=outbox,
                     sender=sender,
                     cipher=storage.cipher,
                     metrics=process.metrics,
-                    schedule=process.policy.webhooks,
+                    schedule=schedule,
                 ),
             ),
         )

@@ -17,21 +17,17 @@ from blake3 import blake3
 from msgspec.structs import replace
 
 from proxy import clock, randomness
-from proxy.budget import MemoryBudget
-from proxy.bus import BusMessage, EventBus
 from proxy.catalog.service import Catalog
+from proxy.files.asset_events import AssetEvents
 from proxy.files.asset_learner import AssetLearner
 from proxy.files.exports import Exports
 from proxy.files.service import Files
 from proxy.storage.asset_lists import count_tags, list_assets, list_tags
 from proxy.storage.assets import AssetRepository, AssetUnit, TooManyAssetsError, UnknownPreviewError
 from proxy.storage.file_tables import FileRecord
-from proxy.storage.temporary import ExportRepository
-from proxy.supervisor import Supervisor
 from proxy.translate import assets as forms
 from proxy.translate.assets import Asset, AssetError, AssetFilter, AssetQuery
 from proxy.translate.errors import LocalError
-from proxy.translate.events import Event
 from proxy.translate.names import Place
 
 if TYPE_CHECKING:
@@ -46,34 +42,20 @@ T = TypeVar("T")
 _MODELS_TIMEOUT, _MAX_CONCURRENT_MODELS = 10.0, 8
 
 
-class AssetNews(BusMessage, frozen=True):
-    """A message for all sockets of a member."""
-
-    member: str
-    event: str
-    data: dict[str, Any]
-
-
 @dataclass(eq=False)
 class Assets:
-    """The assets of all members, and their `exports`. `_send` sends an event to the sockets of a
-    member at this replica."""
+    """The assets of all members, and their `exports`. Their `events` tell of the search for
+    models."""
 
     _repository: AssetRepository
-    _exports: ExportRepository
+    exports: Exports
     _files: Files
     _models: Catalog
-    _bus: EventBus
-    _send: Callable[[str, Event], None]
-    _supervisor: Supervisor
-    _budget: MemoryBudget
+    _events: AssetEvents
+    _learner: AssetLearner
 
     def __post_init__(self) -> None:
-        common = self._repository, self._files, self._supervisor
-        self.exports = Exports(*common, self._exports, self._publish, self._budget)
-        self._learner = AssetLearner(*common)
         self._at_once = asyncio.Semaphore(_MAX_CONCURRENT_MODELS)
-        self._bus.subscribe("assets", self._receive)
 
     # --- lists -----------------------------------------------------------------------------------
 
@@ -278,7 +260,7 @@ class Assets:
 
         Raises `StorageError`.
         """
-        self._publish(member, "assets.seed.started", {"roots": list(roots), "phase": "fast"})
+        self._events.publish(member, "assets.seed.started", {"roots": list(roots), "phase": "fast"})
         created = 0
         if "models" in roots:
             created += await self._follow_models(member)
@@ -286,9 +268,9 @@ class Assets:
         if folders:
             created += await self._files.add_missing_assets(member)
         counts = {"created": created, "skipped": 0, "total": created}
-        self._publish(member, "assets.seed.fast_complete", {"roots": list(roots), **counts})
+        self._events.publish(member, "assets.seed.fast_complete", {"roots": list(roots), **counts})
         completed = {"phase": "fast", **counts, "enriched": 0, "elapsed": 0.0}
-        self._publish(member, "assets.seed.completed", completed)
+        self._events.publish(member, "assets.seed.completed", completed)
         return {"scanned": created, **counts}
 
     async def _follow_models(self, member: str) -> int:
@@ -327,13 +309,6 @@ class Assets:
         return [(folder, str(model["name"])) for model in models or ()]
 
     # --- events ----------------------------------------------------------------------------------
-
-    def _publish(self, member: str, event: str, data: dict[str, Any]) -> None:
-        self._bus.publish("assets", AssetNews(member, event, data))
-
-    def _receive(self, message: object) -> None:
-        if isinstance(message, AssetNews):
-            self._send(message.member, Event(message.event, message.data))
 
 
 def _unknown(id_: str) -> AssetError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,6 +22,7 @@ import structlog
 
 from proxy import clock, randomness
 from proxy.budget import MemoryBudget
+from proxy.files.asset_events import AssetEvents
 from proxy.files.contents import ContentBrokenError
 from proxy.files.service import Files
 from proxy.storage.assets import AssetRepository
@@ -64,13 +65,13 @@ class ArchiveEntry(msgspec.Struct, frozen=True):
 
 @dataclass(eq=False)
 class Exports:
-    """The exports of all members. `_notify` sends a member's sockets an event and its data."""
+    """The exports of all members. Their `_events` tell how far each is."""
 
     _assets: AssetRepository
     _files: Files
     _supervisor: Supervisor
     _repository: ExportRepository
-    _notify: Callable[[str, str, dict[str, Any]], None]
+    _events: AssetEvents
     _budget: MemoryBudget
     _turns: Turns = field(init=False, default_factory=lambda: Turns(MAX_CONCURRENT, MAX_CONCURRENT))
     _unfinished: Counter[str] = field(init=False, default_factory=Counter)
@@ -271,7 +272,7 @@ class Exports:
 
     def _say(self, export: Export, progress: ExportProgress, status: str, **more: Any) -> None:
         data = {"task_id": export.id, **progress.shown(), "status": status, **more}
-        self._notify(export.member, "asset_export", data)
+        self._events.publish(export.member, "asset_export", data)
 
 
 class ExportProgress(msgspec.Struct):

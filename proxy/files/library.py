@@ -61,13 +61,13 @@ class Library:
 
     clouds: Mapping[str, Upstream]
     cache: Cache
-    contents: ContentIndex
     files: FileRepository
-    blobs: BlobStore | None
-    prefetch: Prefetch
+    blobs: BlobStore | None = None
+    prefetch: Prefetch = "images"
     inputs: InputDirectory | None = None
 
     def __post_init__(self) -> None:
+        self.contents = ContentIndex(self.files, self.clouds, self.inputs)
         self._sources: dict[str, Upstream | BlobStore | InputDirectory] = {**self.clouds}
         if self.blobs is not None:
             self._sources[_BLOBS] = self.blobs

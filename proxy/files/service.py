@@ -21,17 +21,12 @@ import structlog
 from blake3 import blake3
 
 from proxy import clock, randomness
-from proxy.cloud.upstream import Upstream
 from proxy.files import conversions, pictures
-from proxy.files.blobs import BlobStore
-from proxy.files.cache import Cache
-from proxy.files.content_index import ContentIndex
 from proxy.files.contents import ContentBrokenError
 from proxy.files.conversions import Conversion
 from proxy.files.disk_folder import DiskFolder
 from proxy.files.graph_files import GraphFiles
-from proxy.files.input_directory import InputDirectory
-from proxy.files.library import Library, Prefetch
+from proxy.files.library import Library
 from proxy.files.namespace import Named, Namespace, make_record
 from proxy.files.output_directory import OutputDirectory
 from proxy.files.output_names import Outputs
@@ -44,7 +39,6 @@ from proxy.shared_work import SharedWork
 from proxy.storage.assets import TooManyAssetsError
 from proxy.storage.database import StorageError
 from proxy.storage.file_tables import FileRecord
-from proxy.storage.files import FileRepository
 from proxy.translate import names
 from proxy.translate.assets import Asset, of_file
 from proxy.translate.errors import LocalError
@@ -68,42 +62,32 @@ def _record_of(record: FileRecord) -> Asset:
 class Files:
     """The files of all members: their names (`namespace`, `outputs`), and their contents.
 
-    The `cache` is in `folder` and has up to `cache_bytes`; uploads are also stored in `blobs`, if
-    there is such a store. `clouds` are the accounts by name; `preferred` returns those to which a
-    member's upload may be sent, the best first (default: all). With `asset_ids` outputs have the
-    ids of their records. Outputs are also written to the `output_folder`, with `output_links` as
-    hard links where possible, and files of the `input_folder` are inputs of the members, if there
-    are such folders.
+    The contents are in the `library`; `preferred` returns the accounts to which a member's upload
+    may be sent, the best first (default: all). With `asset_ids` outputs have the ids of their
+    records. Outputs are also written to the `output_folder`, if there is one, with `output_links`
+    as hard links where possible.
     """
 
     def __init__(
         self,
-        repository: FileRepository,
-        clouds: Mapping[str, Upstream],
-        folder: Path,
+        library: Library,
         *,
-        cache_bytes: int,
-        prefetch: Prefetch = "images",
         preferred: Callable[[str], Sequence[str]] | None = None,
-        blobs: BlobStore | None = None,
         asset_ids: bool = False,
         output_folder: DiskFolder | None = None,
         output_links: bool = False,
-        input_folder: DiskFolder | None = None,
         workflows: JobWorkflows | None = None,
     ) -> None:
-        self._repository = repository
-        self.cache = Cache(folder, cache_bytes)
+        self.library = library
+        self.cache = library.cache
+        self._repository = library.files
         self.picture_workers = pictures.PictureWorkers()
-        inputs = None if input_folder is None else InputDirectory(input_folder)
-        self.namespace = Namespace(repository, inputs)
-        contents = ContentIndex(repository, clouds, inputs)
-        self.library = Library(clouds, self.cache, contents, repository, blobs, prefetch, inputs)
-        preferred = preferred or (lambda _: tuple(clouds))
-        self.uploads = Uploads(self.library, self.namespace, preferred, self.picture_workers)
+        self.namespace = Namespace(library.files, library.inputs)
+        preferred = preferred or (lambda _: tuple(library.clouds))
+        self.uploads = Uploads(library, self.namespace, preferred, self.picture_workers)
         self.graphs = GraphFiles(self.namespace, self.uploads)
-        self.outputs = Outputs(self.library, self.namespace, asset_ids, output_folder)
-        self._reader = Reader(self.library, self.namespace, workflows)
+        self.outputs = Outputs(library, self.namespace, asset_ids, output_folder)
+        self._reader = Reader(library, self.namespace, workflows)
         #: Opens a file's content.
         self.open = self._reader.open
         #: Returns a value of the cloud with the member's names of files.
@@ -111,7 +95,7 @@ class Files:
         self.output_directory = None
         if output_folder is not None:
             self.output_directory = OutputDirectory(
-                output_folder, self._reader, self.namespace, repository, links=output_links
+                output_folder, self._reader, self.namespace, library.files, links=output_links
             )
         self._converting: SharedWork[tuple[FileRecord, str], bytes] = SharedWork()
 

@@ -26,7 +26,6 @@ from proxy.storage.database import FencedError, StorageError
 from proxy.storage.encryption import Cipher
 from proxy.storage.leases import Fence
 from proxy.storage.webhook_deliveries import Attempted, Claimed, WebhookDeliveryRepository
-from proxy.storage.webhooks import WebhookRepository
 from proxy.webhooks.messages import TEST
 from proxy.webhooks.outbox import Outbox
 from proxy.webhooks.resolver import OWNER
@@ -43,8 +42,6 @@ MIN_ATTEMPTS = 4
 MAX_BYTES_AN_HOUR = 32 * 1024 * 1024
 #: Seconds between two looks for what nothing has announced, and after a failure of the storage.
 INTERVAL, _RETRY_DELAY = 5.0, 1.0
-#: Seconds between two clean-ups, and days for which ended deliveries stay in the log.
-_CLEANING_INTERVAL, _LOG_DAYS = 3600.0, 7
 
 
 class AttemptPool:
@@ -75,7 +72,6 @@ class WebhookDelivery:
 
     fence: Fence
     _: KW_ONLY
-    repository: WebhookRepository
     deliveries: WebhookDeliveryRepository
     outbox: Outbox
     sender: WebhookSender
@@ -93,7 +89,6 @@ class WebhookDelivery:
         """Deliver, until cancelled."""
         self.outbox.forget()  # what an earlier engine knew may be no longer true
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._clean(), name="clean up webhooks")
             while True:
                 self.outbox.news.clear()
                 try:
@@ -214,22 +209,3 @@ class WebhookDelivery:
             disabled=disabled,
             disabled_after=self.schedule.max_age / 2,
         )
-
-    async def _clean(self) -> None:
-        """Forget old deliveries, attempt what a wrong clock has put off, and encrypt secrets with
-        the newest secret of the proxy."""
-        while True:
-            try:
-                await self.deliveries.bring_forward(self.schedule.longest)
-                self.outbox.news.set()
-                await self.deliveries.forget(int((clock.time() - _LOG_DAYS * 86_400) * 1000))
-                renewed = {
-                    webhook.id: (webhook.secret, secret)
-                    for webhook in await self.repository.endpoints()
-                    if (secret := self.cipher.renewed(webhook.secret)) is not None
-                }
-                if renewed:
-                    await self.repository.replace_secrets(renewed)
-            except StorageError as error:
-                log.warning("webhooks_clean_failed", error=str(error))
-            await asyncio.sleep(_CLEANING_INTERVAL)

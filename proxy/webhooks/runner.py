@@ -14,6 +14,7 @@ from proxy.storage.webhooks import WebhookRepository
 from proxy.supervisor import Supervisor
 from proxy.webhooks.account_watch import AccountWatch
 from proxy.webhooks.budget_watch import BudgetWatch
+from proxy.webhooks.cleanup import WebhookCleanup
 from proxy.webhooks.delivery import WebhookDelivery
 from proxy.webhooks.outbox import TOPIC, Outbox
 
@@ -26,6 +27,7 @@ class WebhookRunner:
     repository: WebhookRepository
     budgets: BudgetNoticeRepository
     outbox: Outbox
+    cleanup: WebhookCleanup
     deliver: Callable[[Fence], WebhookDelivery]
 
     def run(
@@ -42,6 +44,7 @@ class WebhookRunner:
         )
         budgets = BudgetWatch(repository=self.budgets, outbox=self.outbox, fence=fence)
         supervisor.keep(self.deliver(fence).run, "deliver to webhooks")
+        supervisor.keep(self.cleanup.run, "clean up webhooks")
         supervisor.keep(watch.run, "tell webhooks of accounts")
         supervisor.keep(budgets.run, "tell webhooks of budgets")
         return [

@@ -59,9 +59,11 @@ from proxy.storage.webhooks import WebhookRepository
 from proxy.supervisor import Supervisor
 from proxy.translate.events import Event
 from proxy.webhooks.addresses import WebhookAddresses
+from proxy.webhooks.cleanup import WebhookCleanup
 from proxy.webhooks.delivery import WebhookDelivery
 from proxy.webhooks.outbox import Outbox
 from proxy.webhooks.runner import WebhookRunner
+from proxy.webhooks.schedule import RetrySchedule
 from proxy.webhooks.sender import WebhookSender
 
 
@@ -217,15 +219,17 @@ async def running_engine(
     bookkeeper = Bookkeeper(
         BillingRepository(database), accounts, term, Metrics(), delay=3600.0, interval=3600.0
     )
-    endpoints = WebhookRepository(database)
+    endpoints, deliveries = WebhookRepository(database), WebhookDeliveryRepository(database)
     webhooks = WebhookRunner(
         repository=endpoints,
         budgets=BudgetNoticeRepository(database),
         outbox=outbox,
+        cleanup=WebhookCleanup(
+            endpoints, deliveries, outbox=outbox, cipher=Cipher(), schedule=RetrySchedule()
+        ),
         deliver=partial(
             WebhookDelivery,
-            repository=endpoints,
-            deliveries=WebhookDeliveryRepository(database),
+            deliveries=deliveries,
             outbox=outbox,
             sender=WebhookSender(WebhookAddresses().check),
             cipher=Cipher(),

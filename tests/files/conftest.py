@@ -12,6 +12,8 @@ from backend import open_database
 from files.helpers import MemoryCloud
 
 from proxy.cloud.client import CloudClient
+from proxy.files.cache import Cache
+from proxy.files.library import Library
 from proxy.files.service import Files
 from proxy.simulator import Simulator
 from proxy.storage.files import FileRepository
@@ -41,12 +43,15 @@ async def open_files(cloud: MemoryCloud, tmp_path: Path) -> AsyncIterator[OpenFi
             running = AsyncExitStack()
             database = await open_database(tmp_path)
             running.push_async_callback(database.close)
-            options = {"cache_bytes": 10**9, "prefetch": "off", **options}
             clouds = (
                 other_cloud if isinstance(other_cloud, dict) else {"default": other_cloud or cloud}
             )
-            folder = options.pop("cache", tmp_path / "cache")
-            files = Files(FileRepository(database), clouds, folder, **options)
+            cache = Cache(
+                options.pop("cache", tmp_path / "cache"), options.pop("cache_bytes", 10**9)
+            )
+            blobs = options.pop("blobs", None)
+            library = Library(clouds, cache, FileRepository(database), blobs, "off")
+            files = Files(library, **options)
             await files.start()
             running.push_async_callback(files.close)
             return files

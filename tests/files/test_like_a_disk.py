@@ -18,6 +18,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from proxy.files.cache import Cache
+from proxy.files.library import Library
 from proxy.files.namespace import Named
 from proxy.files.service import Files
 from proxy.storage.file_tables import FileRecord
@@ -67,12 +69,8 @@ class LikeADisk(RuleBasedStateMachine):
 
     async def open(self) -> None:
         self.database = await open_database(self.folder)
-        self.files = Files(
-            FileRepository(self.database),
-            {"default": self.cloud},
-            self.folder / "cache",
-            cache_bytes=10,
-        )
+        cache = Cache(self.folder / "cache", 10)
+        self.files = Files(Library({"default": self.cloud}, cache, FileRepository(self.database)))
         await self.files.start()
 
     async def close(self) -> None:

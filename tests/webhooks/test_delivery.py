@@ -34,6 +34,7 @@ from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError
 from proxy.webhooks import delivery
 from proxy.webhooks.addresses import WebhookAddresses
+from proxy.webhooks.cleanup import WebhookCleanup
 from proxy.webhooks.delivery import MAX_CONCURRENT, WebhookDelivery
 from proxy.webhooks.endpoints import NewWebhook, WebhookFields, Webhooks
 from proxy.webhooks.messages import message
@@ -90,7 +91,6 @@ class Post:
     ) -> Supervisor:
         delivery = WebhookDelivery(
             await self.fence(holder),
-            repository=self.repository,
             deliveries=self.deliveries,
             outbox=self.outbox,
             sender=self.sender,
@@ -98,8 +98,16 @@ class Post:
             metrics=self.metrics,
             schedule=schedule,
         )
+        cleanup = WebhookCleanup(
+            self.repository,
+            self.deliveries,
+            outbox=self.outbox,
+            cipher=self.cipher,
+            schedule=schedule,
+        )
         supervisor = Supervisor()
         supervisor.keep(delivery.run, "deliver")
+        supervisor.keep(cleanup.run, "clean up")
         return supervisor
 
     async def last(self, id_: str) -> StoredDelivery:
