@@ -1,4 +1,4 @@
-"""Work that is done once for all who ask for it at the same time."""
+"""Work that is done once for all who ask for it at the same time, or before it begins."""
 
 from __future__ import annotations
 
@@ -36,13 +36,59 @@ class SharedWork(Generic[K, T]):
 
     def _done(self, key: K, task: asyncio.Task[T]) -> None:
         del self._working[key]
-        failed = task.cancelled() or task.exception() is not None
-        if not failed and self._results.maxsize:
+        if not _has_failed(task) and self._results.maxsize:
             self._results[key] = task.result()
 
     async def close(self) -> None:
         """Cancel what is under way."""
-        tasks = list(self._working.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _cancel(list(self._working.values()))
+
+
+class NextReading(Generic[K, T]):
+    """Readings of what is true now, by key: who asks during one shares the next.
+
+    The one under way may have missed what the caller knows of. Who no longer waits ends nothing.
+    """
+
+    def __init__(self) -> None:
+        self._current: dict[K, asyncio.Task[T]] = {}
+        self._next: dict[K, asyncio.Task[T]] = {}
+
+    async def get(self, key: K, read: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Return the result of a reading that begins from now on. Raises what it raises."""
+        task = self._next.get(key)
+        if task is None:
+            reading = self._read(key, read, self._current.get(key))
+            task = self._next[key] = asyncio.create_task(reading)
+            task.add_done_callback(_has_failed)
+        return await asyncio.shield(task)
+
+    async def _read(
+        self,
+        key: K,
+        read: Callable[[], Coroutine[Any, Any, T]],
+        before: asyncio.Task[T] | None,
+    ) -> T:
+        if before is not None:
+            await asyncio.wait([before])
+        reading = self._current[key] = self._next.pop(key)
+        try:
+            return await read()
+        finally:
+            if self._current[key] is reading:
+                del self._current[key]
+
+    async def close(self) -> None:
+        """Cancel what is under way."""
+        await _cancel([*self._current.values(), *self._next.values()])
+
+
+def _has_failed(task: asyncio.Task[Any]) -> bool:
+    """Return whether a task has failed; its error is not logged if nobody waits for it any more."""
+    return task.cancelled() or task.exception() is not None
+
+
+async def _cancel(tasks: list[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from waiting import until
 
-from proxy.shared_work import SharedWork
+from proxy.shared_work import NextReading, SharedWork
 
 
 class Work:
@@ -84,3 +85,35 @@ async def test_closing_cancels_what_is_under_way() -> None:
     await shared.close()
     with pytest.raises(asyncio.CancelledError):
         await asking
+
+
+async def test_who_asks_during_a_reading_shares_the_next() -> None:
+    readings, work = NextReading[str, int](), Work()
+    first = asyncio.create_task(readings.get("key", work))
+    await until(lambda: work.begun)
+    others = [asyncio.create_task(readings.get("key", work)) for _ in range(3)]
+    await asyncio.sleep(0)
+    work.may_end.set()
+    assert await asyncio.gather(first, *others) == [1, 2, 2, 2]
+
+
+async def test_a_reading_that_fails_fails_for_all_who_share_it() -> None:
+    readings, work = NextReading[str, int](), Work()
+    work.error = ValueError("a bug")
+    work.may_end.set()
+    asking = (readings.get("key", work) for _ in range(2))
+    assert await asyncio.gather(*asking, return_exceptions=True) == [work.error] * 2
+    work.error = None
+    assert await readings.get("key", work) == 2
+
+
+async def test_closing_cancels_the_readings_under_way_and_the_next() -> None:
+    readings, work = NextReading[str, int](), Work()
+    first = asyncio.create_task(readings.get("key", work))
+    await until(lambda: work.begun)
+    second = asyncio.create_task(readings.get("key", work))
+    await asyncio.sleep(0)
+    await readings.close()
+    for task in (first, second):
+        with pytest.raises(asyncio.CancelledError):
+            await task

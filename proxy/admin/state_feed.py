@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TypeAlias
 
 from aiohttp import web
 from msgspec import Struct
@@ -18,13 +17,9 @@ from proxy.admin.state import StateScope
 from proxy.bus import MISSED, EventBus
 from proxy.jobs.live_feed import LiveFeed
 from proxy.jobs.messages import MembersChanged
-from proxy.storage.database import StorageError
+from proxy.shared_work import NextReading
 from proxy.supervisor import Supervisor
 from proxy.translate import codec
-from proxy.translate.errors import LocalError
-
-#: A making of a state, which ends with its JSON or with the error.
-_Making: TypeAlias = asyncio.Task[bytes | LocalError | StorageError]
 
 #: Seconds: the least between two states, the most while a job runs, the most while none does.
 OFTEN, LIVELY, QUIET = 0.25, 1.0, 15.0
@@ -134,39 +129,17 @@ class StateFeeds:
         self._supervisor = supervisor
         self._make = make
         self._feeds: dict[StateScope, StateFeed] = {}
-        #: By scope, the making that is under way, and the one after it, for who asks meanwhile.
-        self._current: dict[StateScope, _Making] = {}
-        self._next: dict[StateScope, _Making] = {}
+        self._readings: NextReading[StateScope, bytes] = NextReading()
 
     async def now(self, scope: StateScope) -> bytes:
         """Return the JSON of a state that is read from now on, once for all who wait for it.
 
         Raises `LocalError` and `StorageError`.
         """
-        making = self._next.get(scope)
-        if making is None:
-            made = self._made(scope, self._current.get(scope))
-            making = self._supervisor.spawn(made, "make a state of the dashboard")
-            self._next[scope] = making
-        found = await asyncio.shield(making)
-        if not isinstance(found, bytes):
-            raise found
-        return found
+        return await self._readings.get(scope, lambda: self._read(scope))
 
-    async def _made(
-        self, scope: StateScope, before: _Making | None
-    ) -> bytes | LocalError | StorageError:
-        """Make a state after the one before, and return its JSON, or the error."""
-        if before is not None:
-            await asyncio.wait([before])
-        making = self._current[scope] = self._next.pop(scope)
-        try:
-            return codec.dump_bytes(await self._make(scope))
-        except (LocalError, StorageError) as error:
-            return error
-        finally:
-            if self._current[scope] is making:
-                del self._current[scope]
+    async def _read(self, scope: StateScope) -> bytes:
+        return codec.dump_bytes(await self._make(scope))
 
     @contextmanager
     def follow(self, scope: StateScope) -> Iterator[StateFeed]:
@@ -189,6 +162,10 @@ class StateFeeds:
         """Let all streams look whether they go on: the server stops."""
         for feed in self._feeds.values():
             feed.end()
+
+    async def close(self) -> None:
+        """Read no more states."""
+        await self._readings.close()
 
 
 STATE_FEEDS = web.AppKey("state_feeds", StateFeeds)

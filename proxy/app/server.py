@@ -61,7 +61,11 @@ def make_app(services: Services, *, admin: bool = False) -> web.Application:
             await app[SOCKETS].close(services[OPTIONS].close_code)
         app[STATE_FEEDS].end()
 
+    async def close_feeds(_: web.Application) -> None:
+        await app[STATE_FEEDS].close()
+
     app.on_shutdown.append(close_sockets)
+    app.on_cleanup.append(close_feeds)
     return app
 
 
