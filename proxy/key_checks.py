@@ -18,8 +18,6 @@ from proxy.cloud.errors import (
 if TYPE_CHECKING:
     from proxy.cloud.upstream import Upstream
 
-_NOT_YET = "Comfy Cloud has not answered yet; try again later."
-
 #: Seconds that a call may take while the cloud does not answer.
 _TRIAL_TIMEOUT = 2.0
 
@@ -36,11 +34,6 @@ class KeyChecks:
     sources: Mapping[str, str] = field(default_factory=dict)
     timeout: float = 5.0
     silent: set[str] = field(init=False, default_factory=set)
-    problems: dict[str, str | None] = field(init=False, default_factory=dict)
-
-    def problem(self, account: str) -> str | None:
-        """Return why the key of an account cannot be used, as was found last."""
-        return self.problems.get(account, _NOT_YET)
 
     async def check(self, account: str) -> str | None:
         """Ask an account, and return why its key cannot be used."""

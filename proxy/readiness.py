@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _PROBE = "readiness"
 
 _BUS_AWAY = "The message bus cannot be reached; clients hear of jobs late until it can."
+_NOT_YET = "Comfy Cloud has not answered yet; try again later."
 _STOPPING = "This process is stopping: send requests to another one, or wait for its restart."
 
 #: Seconds for which an answer is good while the cloud does not answer.
@@ -77,6 +78,8 @@ class Readiness:
     _written: str | None = field(
         init=False, default="The database was not checked yet; try again later."
     )
+    #: Why the key of each account cannot be used, as was found last.
+    _key_problems: dict[str, str | None] = field(init=False, default_factory=dict)
     _looked_at: float | None = field(init=False, default=None)
     _asked_at: float | None = field(init=False, default=None)
     _looking: asyncio.Task[None] | None = field(init=False, default=None)
@@ -142,7 +145,7 @@ class Readiness:
             problem = await self.keys.check(name)
             if was_silent and problem is None:
                 await self._await_events(name)
-            self.keys.problems[name] = problem
+            self._key_problems[name] = problem
 
         self._written = await self._store_problem()
         await asyncio.gather(*map(look_at, self.engine.accounts()))
@@ -162,7 +165,7 @@ class Readiness:
         return self._written if problem is None else _unusable(problem)
 
     def _problems(self, account: AccountView) -> dict[str, str | None]:
-        key = self.keys.problem(account.name)
+        key = self._key_problems.get(account.name, _NOT_YET)
         if key is None and account.reason == "no_credits":
             key = "The account has no credits: buy credits, or wait for its plan to renew."
         return {"key": key, "socket": _socket_problem(account)}
