@@ -13,11 +13,10 @@ import structlog
 from aiohttp import Payload, web
 from aiohttp.abc import AbstractStreamWriter
 
-from proxy.api.callers import address_of
 from proxy.api.keys import BUDGET, STREAMS
 from proxy.api.requests import connection_of, services_of
 from proxy.budget import Allocation, MemoryLimitError, Purpose
-from proxy.owners import Owner, network_of
+from proxy.owners import Owner
 from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)
@@ -29,9 +28,10 @@ PIECE = 256 * 1024
 
 
 def owner_of(request: web.BaseRequest) -> str:
-    """Return the owner of a request for `Turns`: its member, or else its address."""
-    admission = connection_of(request).admission
-    return network_of(address_of(request)) if admission is None else f"member {admission.member}"
+    """Return the owner of a request for `Turns`: its member, or else its address, which is no name
+    of a member."""
+    owner = request_owner(request)
+    return owner.member or f"address {owner.address}"
 
 
 def request_owner(request: web.BaseRequest) -> Owner:
