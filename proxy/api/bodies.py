@@ -10,14 +10,14 @@ Answers are JSON as of `json.dumps`, or empty bodies without a content type. Wit
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial, wraps
 from typing import Any, Generic, TypeVar
 
 from aiohttp import web
 from msgspec import Struct
 
-from proxy.api import holding, unpacking
+from proxy.api import unpacking
 from proxy.api.holding import UNCOUNTED, LargeBody, hold, owner_of
 from proxy.api.keys import OPTIONS, TURNS
 from proxy.api.unpacking import PackedWronglyError
@@ -61,11 +61,6 @@ def ready(body: bytes, status: int = 200) -> JsonAnswer[Any]:
     """Return an answer with JSON that is encoded already."""
     sent = body if len(body) <= UNCOUNTED else LargeBody(body)
     return JsonAnswer(body=sent, status=status, headers={"Content-Type": JSON_TYPE})
-
-
-async def stream(request: web.Request, pieces: AsyncIterator[bytes]) -> web.StreamResponse:
-    """Send JSON in pieces, as fast as the client reads it."""
-    return await holding.stream(request, pieces, JSON_TYPE)
 
 
 def json(value: T, status: int = 200) -> JsonAnswer[T]:

@@ -13,6 +13,7 @@ from proxy.api.holding import hold, owner_of
 from proxy.api.jobs import examined
 from proxy.api.keys import ASSETS, FILES, JOBS, TURNS
 from proxy.api.requests import member_of
+from proxy.api.sending import send_json
 from proxy.jobs.records import JobRecord
 from proxy.jobs.service import JobQuery
 from proxy.translate import as_cloud, codec
@@ -68,7 +69,7 @@ async def list_cloud_history(request: web.Request) -> web.StreamResponse:
     jobs, member = request.app[JOBS], member_of(request)
     query = JobQuery(statuses=_ENDED, limit=limit, offset=offset)
     listed = (await jobs.list_jobs(member, query))["jobs"]
-    return await bodies.stream(request, _cloud_history(request, listed))
+    return await send_json(request, _cloud_history(request, listed))
 
 
 #: Approximate bytes of a parsed entry for a byte of its JSON.

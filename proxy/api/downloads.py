@@ -10,8 +10,7 @@ import asyncio
 import math
 import os
 import sys
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
 from email.utils import formatdate
 from hashlib import blake2b
 
@@ -21,14 +20,14 @@ from msgspec import Struct
 from yarl import URL
 
 from proxy.api import bodies
-from proxy.api.answer_headers import prepare
 from proxy.api.authenticator import authenticator_of
 from proxy.api.callers import site_of
 from proxy.api.content import content_headers, filename_parameter
 from proxy.api.credentials import KEY_HEADER
-from proxy.api.holding import PIECE, UNCOUNTED, LargeBody, forget_frames
+from proxy.api.holding import PIECE, UNCOUNTED, LargeBody
 from proxy.api.keys import ACCOUNTING, ASSETS, FILES, OPTIONS
 from proxy.api.requests import admission_of, member_of, token_of
+from proxy.api.sending import delivering
 from proxy.api.tickets import TICKETED
 from proxy.files.cache import read_at
 from proxy.files.contents import Content, ContentBrokenError
@@ -344,29 +343,6 @@ async def send(
                 await send_part(request, response, content.file, begin, end)
                 sent += end - begin
     return sent
-
-
-@asynccontextmanager
-async def delivering(request: web.Request, response: web.StreamResponse) -> AsyncIterator[None]:
-    """Begin an answer, and end it after the block, which writes its bytes.
-
-    If the block fails or is cancelled the connection is aborted, so that the client does not take
-    the answer for complete. A lost client is logged at the level debug.
-    """
-    try:
-        await prepare(request, response)
-        yield
-        await response.write_eof()
-    except (ContentBrokenError, ConnectionError, asyncio.CancelledError) as error:
-        if request.transport is not None:
-            request.transport.abort()
-        if isinstance(error, asyncio.CancelledError):
-            raise
-        if isinstance(error, ContentBrokenError):
-            log.warning("content_truncated", reason=str(error))
-        else:
-            log.debug("client_disconnected", path=request.path)
-        forget_frames(error)
 
 
 async def send_part(

@@ -7,19 +7,15 @@ reads them, and their memory is released after that.
 from __future__ import annotations
 
 import weakref
-from collections.abc import AsyncIterator
 
-import structlog
 from aiohttp import Payload, web
 from aiohttp.abc import AbstractStreamWriter
 
 from proxy.api.keys import BUDGET, STREAMS
 from proxy.api.requests import connection_of, services_of
-from proxy.budget import Allocation, MemoryLimitError, Purpose
+from proxy.budget import Allocation, Purpose
 from proxy.owners import Owner
 from proxy.translate.errors import LocalError
-
-log = structlog.get_logger(__name__)
 
 #: Bytes of a body that are not counted: about as many as the transport of a connection buffers.
 UNCOUNTED = 64 * 1024
@@ -126,27 +122,3 @@ class LargeBody(Payload):
         self._value = b""
         if self._held is not None:
             self._held.release()
-
-
-async def stream(
-    request: web.Request, pieces: AsyncIterator[bytes], content_type: str
-) -> web.StreamResponse:
-    """Send an answer in pieces, as fast as the client reads them.
-
-    The first piece is awaited before the headers are sent, so that its error can be answered.
-    """
-    first = await anext(pieces, b"")
-    answer = web.StreamResponse(headers={"Content-Type": content_type})
-    await answer.prepare(request)
-    if request.method != "HEAD":
-        await answer.write(first)
-        try:
-            async for piece in pieces:
-                await answer.write(piece)
-        except MemoryLimitError as error:
-            log.warning("answer_aborted", path=request.path, reason=error.message)
-            if request.transport is not None:
-                request.transport.abort()  # so that the client does not take it for whole
-            return answer
-    await answer.write_eof()
-    return answer

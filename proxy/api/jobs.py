@@ -18,6 +18,7 @@ from proxy.api.holding import hold, owner_of
 from proxy.api.keys import JOBS, TURNS, WEBHOOKS
 from proxy.api.middleware import note
 from proxy.api.requests import member_of, token_of
+from proxy.api.sending import send_json
 from proxy.jobs.models import JobRequest
 from proxy.jobs.records import JobRecord
 from proxy.jobs.service import STATUSES, JobQuery
@@ -188,7 +189,7 @@ def _wrong(type_: str, name: str, expected: str, value: object) -> LocalError:
 async def get_queue(request: web.Request) -> web.StreamResponse:
     """Return the running and the waiting jobs."""
     body = await request.app[JOBS].queue_json(member_of(request))
-    return bodies.ready(body) if isinstance(body, bytes) else await bodies.stream(request, body)
+    return bodies.ready(body) if isinstance(body, bytes) else await send_json(request, body)
 
 
 async def post_queue(request: web.Request) -> web.Response:
@@ -260,7 +261,7 @@ async def get_history(request: web.Request) -> web.StreamResponse:
     )
     if isinstance(body, bytes):
         return bodies.ready(body)
-    return await bodies.stream(request, body)
+    return await send_json(request, body)
 
 
 async def get_history_entry(request: web.Request) -> web.Response:

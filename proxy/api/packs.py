@@ -12,14 +12,12 @@ from aiohttp import web
 from proxy.api import bodies
 from proxy.api.answer_headers import prepare
 from proxy.api.content import content_headers
+from proxy.api.holding import PIECE
 from proxy.api.keys import ACCOUNTING, JOBS, PACKS
 from proxy.api.middleware import note
 from proxy.api.requests import member_of, token_of
 from proxy.packs.pack import PackRoute, PackServices
 from proxy.translate.errors import PlainError
-
-#: Maximum bytes of one write.
-_CHUNK = 256 * 1024
 
 
 class RequestCall:
@@ -95,8 +93,8 @@ class RequestCall:
         response.content_length = len(data)
         await prepare(request, response)
         if request.method != "HEAD":
-            for start in range(0, len(data), _CHUNK):
-                await response.write(data[start : start + _CHUNK])
+            for start in range(0, len(data), PIECE):
+                await response.write(data[start : start + PIECE])
             request.app[ACCOUNTING].served(self.member, len(data), token_of(request))
         return response
 

@@ -17,10 +17,10 @@ from aiohttp import web
 
 from proxy.api import bodies
 from proxy.api.content import content_headers
-from proxy.api.downloads import delivering
 from proxy.api.extension import SCRIPT_PATH, has_nodes
 from proxy.api.keys import CATALOG, FILES, INTERFACE, JOURNAL, READINESS, features
 from proxy.api.requests import connection_of, member_of
+from proxy.api.sending import delivering
 from proxy.api.web_interface import packaged, within
 from proxy.catalog.bodies import Coding
 from proxy.catalog.file_lists import Listing

@@ -19,10 +19,11 @@ from aiohttp import web
 from proxy import randomness
 from proxy.api import bodies
 from proxy.api.content import SAFETY_HEADERS, content_headers
-from proxy.api.downloads import Stamp, delivering, send_part, stamped, without_body
+from proxy.api.downloads import Stamp, send_part, stamped, without_body
 from proxy.api.holding import UNCOUNTED, LargeBody, allocate, owner_of
 from proxy.api.keys import ACCOUNTING, SPOOL, TURNS, USERDATA
 from proxy.api.requests import member_of, token_of
+from proxy.api.sending import delivering
 from proxy.files.cache import write_all
 from proxy.translate import codec
 from proxy.translate.errors import LocalError, PlainError

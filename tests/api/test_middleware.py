@@ -408,3 +408,10 @@ async def test_with_a_star_the_headers_are_those_of_comfyui(serve: Any) -> None:
         assert response.headers["Access-Control-Allow-Headers"] == "Content-Type, Authorization"
     wrong = await client.request("POST", "/nope")
     assert (wrong.status, "Access-Control-Allow-Origin" in wrong.headers) == (405, False)
+
+
+async def test_an_answer_in_pieces_has_the_headers_of_others(serve: Any) -> None:
+    client = await serve(cors_origins=("*",))
+    response = await client.get("/api/history_v2")
+    assert response.headers["Transfer-Encoding"] == "chunked"
+    assert response.headers["Access-Control-Allow-Origin"] == "*"
