@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from proxy.api import ApiOptions
+    from proxy.api.journal import Journal
     from proxy.api.spool import Spool
-    from proxy.api.web_interface import Journal, WebInterface
+    from proxy.api.web_interface import WebInterface
     from proxy.budget import MemoryBudget
     from proxy.bus import EventBus
     from proxy.catalog.service import Catalog

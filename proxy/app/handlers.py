@@ -10,6 +10,7 @@ from aiohttp import WSCloseCode
 from proxy import logging as logs
 from proxy.admin.metrics import Gauges
 from proxy.api import ApiOptions
+from proxy.api.journal import Journal
 from proxy.api.keys import (
     ACCOUNTING,
     ACTIVITY,
@@ -41,7 +42,7 @@ from proxy.api.keys import (
     Services,
 )
 from proxy.api.spool import Spool
-from proxy.api.web_interface import Journal, WebInterface
+from proxy.api.web_interface import WebInterface
 from proxy.app.accounts import CloudAccounts
 from proxy.app.jobs import Jobs
 from proxy.app.process import Process

@@ -19,9 +19,10 @@ from wire import Running
 from yarl import URL
 
 from proxy.api import ApiOptions, keys
+from proxy.api.journal import Journal
 from proxy.api.keys import Services
 from proxy.api.spool import Spool
-from proxy.api.web_interface import Journal, WebInterface
+from proxy.api.web_interface import WebInterface
 from proxy.app.server import Server
 from proxy.budget import MemoryBudget
 from proxy.bus import EventBus

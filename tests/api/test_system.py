@@ -23,7 +23,7 @@ from stack import Listener, running_proxy
 
 from proxy import logging as logs
 from proxy.api.content import SAFETY_HEADERS
-from proxy.api.web_interface import MAX_LINES, Journal
+from proxy.api.journal import MAX_LINES, Journal
 from proxy.bus import EventBus
 from proxy.files.uploads import MAX_BYTES
 from proxy.jobs.clients import Clients

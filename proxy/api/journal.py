@@ -1,0 +1,69 @@
+"""The log lines that the web interface shows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from datetime import datetime
+
+from proxy.bus import EventBus
+from proxy.jobs.clients import Clients
+from proxy.jobs.messages import ClientMessage, LogsWanted, topic_of
+from proxy.translate.events import Event
+
+#: Maximum log lines of a member, as in ComfyUI.
+MAX_LINES = 300
+#: Maximum number of a member's clients that get log lines.
+MAX_LISTENING = 1000
+
+
+class Journal:
+    """The last log lines of each member. Only `add` may be called from other threads.
+
+    Lines of every replica are sent to the sockets that subscribed, at whichever replica.
+    """
+
+    def __init__(self, bus: EventBus, clients: Clients) -> None:
+        self._bus = bus
+        self._clients = clients
+        self._loop = asyncio.get_running_loop()
+        self._lines: dict[str, deque[dict[str, str]]] = {}
+        # Dictionaries instead of sets, for their order.
+        self._listening: dict[str, dict[str, None]] = {}
+        bus.subscribe("logs", self._receive)
+
+    def add(self, member: str, time: float, text: str) -> None:
+        """Add a line about a member, written at `time` (seconds since 1970)."""
+        line = {"t": datetime.fromtimestamp(time).isoformat(), "m": f"{text}\n"}  # noqa: DTZ006
+        self._lines.setdefault(member, deque(maxlen=MAX_LINES)).append(line)
+        if self._listening.get(member):
+            self._loop.call_soon_threadsafe(self._send, member, line)
+
+    def lines(self, member: str) -> list[dict[str, str]]:
+        """Return the member's lines, the oldest first: `t` is the local time, `m` ends with a
+        newline."""
+        return list(self._lines.get(member, ()))
+
+    def subscribe(self, member: str, client_id: str, *, wanted: bool = True) -> None:
+        """Start (`wanted`) or stop sending new lines to the member's socket of a `clientId`."""
+        self._bus.publish("logs", LogsWanted(member, client_id, wanted=wanted))
+
+    def _receive(self, message: object) -> None:
+        match message:
+            case LogsWanted(member=member, client_id=client_id, wanted=True):
+                listening = self._listening.setdefault(member, {})
+                listening[client_id] = None
+                if len(listening) > MAX_LISTENING:
+                    del listening[next(iter(listening))]
+            case LogsWanted(member=member, client_id=client_id):
+                self._listening.get(member, {}).pop(client_id, None)
+
+    def _send(self, member: str, line: dict[str, str]) -> None:
+        event = Event("logs", {"entries": [line], "size": None})
+        listening = self._listening.get(member, {})
+        for client_id in list(listening):
+            if self._clients.listens(member, client_id):
+                message = ClientMessage(member, client_id, event)
+                self._bus.publish(topic_of(member, client_id), message)
+            else:
+                listening.pop(client_id, None)
