@@ -9,6 +9,7 @@ from datetime import datetime
 from proxy.bus import EventBus
 from proxy.jobs.clients import Clients
 from proxy.jobs.messages import ClientMessage, LogsWanted, topic_of
+from proxy.listening_clients import ListeningClients
 from proxy.translate.events import Event
 
 #: Maximum log lines of a member, as in ComfyUI.
@@ -28,15 +29,14 @@ class Journal:
         self._clients = clients
         self._loop = asyncio.get_running_loop()
         self._lines: dict[str, deque[dict[str, str]]] = {}
-        # Dictionaries instead of sets, for their order.
-        self._listening: dict[str, dict[str, None]] = {}
+        self._listening = ListeningClients(MAX_LISTENING)
         bus.subscribe("logs", self._receive)
 
     def add(self, member: str, time: float, text: str) -> None:
         """Add a line about a member, written at `time` (seconds since 1970)."""
         line = {"t": datetime.fromtimestamp(time).isoformat(), "m": f"{text}\n"}  # noqa: DTZ006
         self._lines.setdefault(member, deque(maxlen=MAX_LINES)).append(line)
-        if self._listening.get(member):
+        if self._listening.of(member):
             self._loop.call_soon_threadsafe(self._send, member, line)
 
     def lines(self, member: str) -> list[dict[str, str]]:
@@ -49,21 +49,14 @@ class Journal:
         self._bus.publish("logs", LogsWanted(member, client_id, wanted=wanted))
 
     def _receive(self, message: object) -> None:
-        match message:
-            case LogsWanted(member=member, client_id=client_id, wanted=True):
-                listening = self._listening.setdefault(member, {})
-                listening[client_id] = None
-                if len(listening) > MAX_LISTENING:
-                    del listening[next(iter(listening))]
-            case LogsWanted(member=member, client_id=client_id):
-                self._listening.get(member, {}).pop(client_id, None)
+        if isinstance(message, LogsWanted):
+            self._listening.change(message.member, message.client_id, wants=message.wanted)
 
     def _send(self, member: str, line: dict[str, str]) -> None:
         event = Event("logs", {"entries": [line], "size": None})
-        listening = self._listening.get(member, {})
-        for client_id in list(listening):
+        for client_id in self._listening.of(member):
             if self._clients.listens(member, client_id):
                 message = ClientMessage(member, client_id, event)
                 self._bus.publish(topic_of(member, client_id), message)
             else:
-                listening.pop(client_id, None)
+                self._listening.change(member, client_id, wants=False)

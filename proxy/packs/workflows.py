@@ -6,7 +6,6 @@ tells which one is new.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,7 @@ import structlog
 
 from proxy import clock
 from proxy.bus import BusMessage, EventBus
+from proxy.listening_clients import ListeningClients
 from proxy.storage.database import StorageError
 from proxy.storage.workflows import MAX_WORKFLOWS, PublishedWorkflow, WorkflowRepository
 from proxy.supervisor import Supervisor
@@ -58,7 +58,7 @@ class WorkflowExchange:
         self._bus = bus
         self._tell = tell
         self._supervisor = supervisor
-        self._subscribers: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        self._subscribers = ListeningClients(MAX_WORKFLOWS)
         bus.subscribe("workflows", self._receive)
 
     async def publish(self, member: str, publisher: str, name: Any, workflow: Any) -> None:
@@ -86,7 +86,7 @@ class WorkflowExchange:
         Returns false if it has subscribed already. Raises `PlainError`, `StorageError`.
         """
         _check_id(client_id)
-        if client_id in self._subscribers[member]:
+        if client_id in self._subscribers.of(member):
             return False
         self._bus.publish("workflows", WorkflowSubscribed(member, client_id, wants=True))
         try:
@@ -101,22 +101,17 @@ class WorkflowExchange:
 
     def unsubscribe(self, member: str, client_id: str) -> bool:
         """Send a client no more workflows; return false if it has not subscribed."""
-        if client_id not in self._subscribers[member]:
+        if client_id not in self._subscribers.of(member):
             return False
         self._bus.publish("workflows", WorkflowSubscribed(member, client_id, wants=False))
         return True
 
     def _receive(self, message: object) -> None:
         match message:
-            case WorkflowPublished(member=member) if self._subscribers[member]:
+            case WorkflowPublished(member=member) if self._subscribers.of(member):
                 self._supervisor.spawn(self._deliver(message), "deliver a workflow")
-            case WorkflowSubscribed(member=member, client_id=client_id, wants=True):
-                subscribers = self._subscribers[member]
-                subscribers[client_id] = None
-                if len(subscribers) > MAX_WORKFLOWS:
-                    del subscribers[next(iter(subscribers))]
-            case WorkflowSubscribed(member=member, client_id=client_id):
-                self._subscribers[member].pop(client_id, None)
+            case WorkflowSubscribed(member=member, client_id=client_id, wants=wants):
+                self._subscribers.change(member, client_id, wants=wants)
 
     async def _deliver(self, message: WorkflowPublished) -> None:
         """Send a workflow to the subscribers, unless its publisher has replaced it meanwhile."""
@@ -129,7 +124,7 @@ class WorkflowExchange:
         if workflow is None or workflow.published_at != message.published_at:
             return
         event = _event(workflow)
-        for client_id in list(self._subscribers[member]):
+        for client_id in self._subscribers.of(member):
             self._tell(member, client_id, event)
 
 

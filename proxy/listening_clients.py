@@ -1,0 +1,30 @@
+"""Clients of members that listen to something which is sent to those alone who asked for it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+
+class ListeningClients:
+    """The clients of each member that listen, by their `client_id`, the last `limit` ones."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        # Dictionaries instead of sets, for their order.
+        self._clients: defaultdict[str, dict[str, None]] = defaultdict(dict)
+
+    def change(self, member: str, client_id: str, *, wants: bool) -> None:
+        """Note that a client wants to listen, or no longer."""
+        clients = self._clients[member]
+        if wants:
+            clients[client_id] = None
+            if len(clients) > self._limit:
+                del clients[next(iter(clients))]
+        else:
+            clients.pop(client_id, None)
+        if not clients:
+            del self._clients[member]
+
+    def of(self, member: str) -> list[str]:
+        """Return the clients of a member that listen, in the order in which they began."""
+        return list(self._clients.get(member, ()))
