@@ -27,9 +27,9 @@ from proxy.admin.state import describe
 from proxy.api import bodies
 from proxy.api.bodies import Encoded, JsonAnswer, encoded
 from proxy.api.content import content_headers
-from proxy.api.holding import owner_of
+from proxy.api.holding import in_turn
 from proxy.api.jobs import examined
-from proxy.api.keys import ACCOUNTING, CATALOG, FILES, HISTORY, JOBS, TURNS
+from proxy.api.keys import ACCOUNTING, CATALOG, FILES, HISTORY, JOBS
 from proxy.api.requests import member_of, token_of
 from proxy.costs.credits import to_credits
 from proxy.costs.job_cost import Charge, JobCost
@@ -82,9 +82,7 @@ async def list_jobs(request: web.Request) -> JsonAnswer[EndedJobs]:
         before=None if read is None else (int(read[1]), int(read[2])),
         limit=limit,
     )
-    return bodies.json_of(
-        await request.app[TURNS].run(owner_of(request), partial(_page_json, rows, limit))
-    )
+    return bodies.json_of(await in_turn(request, partial(_page_json, rows, limit)))
 
 
 def _page_json(rows: Sequence[HistoryEntry], limit: int) -> Encoded[EndedJobs]:

@@ -11,9 +11,9 @@ from proxy.admin.gallery import shown_cost
 from proxy.admin.schema.jobs import ValidatedPrompt
 from proxy.api import bodies
 from proxy.api.bodies import JsonAnswer
-from proxy.api.holding import owner_of
+from proxy.api.holding import in_turn
 from proxy.api.jobs import parse_prompt
-from proxy.api.keys import CATALOG, JOBS, TURNS
+from proxy.api.keys import CATALOG, JOBS
 from proxy.api.requests import member_of
 from proxy.jobs.submission import Trial
 from proxy.translate import editor
@@ -45,7 +45,7 @@ async def _converted(request: web.Request, workflow: dict[str, Any]) -> dict[str
     named = {name: classes[name] for name in editor.classes_of(workflow) if name in classes}
     convert = partial(editor.graph_of, workflow, named, lambda choices: choices[0])
     try:
-        return await request.app[TURNS].run(owner_of(request), convert)
+        return await in_turn(request, convert)
     except editor.EditorError as error:
         raise LocalError(
             "invalid_workflow", f"The workflow cannot be converted: {error}."

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import date
 from functools import partial
-from typing import TypeVar, cast
+from typing import cast
 
 from aiohttp import web
 
@@ -27,13 +27,12 @@ from proxy.admin.state import REASONS
 from proxy.api import bodies
 from proxy.api.bodies import JsonAnswer
 from proxy.api.content import filename_parameter
-from proxy.api.keys import ACCOUNTING, ACTIVITY, TURNS
+from proxy.api.holding import in_turn
+from proxy.api.keys import ACCOUNTING, ACTIVITY
 from proxy.api.requests import member_of
 from proxy.jobs.activity import INTERVAL, aggregate, folded, folded_accounts
 from proxy.storage.usage import day_of
 from proxy.translate.errors import LocalError
-
-T = TypeVar("T")
 
 
 async def get_usage(request: web.Request) -> JsonAnswer[Usage] | web.Response:
@@ -52,7 +51,7 @@ async def get_usage(request: web.Request) -> JsonAnswer[Usage] | web.Response:
     rows = _choice(request, "rows", ("days", "costs"))
     form = _choice(request, "format", ("json", "csv"))
     usage = request.app[ACCOUNTING].usage
-    turn = partial(_in_thread, request)
+    turn = partial(in_turn, request)
     if rows == "costs":
         costs = await usage.costs(first, last, member)
         if form == "csv":
@@ -64,11 +63,6 @@ async def get_usage(request: web.Request) -> JsonAnswer[Usage] | web.Response:
         return _attachment(f"usage-{first}-{last}.csv", await turn(lambda: usage_csv(days)))
     shown_days = await turn(lambda: list(map(usage_shown, days)))
     return bodies.json({"from": first, "to": last, "usage": shown_days})
-
-
-async def _in_thread(request: web.Request, work: Callable[[], T]) -> T:
-    """Return the result of work whose length the client has chosen with its days."""
-    return await request.app[TURNS].run(member_of(request), work)
 
 
 def _choice(request: web.Request, name: str, choices: tuple[str, ...]) -> str:
@@ -136,7 +130,7 @@ async def _points(
     if interval < INTERVAL:
         times = await activity.times(since, member)
         count = partial(aggregate, times, since, now, interval)
-        found = await request.app[TURNS].run(member_of(request), lambda: list(count()))
+        found = await in_turn(request, lambda: list(count()))
         rows = [row for row in found if row.member == (member or "")]
     else:
         rows = folded(await activity.rows(since, member or ""), interval)

@@ -18,8 +18,8 @@ from aiohttp import web
 from msgspec import Struct
 
 from proxy.api import unpacking
-from proxy.api.holding import UNCOUNTED, LargeBody, hold, owner_of
-from proxy.api.keys import OPTIONS, TURNS
+from proxy.api.holding import UNCOUNTED, LargeBody, hold, in_turn
+from proxy.api.keys import OPTIONS
 from proxy.api.unpacking import PackedWronglyError
 from proxy.budget import Allocation
 from proxy.translate import codec, media_types
@@ -82,7 +82,7 @@ def secret_json(value: T, status: int = 200) -> JsonAnswer[T]:
 
 async def large_json(request: web.Request, value: T) -> JsonAnswer[T]:
     """Return an answer with a value that may be large, encoded in a thread."""
-    return ready(await request.app[TURNS].run(owner_of(request), partial(codec.dump_bytes, value)))
+    return ready(await in_turn(request, partial(codec.dump_bytes, value)))
 
 
 def empty(status: int = 200) -> web.Response:
@@ -366,10 +366,9 @@ def _too_large(max_json: int) -> LocalError:
 
 async def _parse_large(request: web.Request, body: bytes, charset: str | None) -> Any:
     """Parse a large body in threads, with its memory taken from the budget."""
-    turns, owner = request.app[TURNS], owner_of(request)
-    count = await turns.run(owner, partial(count_values, body))
+    count = await in_turn(request, partial(count_values, body))
     hold(request, "body").grow(len(body) + VALUE_BYTES * count)
-    return await turns.run(owner, partial(parse, body, charset))
+    return await in_turn(request, partial(parse, body, charset))
 
 
 async def read_object(request: web.Request) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from typing import Any
 from aiohttp import web
 
 from proxy.api import bodies
-from proxy.api.holding import hold, owner_of
+from proxy.api.holding import hold, in_turn
 from proxy.api.jobs import examined
-from proxy.api.keys import ASSETS, FILES, JOBS, TURNS
+from proxy.api.keys import ASSETS, FILES, JOBS
 from proxy.api.requests import member_of
 from proxy.api.sending import send_json
 from proxy.jobs.records import JobRecord
@@ -86,7 +86,7 @@ async def _cloud_history(
         data = await request.app[JOBS].history.entry_json(member, job["id"])
         held.resize(_PARSED_BYTES * len(data))
         work = partial(_cloud_item, job, data)
-        item = await request.app[TURNS].run(owner_of(request), work)
+        item = await in_turn(request, work)
         held.resize(len(item))
         if item:
             yield lead + item
@@ -105,7 +105,7 @@ async def get_cloud_history(request: web.Request) -> web.Response:
     prompt_id = request.match_info["prompt_id"]
     data = await request.app[JOBS].history.entry_json(member_of(request), prompt_id)
     hold(request, "answer").grow(_PARSED_BYTES * len(data))
-    found = await request.app[TURNS].run(owner_of(request), partial(_cloud_detail, data))
+    found = await in_turn(request, partial(_cloud_detail, data))
     if not found:
         raise FlatError("History not found", kind="not_found")
     return bodies.ready(found)

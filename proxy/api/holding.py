@@ -7,15 +7,19 @@ reads them, and their memory is released after that.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
+from typing import TypeVar
 
 from aiohttp import Payload, web
 from aiohttp.abc import AbstractStreamWriter
 
-from proxy.api.keys import BUDGET, STREAMS
+from proxy.api.keys import BUDGET, STREAMS, TURNS
 from proxy.api.requests import connection_of, services_of
 from proxy.budget import Allocation, Purpose
 from proxy.owners import Owner
 from proxy.translate.errors import LocalError
+
+T = TypeVar("T")
 
 #: Bytes of a body that are not counted: about as many as the transport of a connection buffers.
 UNCOUNTED = 64 * 1024
@@ -28,6 +32,12 @@ def owner_of(request: web.BaseRequest) -> str:
     of a member."""
     owner = request_owner(request)
     return owner.member or f"address {owner.address}"
+
+
+async def in_turn(request: web.BaseRequest, work: Callable[[], T]) -> T:
+    """Run work whose length a client has chosen, in a thread and in a turn of the request's
+    owner."""
+    return await services_of(request)[TURNS].run(owner_of(request), work)
 
 
 def request_owner(request: web.BaseRequest) -> Owner:

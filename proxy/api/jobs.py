@@ -14,8 +14,8 @@ from aiohttp import web
 from proxy.api import bodies
 from proxy.api.answer_headers import prepare
 from proxy.api.callers import submitter_of
-from proxy.api.holding import hold, owner_of
-from proxy.api.keys import JOBS, TURNS, WEBHOOKS
+from proxy.api.holding import hold, in_turn
+from proxy.api.keys import JOBS, WEBHOOKS
 from proxy.api.middleware import note
 from proxy.api.requests import member_of, token_of
 from proxy.api.sending import send_json
@@ -315,7 +315,7 @@ async def examined(request: web.Request, record: JobRecord, work: Callable[[JobR
     if record.size <= bodies.LARGE:
         return work(record)
     hold(request, "answer").grow(2 * record.size)  # as it is stored, and as it is sent
-    return await request.app[TURNS].run(owner_of(request), partial(work, record))
+    return await in_turn(request, partial(work, record))
 
 
 async def cancel_job(request: web.Request) -> web.Response:
@@ -340,7 +340,7 @@ async def cancel_jobs(request: web.Request) -> web.Response:
     if len(job_ids) <= _MAX_IDS_INLINE:
         invalid = _invalid(job_ids)
     else:
-        invalid = await request.app[TURNS].run(member, partial(_invalid, job_ids))
+        invalid = await in_turn(request, partial(_invalid, job_ids))
     if invalid:
         raise PlainError("job_ids contains invalid id(s)", invalid_ids=invalid)
     cancelled = await request.app[JOBS].cancelled_of(member, job_ids)

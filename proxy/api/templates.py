@@ -16,8 +16,8 @@ from aiohttp import web
 
 from proxy.api import bodies
 from proxy.api.content import content_headers
-from proxy.api.holding import owner_of
-from proxy.api.keys import CATALOG, INTERFACE, OPTIONS, TURNS
+from proxy.api.holding import in_turn
+from proxy.api.keys import CATALOG, INTERFACE, OPTIONS
 from proxy.api.requests import member_of
 from proxy.api.web_interface import packaged
 from proxy.translate import codec, editor
@@ -78,7 +78,7 @@ async def _running(request: web.Request, templates: Mapping[str, Path], name: st
     classes = await request.app[CATALOG].classes(member)
     shapes = await request.app[CATALOG].shapes(member)
     work = partial(running_templates, templates, name, classes, shapes)
-    return await request.app[TURNS].run(owner_of(request), work)
+    return await in_turn(request, work)
 
 
 def running_templates(

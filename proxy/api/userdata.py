@@ -20,8 +20,8 @@ from proxy import randomness
 from proxy.api import bodies
 from proxy.api.content import SAFETY_HEADERS, content_headers
 from proxy.api.downloads import Stamp, send_part, stamped, without_body
-from proxy.api.holding import UNCOUNTED, LargeBody, allocate, owner_of
-from proxy.api.keys import ACCOUNTING, SPOOL, TURNS, USERDATA
+from proxy.api.holding import UNCOUNTED, LargeBody, allocate, in_turn
+from proxy.api.keys import ACCOUNTING, SPOOL, USERDATA
 from proxy.api.requests import member_of, token_of
 from proxy.api.sending import delivering
 from proxy.files.cache import write_all
@@ -264,7 +264,7 @@ async def post_setting(request: web.Request) -> web.Response:
 
 
 async def _change(request: web.Request, changes: Mapping[str, Any]) -> web.Response:
-    size = await request.app[TURNS].run(owner_of(request), lambda: len(codec.dump_bytes(changes)))
+    size = await in_turn(request, lambda: len(codec.dump_bytes(changes)))
     if size > MAX_SETTINGS_BYTES:
         raise SettingsTooLargeError
     async with _storing(request, size) as (member, max_bytes):
