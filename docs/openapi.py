@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from proxy import __version__
 from proxy.admin.audit import MAX_ENTRIES, MAX_OFFSET
 from proxy.admin.gallery import PAGE
-from proxy.admin.schema import RefusalBody, jobs, state
+from proxy.admin.schema import jobs, state
 from proxy.api.bodies import JsonAnswer
 from proxy.api.routes import Route
 from proxy.app.routes import ROUTES
@@ -27,6 +27,7 @@ from proxy.costs.billing import DAYS, EnteredBalance
 from proxy.members.invitations import NewInvitation
 from proxy.members.member import MemberFields, NewMember, NewToken
 from proxy.storage.history import MAX_FOUND
+from proxy.translate.errors import RefusalBody
 from proxy.webhooks.endpoints import NewWebhook, WebhookFields
 
 PREFIX = "/proxy/api/"

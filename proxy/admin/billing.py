@@ -7,7 +7,7 @@ from datetime import date
 from aiohttp import web
 
 from proxy import clock
-from proxy.admin.members import json_body, require_admin, translated_errors
+from proxy.admin.members import read_as, require_admin
 from proxy.admin.schema.usage import BillingShown, account_billed
 from proxy.admin.usage import day_parameter
 from proxy.api import bodies
@@ -15,7 +15,6 @@ from proxy.api.bodies import JsonAnswer
 from proxy.api.keys import BILLING
 from proxy.api.middleware import note
 from proxy.costs.billing import DAYS, MAX_DAYS, EnteredBalance, UnknownAccountError
-from proxy.members.member import validated
 from proxy.storage.usage import day_of
 from proxy.translate.errors import LocalError
 
@@ -44,8 +43,7 @@ async def enter_balance(request: web.Request) -> web.Response:
     """
     require_admin(request)
     account = request.match_info["account"]
-    with translated_errors():
-        balance = validated(await json_body(request), EnteredBalance)
+    balance = await read_as(request, EnteredBalance)
     try:
         await request.app[BILLING].enter(account, balance)
     except UnknownAccountError as error:

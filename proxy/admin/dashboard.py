@@ -8,7 +8,7 @@ from pathlib import Path
 from aiohttp import web
 
 from proxy.admin.members import require_admin
-from proxy.admin.schema.jobs import Cancelled
+from proxy.admin.schema.jobs import Cancelled, JobToCancel
 from proxy.admin.schema.state import State
 from proxy.admin.state import StateScope, scope_of
 from proxy.admin.state_feed import STATE_FEEDS, StateMessage
@@ -19,6 +19,7 @@ from proxy.api.holding import CountedStream
 from proxy.api.keys import JOBS, MEMBERS
 from proxy.api.middleware import note
 from proxy.api.requests import admission_of, connection_of, member_of
+from proxy.members.member import DirectoryError, validated
 from proxy.translate.errors import LocalError
 
 #: The files of the page: plain HTML, CSS and ES modules, read once.
@@ -109,14 +110,14 @@ async def cancel(request: web.Request) -> JsonAnswer[Cancelled]:
 
     The body is `{"member", "id"}`, the answer `{"cancelled": true}`, false for one that has ended.
     """
-    asked = await bodies.read_json(request)
-    match asked:
-        case {"member": str(member), "id": str(prompt_id)}:
-            pass
-        case _:
-            raise LocalError(
-                "invalid_body", 'The body must be {"member": NAME, "id": JOB}, both strings.'
-            )
+    body = await bodies.read_json(request)
+    try:
+        asked = validated(body, JobToCancel)
+    except DirectoryError:
+        raise LocalError(
+            "invalid_body", 'The body must be {"member": NAME, "id": JOB}, both strings.'
+        ) from None
+    member, prompt_id = asked["member"], asked["id"]
     if member != member_of(request):
         require_admin(request)
     cancelled = await request.app[JOBS].cancel(member, prompt_id)

@@ -10,7 +10,7 @@ import html
 
 from aiohttp import web
 
-from proxy.admin.members import json_body, require_admin, translated_errors
+from proxy.admin.members import read_as, require_admin, translated_errors
 from proxy.admin.schema.administration import MadeInvitation, OpenInvitations, invitation_shown
 from proxy.admin.sign_in import give_session, read_form, refuse_token, sign_in_page
 from proxy.api import bodies
@@ -21,7 +21,6 @@ from proxy.api.keys import INVITATIONS, MEMBERS, OPTIONS
 from proxy.api.middleware import note
 from proxy.api.requests import member_of
 from proxy.members.invitations import InvalidInvitationError, NewInvitation, shown
-from proxy.members.member import validated
 from proxy.storage.members import StoredInvitation
 from proxy.translate.errors import LocalError
 
@@ -89,9 +88,8 @@ async def make_invitation(request: web.Request) -> JsonAnswer[MadeInvitation]:
     The answer has the `code` this once, and the `path` of the page that takes it.
     """
     require_admin(request)
-    body = await json_body(request)
+    wanted = await read_as(request, NewInvitation)
     with translated_errors():
-        wanted = validated(body, NewInvitation)
         code, invitation = await request.app[INVITATIONS].make(wanted, member_of(request))
     note(request, "invitation_created", name=invitation.member, invitation=shown(invitation))
     path = f"{request.app[OPTIONS].base_path}{INVITATION}#{code}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import web
 
@@ -35,6 +35,8 @@ from proxy.members.member import (
 )
 from proxy.members.tokens import id_prefix
 from proxy.translate.errors import LocalError
+
+T = TypeVar("T")
 
 #: Maximum number of tokens of a member that creates them itself.
 MAX_OWN_TOKENS = 20
@@ -84,8 +86,8 @@ async def add_member(request: web.Request) -> JsonAnswer[MemberShown]:
             "add NAME --role admin, then comfy-cloud-proxy token new NAME.",
             kind="conflict",
         )
+    wanted = await read_as(request, NewMember)
     with translated_errors():
-        wanted = validated(await json_body(request), NewMember)
         member = await directory.add(wanted.member(), restore=wanted.restore)
     note(request, "member_added", name=member.name, role=member.role)
     return bodies.json(member_shown(directory, member), 201)
@@ -197,6 +199,13 @@ async def json_body(request: web.Request) -> dict[str, Any]:
             kind="unsupported",
         )
     return await bodies.read_object(request)
+
+
+async def read_as(request: web.Request, kind: type[T]) -> T:
+    """Return the body, JSON, as a `kind`. Raises `LocalError` (400, 415)."""
+    body = await json_body(request)
+    with translated_errors():
+        return validated(body, kind)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from proxy.admin.members import is_admin, json_body, require_admin, translated_errors, whose
+from proxy.admin.members import is_admin, read_as, require_admin, whose
 from proxy.admin.schema.webhooks import (
     Deliveries,
     MadeWebhook,
@@ -20,7 +20,6 @@ from proxy.api.bodies import JsonAnswer
 from proxy.api.keys import WEBHOOKS
 from proxy.api.middleware import note
 from proxy.api.requests import member_of
-from proxy.members.member import validated
 from proxy.storage.webhooks import GATEWAY, StoredWebhook
 from proxy.webhooks.endpoints import NewWebhook, WebhookFields
 
@@ -40,9 +39,7 @@ async def add_webhook(request: web.Request) -> JsonAnswer[MadeWebhook]:
     With `gateway`, for admins, it gets the messages of all members and those about accounts. The
     answer has the `secret` that signs the messages, this once.
     """
-    body = await json_body(request)
-    with translated_errors():
-        wanted: NewWebhook = validated(body, NewWebhook)
+    wanted = await read_as(request, NewWebhook)
     if wanted.gateway:
         require_admin(request)
     owner = GATEWAY if wanted.gateway else member_of(request)
@@ -55,9 +52,7 @@ async def add_webhook(request: web.Request) -> JsonAnswer[MadeWebhook]:
 async def change_webhook(request: web.Request) -> JsonAnswer[WebhookShown]:
     """Change a webhook: its `url`, its `types`, and whether it is `disabled`."""
     webhook = await _mine(request)
-    body = await json_body(request)
-    with translated_errors():
-        wanted: WebhookFields = validated(body, WebhookFields)
+    wanted = await read_as(request, WebhookFields)
     changed = await request.app[WEBHOOKS].change(webhook, wanted)
     note(request, "webhook_changed", name=webhook.member, webhook=webhook.id)
     return bodies.json(webhook_shown(*changed))

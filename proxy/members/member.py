@@ -8,12 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from proxy.translate.errors import LocalError
+
+T = TypeVar("T")
 
 #: The one member of a proxy that has no members.
 LOCAL = "local"
@@ -249,7 +251,7 @@ def seconds(text: str) -> float:
     return float(int(read[1]) * _UNITS[read[2]])
 
 
-def validated(value: object, kind: type[Any], *, strict: bool = True) -> Any:
+def validated(value: object, kind: type[T], *, strict: bool = True) -> T:
     """Return the value as a `kind`. Raises `DirectoryError` that names the field and its rule."""
     try:
         return msgspec.convert(value, kind, strict=strict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from proxy.translate.reading import field_of, list_of
 
@@ -26,6 +26,22 @@ Kind = Literal[
     "unavailable",
     "unconfirmed",
 ]
+
+
+class Error(TypedDict):
+    """What is wrong: a `type` of docs/troubleshooting.md and a sentence that says what to do."""
+
+    type: str
+    message: str
+    details: str
+    extra_info: dict[str, Any]
+
+
+class RefusalBody(TypedDict):
+    """A refusal, in the form of ComfyUI's."""
+
+    error: Error
+    node_errors: Any
 
 
 class LocalError(Exception):
@@ -65,8 +81,8 @@ class LocalError(Exception):
         return dict(vars(self))
 
     def body(self) -> dict[str, Any]:
-        """Return `{"error": {type, message, details, extra_info}, "node_errors": {}}`."""
-        return {
+        """Return a `RefusalBody`."""
+        refusal: RefusalBody = {
             "error": {
                 "type": self.type,
                 "message": self.message,
@@ -75,6 +91,7 @@ class LocalError(Exception):
             },
             "node_errors": self.node_errors,
         }
+        return {**refusal}
 
 
 def invalid_outputs(node_errors: Mapping[str, Any]) -> LocalError:

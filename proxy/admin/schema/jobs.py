@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NotRequired, TypedDict
 
-from proxy.admin.schema import Error
 from proxy.costs.credits import Source
 from proxy.jobs.messages import RunFound
+from proxy.translate.errors import Error
 
 
 class JobShown(TypedDict):
