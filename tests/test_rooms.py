@@ -298,6 +298,7 @@ INNER_IMPORTS = {
     "proxy.cli.check": "a command that is not run takes no time of a start",
     "proxy.cli.demo": "as the other commands",
     "proxy.cli.run": "as the other commands",
+    "proxy.cli.probe": "as the other commands",
     "proxy.cli.serve": "as the other commands",
 }
 

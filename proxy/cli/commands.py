@@ -285,7 +285,7 @@ def _probe(
     The report contains no key, no signed URL and no prompts of others. The exit code is 0 if the
     proxy works with this cloud, 1 if it works with limits, and 2 if it does not.
     """
-    from proxy.cli.check import run_probe
+    from proxy.cli.probe import run_probe
 
     return run_probe(load(options), level=level, to=to, idle=idle, consent=consent)
 

@@ -6,33 +6,28 @@ import asyncio
 import errno
 import gc
 import ipaddress
-import logging
 import os
 import signal
 import socket
 import sys
 import threading
 import webbrowser
-from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
-from logging.handlers import MemoryHandler
 from pathlib import Path
-from typing import Any
 
 import structlog
-import typer
 
-from proxy import __version__, clock
+from proxy import clock
 from proxy import logging as logs
 from proxy.allocator import keep_freed_memory
-from proxy.api import web_interface
 from proxy.api.keys import MEMBERS, PROVIDERS, READINESS, Services
 from proxy.app import lifespan
 from proxy.app.server import Server
 from proxy.app.sign_in import sign_in_problems, template_problem
 from proxy.app.storage import refuse_lost_members
-from proxy.cli.common import Chosen, chosen_accounts
+from proxy.cli.banner import Banner, here, log_problems, tell_problems
+from proxy.cli.common import chosen_accounts
 from proxy.cli.tables import say
 from proxy.edge.context import ConnectionLimits
 from proxy.edge.tls import Certificate, CertificateError
@@ -61,9 +56,6 @@ _YOUNG = 10_000
 
 #: The part of the time to stop that is left for the services, when the clients are gone.
 _SHARE_OF_SERVICES = 0.2
-
-#: Maximum number of log lines that are held until the banner is complete.
-_MAX_HELD = 1000
 
 
 def serve(settings: Settings) -> int:
@@ -118,8 +110,8 @@ async def _serve(settings: Settings, banner: Banner | None) -> None:
                 say(f"listening on {url} ({chosen})")
             if settings.open:
                 background.spawn(_open_browser(url, settings), "open the browser")
-            tell = _log_problems if banner is None else banner.tell
-            background.spawn(_tell_problems(services, tell), "tell problems")
+            tell = log_problems if banner is None else banner.tell
+            background.spawn(tell_problems(services, tell), "tell problems")
             background.spawn(_check_sign_in(settings, services), "check the sign-in")
             if certificate is not None:
                 background.keep(certificate.follow, "follow the certificate")
@@ -159,62 +151,6 @@ async def _listen(server: Server, settings: Settings, certificate: Certificate |
         raise ConfigError(sentence) from None
 
 
-class Banner:
-    """The first output that a person at a terminal sees.
-
-    Log lines come after it; of those that are written before its end only warnings are kept.
-    """
-
-    def __init__(self, settings: Settings, handler: logging.Handler, *, has_members: bool) -> None:
-        self._settings = settings
-        self._has_members = has_members
-        self._handler = handler
-        # Where the process ends before the banner does, logging writes at exit what is held.
-        self._held = MemoryHandler(_MAX_HELD, flushLevel=logging.CRITICAL, target=handler)
-        self._held.setLevel(logging.WARNING)
-        root = logging.getLogger()
-        root.removeHandler(handler)
-        root.addHandler(self._held)
-
-    def ready(self, url: str, chosen: Chosen) -> None:
-        """Say where clients and people find what."""
-        settings = self._settings
-        here = f"{url.replace('//0.0.0.0:', '//127.0.0.1:')}{settings.base_path}"
-        admin = settings.admin_listen
-        rows = {
-            "ComfyUI API": here,
-            "Web interface": f"{here}/"
-            if web_interface.frontend()
-            else "not installed: pip install '.[ui]'",
-            "Dashboard": f"http://{admin[0]}:{admin[1]}/proxy/" if admin else f"{here}/proxy/",
-            "Clients": "each needs a token" if self._has_members else "no token needed",
-            "Runs on": str(chosen),
-            "Pictures": _output_places(settings),
-        }
-        self._say(f"{_styled('comfy-cloud-proxy', bold=True)} {__version__}\n")
-        for name, value in rows.items():
-            self._say(f"  {name:<15}{value}")
-
-    def tell(self, problems: Problems, plans: Sequence[str]) -> None:
-        """Say what plans the accounts have, if they tell, whether the keys work, and what is wrong
-        otherwise."""
-        for plan in plans:
-            self._say(f"  {'Plan':<15}{plan}")
-        if not problems:
-            self._say(f"  {'API key':<15}{_styled('accepted', fg='green')}")
-        for account, problem in problems:
-            word = _styled("Problem", fg="yellow", bold=True)
-            self._say(f"\n  {word}{f' with account {account}' if account else ''}: {problem}")
-        self._say("\nPress Ctrl-C to stop.\n")
-        root = logging.getLogger()
-        root.addHandler(self._handler)
-        root.removeHandler(self._held)
-        self._held.close()
-
-    def _say(self, line: str) -> None:
-        typer.echo(line, color=False if os.environ.get("NO_COLOR") else None)
-
-
 def _with_pictures(settings: Settings, *, has_members: bool) -> Settings:
     """Return the settings with the output directory of a person who uses the proxy alone."""
     own = settings.data_dir == default_data_dir(simulated=settings.simulate)
@@ -224,7 +160,7 @@ def _with_pictures(settings: Settings, *, has_members: bool) -> Settings:
         or not settings.save_outputs
         or not own
         or shared
-        or not all(map(is_loopback, settings.hosts))
+        or not all(map(is_local, settings.hosts))
     ):
         return settings
     folder = pictures_folder(simulated=settings.simulate)
@@ -234,40 +170,6 @@ def _with_pictures(settings: Settings, *, has_members: bool) -> Settings:
         log.warning("outputs_not_saved", folder=str(folder), reason=error.strerror)
         return settings
     return settings.model_copy(update={"output_directory": folder})
-
-
-def _output_places(settings: Settings) -> str:
-    """Return where outputs are."""
-    if settings.output_directory is None:
-        return "by GET /view; to have them in a folder: --output-directory DIR"
-    return str(settings.output_directory)
-
-
-def _styled(text: str, *, fg: str | None = None, bold: bool | None = None) -> str:
-    return typer.style(text, fg=fg, bold=bold)
-
-
-#: What keeps jobs from being taken: the account (`""` for the only one and the store), a sentence.
-Problems = Sequence[tuple[str, str]]
-
-
-async def _tell_problems(
-    services: Services, tell: Callable[[Problems, Sequence[str]], None]
-) -> None:
-    """Tell what keeps jobs from being taken, as `GET /readyz` does.
-
-    The event sockets are left out: they open a little later, and say themselves if they cannot.
-    """
-    report = await services[READINESS].report(patient=True)
-    accounts: Mapping[str, Any] = report.checks.get("accounts", {"": report.checks})
-    found = {("", report.checks.get("store", "ok"))}
-    found |= {(name, checks.get("key", "ok")) for name, checks in accounts.items()}
-    plans = [
-        (account.name, account.plan.sentence()) for account in services[READINESS].engine.accounts()
-    ]
-    several = len(plans) > 1
-    known = [f"{name}: {plan}" if several else plan for name, plan in plans if plan]
-    tell([(name, problem) for name, problem in sorted(found) if problem != "ok"], known)
 
 
 async def _check_sign_in(settings: Settings, services: Services) -> None:
@@ -282,18 +184,9 @@ async def _check_sign_in(settings: Settings, services: Services) -> None:
 
 async def _open_browser(url: str, settings: Settings) -> None:
     """Open the page in the browser of the user (or of the variable BROWSER)."""
-    for anywhere, here in (("//0.0.0.0:", "//127.0.0.1:"), ("//[::]:", "//[::1]:")):
-        url = url.replace(anywhere, here)
-    page = f"{url}{settings.base_path}/"
+    page = f"{here(url)}{settings.base_path}/"
     if not await asyncio.to_thread(webbrowser.open, page):
         log.warning("browser_not_opened", url=page, remedy="open it yourself")
-
-
-def _log_problems(problems: Problems, plans: Sequence[str]) -> None:
-    for plan in plans:
-        log.info("plan_read", plan=plan)
-    for name, problem in problems:
-        log.warning("readiness_failed", reason=problem, **({"account": name} if name else {}))
 
 
 async def _listen_for_admins(server: Server, host: str, port: int) -> None:
@@ -335,7 +228,7 @@ async def _any_in_database(settings: Settings) -> bool:
 
 def refuse_open_access(settings: Settings, *, has_members: bool = False) -> None:
     """Raise `ConfigError` when others than this machine could come in without being asked to."""
-    if has_members or settings.insecure_allow_anyone or all(map(is_loopback, settings.hosts)):
+    if has_members or settings.insecure_allow_anyone or all(map(is_local, settings.hosts)):
         return
     danger = (
         f"Listening on {settings.host} lets anyone who reaches it spend your Comfy Cloud credits "
@@ -364,17 +257,17 @@ def _in_container() -> bool:
     return "container" in os.environ or Path("/.dockerenv").exists()
 
 
-def is_loopback(host: str) -> bool:
+def is_local(host: str) -> bool:
     """Return whether only this machine can reach what listens on `host`, an address or a name."""
     with suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(host).is_local
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         raise ConfigError(
             f"The host {host} has no address: set --host to an address of this machine."
         ) from None
-    return all(ipaddress.ip_address(str(entry[4][0])).is_loopback for entry in found)
+    return all(ipaddress.ip_address(str(entry[4][0])).is_local for entry in found)
 
 
 def _binding_problem(error: OSError, settings: Settings) -> str | None:

@@ -83,7 +83,7 @@ def _table_complaint(
     number, key = int(location[0]), str(location[1])
     table = tables[number]
     name = table.get("name")
-    the = f"{_noun(array)} {name if isinstance(name, str) and name else number + 1} in {file}"
+    the = f"{_singular(array)} {name if isinstance(name, str) and name else number + 1} in {file}"
     known = {row.name: row for row in rows_of(ARRAYS[array])}
     if key not in known:
         return (
@@ -95,7 +95,7 @@ def _table_complaint(
     return known[key].complaint(f"`{key}` of the {the}", table[key])
 
 
-def _noun(array: str) -> str:
+def _singular(array: str) -> str:
     return array.removesuffix("s")
 
 
@@ -103,7 +103,7 @@ def _refuse_contradictions(settings: Settings, sources: Mapping[str, str]) -> No
     """Raise `ConfigError` for values that are right each by itself, but not together."""
     where = settings.config
     for array in ARRAYS:
-        noun, names = _noun(array), [table.name for table in getattr(settings, array)]
+        noun, names = _singular(array), [table.name for table in getattr(settings, array)]
         for name in names:
             if names.count(name) > 1:
                 raise ConfigError(

@@ -1,0 +1,109 @@
+"""`probe`: how the cloud answers, where its documentation is unclear."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from proxy import logging as logs
+from proxy.catalog.owners import parted
+from proxy.cli.common import CommandError, UsageError, chosen_accounts
+from proxy.cli.tables import say
+from proxy.cloud.errors import CloudError
+from proxy.cloud.v2.catalog import NodeList
+from proxy.observations import identity_of, keep_facts
+from proxy.probe import CONSENT, Target, probe
+from proxy.probe.points import Findings, Level
+from proxy.settings import (
+    AccountAccess,
+    Settings,
+)
+from proxy.storage.database import StorageError
+from proxy.storage.start import (
+    has_database,
+    opened_database,
+)
+
+_WORDS = {
+    "as_assumed": "as assumed",
+    "tolerated": "tolerated",
+    "not_understood": "NOT UNDERSTOOD",
+    "not_seen": "not seen",
+}
+_EXIT_CODES = {"works": 0, "limited": 1, "fails": 2}
+
+
+def run_probe(
+    settings: Settings, *, level: Level, to: Path | None, idle: float, consent: bool
+) -> int:
+    """Probe the first account of Comfy Cloud and the first deployment. Returns 0 if the proxy works
+    with the account, 1 with limits, 2 if not."""
+    logs.configure()
+    logging.disable(logging.CRITICAL)  # the report says what went wrong
+    if level == "run" and not consent:
+        if not sys.stdin.isatty():
+            raise UsageError("--level run submits jobs: confirm with --yes.")
+        say(CONSENT)
+        typer.confirm("Go on?", abort=True)
+    report = asyncio.run(_probe(settings, level, idle)).report()
+    for row in report["points"]:
+        observed = row["observed"] or "-"
+        assumed = "" if row["verdict"] == "as_assumed" else f" (assumed: {row['assumed']})"
+        say(f"{_WORDS[row['verdict']]:<15}{row['id']:<23}{observed}{assumed}")
+    say(report["conclusion"])
+    if to is not None:
+        try:
+            to.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise CommandError(
+                f"{to} cannot be written ({error.strerror}): choose another file."
+            ) from None
+    return _EXIT_CODES[report["verdict"]]
+
+
+async def _probe(settings: Settings, level: Level, idle: float) -> Findings:
+    async with chosen_accounts(settings) as chosen:
+        cloud = [account for account in chosen.accounts if account.nodes is None]
+        deployments = [account for account in chosen.accounts if account.nodes is not None]
+        if not cloud and level == "read":
+            raise UsageError(
+                "There is no account of Comfy Cloud to probe: add one with its key, or observe the "
+                "deployment with --level run."
+            )
+        findings = await probe(
+            Target(cloud[0].base_url, cloud[0].key) if cloud else None,
+            level,
+            idle=idle,
+            deployment=await _deployment(deployments[0]) if deployments else None,
+        )
+        if cloud and not settings.simulate and findings.conclusion()[0] != "fails":
+            await _keep(settings, cloud[0], findings)
+        return findings
+
+
+async def _deployment(account: AccountAccess) -> Target:
+    """Return a deployment with the classes of its list, none if that cannot be read."""
+    classes: dict[str, Any] = {}
+    if account.nodes is not None:
+        with suppress(CloudError, ValueError):
+            classes, _ = parted(await NodeList(account.nodes).read())
+    return Target(account.base_url, account.key, classes)
+
+
+async def _keep(settings: Settings, account: AccountAccess, findings: Findings) -> None:
+    """Let the proxy know what was observed, where it has a database: it guesses less then."""
+    if not has_database(settings):
+        return
+    facts = {name: observed for name, (observed, _) in findings.observed.items()}
+    try:
+        async with opened_database(settings) as database:
+            await keep_facts(database, identity_of(account.name, account.base_url), facts)
+    except StorageError as error:
+        say(f"The observations could not be stored: {error}.", err=True)
