@@ -21,15 +21,9 @@ from proxy.cloud.v2.catalog import NodeList
 from proxy.observations import identity_of, keep_facts
 from proxy.probe import CONSENT, Target, probe
 from proxy.probe.points import Findings, Level
-from proxy.settings import (
-    AccountAccess,
-    Settings,
-)
+from proxy.settings import AccountAccess, Settings
 from proxy.storage.database import StorageError
-from proxy.storage.start import (
-    has_database,
-    opened_database,
-)
+from proxy.storage.start import has_database, opened_database
 
 _WORDS = {
     "as_assumed": "as assumed",

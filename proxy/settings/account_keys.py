@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import aclosing
 from pathlib import Path
-from typing import TypeAlias
 
 import structlog
 
@@ -16,10 +15,9 @@ from proxy.settings.cloud import AccountSettings
 from proxy.settings.fields import ConfigError
 from proxy.settings.loading import load
 from proxy.settings.model import Settings
+from proxy.watched_files import WatchedFiles
 
 log = structlog.get_logger(__name__)
-
-_Stamp: TypeAlias = tuple[int, int, int] | None
 
 
 class AccountKeys:
@@ -46,21 +44,12 @@ class AccountKeys:
 
     async def follow(self) -> None:
         """Watch the files until cancelled."""
-        seen: dict[str, _Stamp] = {}
-        while True:
-            stamps = await asyncio.to_thread(self._stamps)
-            asked = self._asked.is_set()
-            self._asked.clear()
-            for name, stamp in stamps.items():
-                if asked or stamp != seen.get(name):
+        files = {name: _file(self._settings, name) for name in self._keys}
+        watched = WatchedFiles(files, interval=self._interval)
+        async with aclosing(watched.changes(self._asked)) as changes:
+            async for names in changes:
+                for name in names:
                     await self._reload(name)
-            seen = stamps
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._interval):
-                    await self._asked.wait()
-
-    def _stamps(self) -> dict[str, _Stamp]:
-        return {name: _stamp(_file(self._settings, name)) for name in self._keys}
 
     def _rivals(self, name: str) -> list[str]:
         """Return the other accounts that cannot have the same key."""
@@ -98,14 +87,3 @@ def _table(settings: Settings, name: str) -> AccountSettings | None:
 def _file(settings: Settings, name: str) -> Path | None:
     table = _table(settings, name)
     return settings.api_key_file if table is None else table.key_file
-
-
-def _stamp(path: Path | None) -> _Stamp:
-    """Return what changes when the file is written or replaced, also through links."""
-    if path is None:
-        return None
-    try:
-        about = path.stat()
-    except OSError:
-        return None
-    return about.st_mtime_ns, about.st_ino, about.st_size
