@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from proxy.settings.fields import ConfigError, rows_of
 from proxy.settings.model import ARRAYS, SERVE_SETTINGS, Settings
-from proxy.settings.sources import KEY_FORMS, EnvironmentSource, FileSource
+from proxy.settings.sources import KEY_FORMS, sources_of
 
 #: Values by the names of their settings, each after the words for where it is written.
 _Written: TypeAlias = Mapping[str, tuple[str, Any]]
@@ -50,17 +50,11 @@ def load_with_sources(options: Mapping[str, Any] | None = None) -> LoadedSetting
 
 def _written(given: Mapping[str, Any]) -> _Written:
     """Return the strongest value of each setting that is written anywhere."""
-    environment = EnvironmentSource(Settings).written(given)
-    document = FileSource(Settings).written({**environment, **given})
-    path = {**environment, **given}.get("config")
-    return {
-        **{
-            name: (f"`{name}` in {Path(path or '').expanduser()}", value)
-            for name, value in document.items()
-        },
-        **{name: (_ROWS[name].environment, value) for name, value in environment.items()},
-        **{name: (_ROWS[name].option or name, value) for name, value in given.items()},
-    }
+    found: dict[str, tuple[str, Any]] = {}
+    for source in sources_of(Settings, given):
+        for name, value in source.values.items():
+            found.setdefault(name, (source.place(name), value))
+    return found
 
 
 def _complaint(location: tuple[int | str, ...], written: _Written) -> str:

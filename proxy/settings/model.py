@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource
 
 from proxy.settings.clients import ClientSettings
 from proxy.settings.cloud import AccountSettings, CloudSettings
@@ -19,7 +19,7 @@ from proxy.settings.fields import SettingsTable, rows_of
 from proxy.settings.gateway import CostSettings, GatewaySettings
 from proxy.settings.general import GeneralSettings, LogSettings, default_data_dir
 from proxy.settings.sign_in import ProviderSettings, SignInSettings
-from proxy.settings.sources import EnvironmentSource, FileSource
+from proxy.settings.sources import sources_of
 from proxy.settings.storage import FileSettings, ReplicaSettings
 
 
@@ -64,8 +64,11 @@ class Settings(
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Return where values come from, the strongest first."""
-        return init_settings, EnvironmentSource(settings_cls), FileSource(settings_cls)
+        """Return where values come from, the strongest first. Raises `ConfigError`."""
+        return tuple(
+            InitSettingsSource(settings_cls, dict(source.values))
+            for source in sources_of(cls, init_settings())
+        )
 
 
 #: The tables in the settings file that are repeated, by their key.

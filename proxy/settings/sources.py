@@ -1,4 +1,4 @@
-"""Where the values of the settings come from, beside the command line: the environment, a file.
+"""Where the values of the settings come from: options, the environment, a file.
 
 Strongest first: command line, environment, TOML file, default.
 """
@@ -8,86 +8,66 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pydantic.fields import FieldInfo
-from pydantic_settings import PydanticBaseSettingsSource
-
-from proxy.settings.fields import CLOUD_PREFIX, PREFIX, ConfigError, rows_of
+from proxy.settings.fields import CLOUD_PREFIX, PREFIX, ConfigError, Setting, SettingsTable, rows_of
 
 #: Two ways to say the same: the stronger source silences both forms of the weaker one.
 KEY_FORMS = ("api_key", "api_key_file")
 
 
-class SettingsSource(PydanticBaseSettingsSource):
-    """A source of values by the names of their settings."""
+class Source(NamedTuple):
+    """The values of a source by the names of their settings; `place` returns the words for where
+    that of a name is written."""
 
-    def written(self, stronger: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return all values of this source; `stronger` are those of stronger ones.
-
-        Raises `ConfigError`.
-        """
-        raise NotImplementedError
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """Return a value, `None` if it is not written here, and its name."""
-        return self().get(field_name), field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        """Return the values that count. Raises `ConfigError`."""
-        stronger = self.current_state
-        hidden = KEY_FORMS if stronger.keys() & set(KEY_FORMS) else ()
-        written = self.written(stronger)
-        return {name: value for name, value in written.items() if name not in hidden}
+    values: Mapping[str, Any]
+    place: Callable[[str], str]
 
 
-class EnvironmentSource(SettingsSource):
-    """The variables of the environment. An empty one counts as not set."""
+def sources_of(table: type[SettingsTable], options: Mapping[str, Any]) -> Iterator[Source]:
+    """Yield the sources of a table, of which `options` is the strongest.
 
-    def written(self, stronger: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the values of all variables. Raises `ConfigError` for an unknown one."""
-        rows = rows_of(self.settings_cls)
-        known = [row.environment for row in rows if not row.for_once]
-        for name in sorted(os.environ):
-            if name.startswith((PREFIX, CLOUD_PREFIX)) and name not in known:
-                raise ConfigError(
-                    f"The environment variable {name} is not a setting: {_remedy(name, known)}."
-                )
-        found = {row.name: row.in_environment(os.environ) for row in rows if not row.for_once}
-        return {name: value for name, value in found.items() if value is not None}
-
-
-class FileSource(SettingsSource):
-    """The TOML file that the setting `config` names."""
-
-    def written(self, stronger: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the values of the file, if there is one.
-
-        Raises `ConfigError` for one that cannot be read or has an unknown key.
-        """
-        config = stronger.get("config")
-        if not config:
-            return {}
+    Raises `ConfigError` for an unknown variable or key, and for a file that cannot be read.
+    """
+    rows = {row.name: row for row in rows_of(table)}
+    environment = _environment([row for row in rows.values() if not row.for_once])
+    found = [
+        Source(options, lambda name: rows[name].option or name if name in rows else name),
+        Source(environment, lambda name: rows[name].environment),
+    ]
+    if config := {**environment, **options}.get("config"):
         path = Path(config).expanduser()
-        document = _document(path)
-        rows = {row.name: row for row in rows_of(self.settings_cls)}
         known = [row.name for row in rows.values() if row.key and not row.for_once]
-        known += self.settings_cls.model_fields.keys() - rows.keys()  # the arrays of tables
-        for name in document:
-            if name not in known:
-                raise ConfigError(
-                    f"The settings file {path} has `{name}`, which is not a setting: "
-                    f"{_remedy(name, known)}."
-                )
-        return document
+        known += table.model_fields.keys() - rows.keys()  # the arrays of tables
+        found.append(Source(_document(path, known), lambda name: f"`{name}` in {path}"))
+    hidden: tuple[str, ...] = ()
+    for source in found:
+        values = {name: value for name, value in source.values.items() if name not in hidden}
+        yield Source(values, source.place)
+        if source.values.keys() & set(KEY_FORMS):
+            hidden = KEY_FORMS
 
 
-def _document(path: Path) -> dict[str, Any]:
+def _environment(rows: Iterable[Setting]) -> dict[str, str]:
+    """Return the values of all variables. An empty one counts as not set. Raises `ConfigError` for
+    an unknown one."""
+    variables = {row.environment: row for row in rows}
+    for name in sorted(os.environ):
+        if name.startswith((PREFIX, CLOUD_PREFIX)) and name not in variables:
+            raise ConfigError(
+                f"The environment variable {name} is not a setting: {_remedy(name, variables)}."
+            )
+    found = {row.name: row.in_environment(os.environ) for row in variables.values()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _document(path: Path, known: Iterable[str]) -> dict[str, Any]:
+    """Return the values of a file. Raises `ConfigError`."""
     try:
         with path.open("rb") as file:
-            return tomllib.load(file)
+            document = tomllib.load(file)
     except OSError as error:
         raise ConfigError(
             f"The settings file {path} cannot be read ({error.strerror}): "
@@ -95,6 +75,13 @@ def _document(path: Path) -> dict[str, Any]:
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"The settings file {path} is not TOML: correct it ({error}).") from None
+    for name in document:
+        if name not in known:
+            raise ConfigError(
+                f"The settings file {path} has `{name}`, which is not a setting: "
+                f"{_remedy(name, known)}."
+            )
+    return document
 
 
 def _remedy(name: str, known: Iterable[str]) -> str:
