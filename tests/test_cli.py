@@ -29,7 +29,7 @@ from proxy import __version__
 from proxy.cli import commands, main, serve, with_default_command
 from proxy.cli.commands import app
 from proxy.cli.common import UsageError
-from proxy.cli.serve import is_local, refuse_open_access
+from proxy.cli.serve import listens_locally, refuse_open_access
 from proxy.settings import SETTINGS, ConfigError, Settings
 from proxy.simulator import Simulator, Switches
 
@@ -129,17 +129,17 @@ async def test_a_data_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "localhost"])
 def test_loopback_needs_no_leave(host: str) -> None:
-    assert is_local(host)
+    assert listens_locally(host)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "0"])
 def test_anything_else_is_no_loopback(host: str) -> None:
-    assert not is_local(host)
+    assert not listens_locally(host)
 
 
 def test_a_host_without_an_address_is_refused() -> None:
     with pytest.raises(ConfigError, match="has no address"):
-        is_local("no.such.host.invalid")
+        listens_locally("no.such.host.invalid")
 
 
 # --- commands ---

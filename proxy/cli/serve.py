@@ -160,7 +160,7 @@ def _with_pictures(settings: Settings, *, has_members: bool) -> Settings:
         or not settings.save_outputs
         or not own
         or shared
-        or not all(map(is_local, settings.hosts))
+        or not all(map(listens_locally, settings.hosts))
     ):
         return settings
     folder = pictures_folder(simulated=settings.simulate)
@@ -228,7 +228,7 @@ async def _any_in_database(settings: Settings) -> bool:
 
 def refuse_open_access(settings: Settings, *, has_members: bool = False) -> None:
     """Raise `ConfigError` when others than this machine could come in without being asked to."""
-    if has_members or settings.insecure_allow_anyone or all(map(is_local, settings.hosts)):
+    if has_members or settings.insecure_allow_anyone or all(map(listens_locally, settings.hosts)):
         return
     danger = (
         f"Listening on {settings.host} lets anyone who reaches it spend your Comfy Cloud credits "
@@ -257,17 +257,17 @@ def _in_container() -> bool:
     return "container" in os.environ or Path("/.dockerenv").exists()
 
 
-def is_local(host: str) -> bool:
+def listens_locally(host: str) -> bool:
     """Return whether only this machine can reach what listens on `host`, an address or a name."""
     with suppress(ValueError):
-        return ipaddress.ip_address(host).is_local
+        return ipaddress.ip_address(host).is_loopback
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         raise ConfigError(
             f"The host {host} has no address: set --host to an address of this machine."
         ) from None
-    return all(ipaddress.ip_address(str(entry[4][0])).is_local for entry in found)
+    return all(ipaddress.ip_address(str(entry[4][0])).is_loopback for entry in found)
 
 
 def _binding_problem(error: OSError, settings: Settings) -> str | None:
