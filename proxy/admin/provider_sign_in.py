@@ -14,11 +14,12 @@ from proxy.admin.sign_in import (
     is_local,
     own_address,
     refuse_token,
+    set_cookie,
     sign_in_page,
     wanted_target,
 )
 from proxy.api.authenticator import SIGN_IN, authenticator_of
-from proxy.api.callers import address_of, site_of
+from proxy.api.callers import address_of
 from proxy.api.credentials import cookie
 from proxy.api.keys import CIPHER, OPTIONS, PROVIDERS
 from proxy.api.middleware import note
@@ -51,15 +52,8 @@ async def get_provider_sign_in(request: web.Request) -> web.Response:
     except (ProviderUnavailableError, LocalError) as error:
         return _refused(request, provider, error, target)
     answer = web.Response(status=302, headers={"Location": url, "Cache-Control": "no-store"})
-    answer.set_cookie(
-        ATTEMPT_COOKIE,
-        seal(attempt, request.app[CIPHER]),
-        max_age=ATTEMPT_LIFETIME,
-        path=_cookie_path(request),
-        secure=site_of(request).scheme == "https",
-        httponly=True,
-        samesite="Lax",
-    )
+    sealed, path = seal(attempt, request.app[CIPHER]), _cookie_path(request)
+    set_cookie(request, answer, ATTEMPT_COOKIE, sealed, seconds=ATTEMPT_LIFETIME, path=path)
     return answer
 
 

@@ -117,11 +117,19 @@ async def give_session(request: web.Request, answer: web.Response, access: Acces
     session = await members.sessions.begin(access.token.id)
     members.used(access.token, address)
     log.info("member_signed_in", member=access.member.name, address=address)
+    path = request.app[OPTIONS].base_path or "/"
+    set_cookie(request, answer, COOKIE, session, seconds=SESSION_LIFETIME // 1000, path=path)
+
+
+def set_cookie(
+    request: web.Request, answer: web.Response, name: str, value: str, *, seconds: int, path: str
+) -> None:
+    """Give the browser a cookie that no script reads and no other site sends."""
     answer.set_cookie(
-        COOKIE,
-        session,
-        max_age=SESSION_LIFETIME // 1000,
-        path=request.app[OPTIONS].base_path or "/",
+        name,
+        value,
+        max_age=seconds,
+        path=path,
         secure=site_of(request).scheme == "https",
         httponly=True,
         samesite="Lax",
