@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
@@ -219,6 +219,13 @@ def unreadable(filename: str, error: NotAPictureError) -> LocalError:
     )
 
 
+def _pixels_or_zero(*paths: Path) -> int:
+    try:
+        return pixels_of(*paths)
+    except NotAPictureError:
+        return 0
+
+
 class PictureWorkers:
     """Processes pictures in a few threads.
 
@@ -231,11 +238,16 @@ class PictureWorkers:
         self._turns = Turns(1, WORKERS, limits={LOCAL: WORKERS})
         self._large = asyncio.Semaphore(1)
 
-    async def run(self, member: str, pixels: int, work: Callable[[], T]) -> T:
-        """Wait for the member's turn, run `work` on a picture, and return its result.
+    async def run(self, member: str, work: Callable[[], T], *sources: Path) -> T:
+        """Wait for the member's turn, run `work` on the pictures `sources`, and return its result.
 
-        A cancellation does not stop work that has begun; it keeps its turn until it ends.
+        What is no picture is one for `work`, too, which says so. A cancellation does not stop work
+        that has begun; it keeps its turn until it ends.
         """
+        pixels = 0
+        if sources:
+            measure = partial(_pixels_or_zero, *sources)
+            pixels = await self._turns.run(member, measure, threads=self._threads)
         large = (self._large,) if pixels > LARGE_PIXELS else ()
         return await self._turns.run(member, work, within=large, threads=self._threads)
 

@@ -244,9 +244,8 @@ class Files:
                 rename = await self._reader.renaming(record, await content.texts())
             lease = await self.library.whole(record)
             original = lease.path
-            pixels = await asyncio.to_thread(pictures.pixels_of, original, mask)
             work = partial(conversions.compose, original, mask, target, filename, rename)
-            await self.picture_workers.run(record.member, pixels, work)
+            await self.picture_workers.run(record.member, work, original, mask)
             return await asyncio.to_thread(received_file, target)
         except NotAPictureError as error:
             raise pictures.unreadable(filename, error) from error
@@ -278,8 +277,7 @@ class Files:
         kept = await asyncio.to_thread(self.cache.conversion, key)
         if kept is not None:
             return kept
-        pixels = await asyncio.to_thread(pictures.pixels_of, lease.path)
         work = partial(conversions.convert_picture, lease.path, wanted)
-        data = await self.picture_workers.run(record.member, pixels, work)
+        data = await self.picture_workers.run(record.member, work, lease.path)
         await asyncio.to_thread(self.cache.keep_conversion, key, data)
         return data

@@ -112,7 +112,7 @@ class Uploads:
                 await asyncio.to_thread(file.close)
             metadata = None
             if kind(filename) == "image":
-                metadata = await self._workers.run(member, 0, partial(pictures.metadata_of, path))
+                metadata = await self._workers.run(member, partial(pictures.metadata_of, path))
             yield Received(path, hasher.hexdigest(), size, metadata)
 
     async def find_sent(self, member: str, hash_: str) -> SentContent | None:

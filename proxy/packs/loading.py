@@ -158,11 +158,8 @@ class FileLoader:
     async def _decoded(
         self, member: str, source: Path, mask: Mask, converted: Path, converted_mask: Path
     ) -> Decoded:
-        run = self._files.picture_workers.run
-        pixels = await run(member, 0, partial(pictures.pixels, source))
-        return await run(
-            member, pixels, partial(pictures.decode, source, mask, converted, converted_mask)
-        )
+        work = partial(pictures.decode, source, mask, converted, converted_mask)
+        return await self._files.picture_workers.run(member, work, source)
 
     async def _sent(self, member: str, path: Path, extension: str) -> str:
         """Send a file as one of the member, once; return how a graph names it."""

@@ -21,7 +21,6 @@ from proxy.files.pictures import (
     encoding,
     opened,
     pillow,
-    pixels_of,
 )
 from proxy.packs.nodes import Mask, PackNodeError
 
@@ -58,14 +57,6 @@ def from_base64(text: str) -> bytes:
         return base64.b64decode(text)
     except (binascii.Error, ValueError) as error:
         raise PackNodeError("binascii.Error", str(error)) from error
-
-
-def pixels(path: Path) -> int:
-    """Return how many pixels a picture may unpack to, 0 for what is no picture."""
-    try:
-        return pixels_of(path)
-    except NotAPictureError:
-        return 0
 
 
 def decode(source: Path, mask: Mask, converted: Path, converted_mask: Path) -> Decoded:

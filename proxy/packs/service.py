@@ -121,5 +121,5 @@ class RewrittenView(MemberView):
         if preview.image_type != "image/png":
             return preview
         work = partial(jpeg, preview.image)
-        image = await self._files.picture_workers.run(self._member, 0, work)
+        image = await self._files.picture_workers.run(self._member, work)
         return None if image is None else replace(preview, image=image, image_type="image/jpeg")

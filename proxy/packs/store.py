@@ -111,9 +111,8 @@ class PictureStore:
         ):
             path = source
             if format_ is not None:
-                run, path = self.files.picture_workers.run, target
-                pixels = await run(member, 0, partial(pictures.pixels, source))
-                await run(member, pixels, partial(pictures.encode, source, format_, target))
+                path, work = target, partial(pictures.encode, source, format_, target)
+                await self.files.picture_workers.run(member, work, source)
             size = (await asyncio.to_thread(path.stat)).st_size
             await _grow(held, size, waits=waits)
             return await asyncio.to_thread(path.read_bytes)

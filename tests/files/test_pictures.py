@@ -73,11 +73,11 @@ def test_an_icon_counts_as_the_largest_that_it_may_hold(tmp_path: Path) -> None:
 class Work:
     """Work that ends when it is told to."""
 
-    def __init__(self, workers: PictureWorkers, member: str, pixels: int = 1) -> None:
+    def __init__(self, workers: PictureWorkers, member: str, *sources: Path) -> None:
         self.begun = asyncio.Event()
         self.end = threading.Event()
         self._loop = asyncio.get_running_loop()
-        self.task = asyncio.create_task(workers.run(member, pixels, self._run))
+        self.task = asyncio.create_task(workers.run(member, self._run, *sources))
 
     def _run(self) -> None:
         self._loop.call_soon_threadsafe(self.begun.set)
@@ -89,6 +89,13 @@ async def workers() -> AsyncIterator[PictureWorkers]:
     shop = PictureWorkers()
     yield shop
     shop.close()
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    path = tmp_path / "large.png"
+    path.write_bytes(header(1, LARGE_PIXELS + 1))
+    return path
 
 
 async def settled(*works: Work) -> list[bool]:
@@ -120,10 +127,10 @@ async def test_the_lone_member_may_have_all_threads(workers: PictureWorkers) -> 
         work.end.set()
 
 
-async def test_of_large_pictures_one_is_in_work(workers: PictureWorkers) -> None:
-    first = Work(workers, "ann", LARGE_PIXELS + 1)
+async def test_of_large_pictures_one_is_in_work(workers: PictureWorkers, large: Path) -> None:
+    first = Work(workers, "ann", large)
     await first.begun.wait()
-    second, small = Work(workers, "bob", LARGE_PIXELS + 1), Work(workers, "carl")
+    second, small = Work(workers, "bob", large), Work(workers, "carl")
     await small.begun.wait()
     small.end.set()
     await small.task
