@@ -67,10 +67,9 @@ class Audit:
             "audit record", self._write, gather=0.0, again=_RETRY_DELAY, limit=MAX_WAITING
         )
 
-    async def start(self, supervisor: Supervisor | None = None) -> None:
+    async def start(self, supervisor: Supervisor) -> None:
         """Start the task that writes the entries."""
-        keep = (supervisor or Supervisor()).keep
-        self._writer = keep(self._entries.run, "write the audit record")
+        self._writer = supervisor.keep(self._entries.run, "write the audit record")
 
     async def close(self) -> None:
         """Write the remaining entries; log a failure."""

@@ -96,10 +96,9 @@ class Directory:
         if len(self._roster):
             await mark(self._marker, expected=True)
 
-    def start(self, supervisor: Supervisor | None = None) -> None:
+    def start(self, supervisor: Supervisor) -> None:
         """Start the task that checks for changes by other processes and writes uses of tokens."""
-        keep = (supervisor or Supervisor()).keep
-        self._watching = keep(self._watch, "watch the members")
+        self._watching = supervisor.keep(self._watch, "watch the members")
 
     async def close(self) -> None:
         """Stop the task, and write the last uses of tokens."""

@@ -23,6 +23,7 @@ from proxy.members.audit import Audit
 from proxy.storage.database import FILE, Database, StorageError, open_sqlite
 from proxy.storage.start import migrate
 from proxy.storage.usage import UsageRepository, forget_audit
+from proxy.supervisor import Supervisor
 
 #: 2026-11-24 23:59:50 UTC.
 LATE = 1_795_564_790.0
@@ -83,7 +84,7 @@ def record(disk: Disk, clock: StoppedClock) -> Audit:
 async def test_entries_say_who_did_what_when_and_from_where(
     record: Audit, disk: Disk, clock: StoppedClock
 ) -> None:
-    await record.start()
+    await record.start(Supervisor())
     record.note("submit", member="alice", address="10.0.0.7", job="one")
     clock.at += 20
     record.note("cancel", member="bob", address="::1", jobs=["one", "two"])
@@ -145,7 +146,7 @@ async def test_entries_older_than_the_setting_are_removed(disk: Disk, clock: Sto
         clock.at = LATE - age * DAY
         record.note("submit", age=age)
     await record.flush()
-    await record.start()
+    await record.start(Supervisor())
     record.note("cancel")
     await disk.cleaned.wait()
     await record.close()
@@ -176,7 +177,7 @@ async def test_entries_are_written_once_when_somebody_leaves_meanwhile(
 ) -> None:
     disk.released.clear()
     if leave == "the process":
-        await record.start()
+        await record.start(Supervisor())
         record.note("submit")
         await disk.written.wait()
         leaving = asyncio.create_task(record.close())
@@ -209,7 +210,7 @@ async def test_the_writer_goes_on_after_any_fault(
 ) -> None:
     monkeypatch.setattr(audit, "_RETRY_DELAY", 0.0)
     disk.broken = True
-    await record.start()
+    await record.start(Supervisor())
     record.note("submit", number=1)
     await disk.cleaned.wait()
     disk.broken = False
@@ -268,7 +269,7 @@ async def test_what_was_left_out_is_recorded_at_the_end(
 ) -> None:
     monkeypatch.setattr(audit, "MAX_BURST", 1.0)
     limited = Audit(disk)
-    await limited.start()
+    await limited.start(Supervisor())
     for _ in range(5):
         limited.note("cancel", member="eve")
     await limited.close()

@@ -27,6 +27,7 @@ from proxy.members.member import (
 from proxy.members.tokens import Token, Use, digest
 from proxy.storage.database import FILE, StorageError
 from proxy.storage.members import MemberRepository
+from proxy.supervisor import Supervisor
 
 TIMEOUT = 60.0
 
@@ -268,7 +269,7 @@ async def test_a_running_server_sees_the_changes_of_another_process(
 ) -> None:
     changed = asyncio.Event()
     opened.subscribe(changed.set)
-    opened.start()
+    opened.start(Supervisor())
     other = await FolderDirectory.open(tmp_path)
     try:
         await other.add(Member("ann"))
@@ -297,7 +298,7 @@ async def test_a_subscriber_that_fails_ends_neither_the_watch_nor_others_hearing
     changed = asyncio.Event()
     opened.subscribe(fail)
     opened.subscribe(changed.set)
-    opened.start()
+    opened.start(Supervisor())
     other = await FolderDirectory.open(tmp_path)
     try:
         await other.add(Member("ann"))
@@ -322,7 +323,7 @@ async def test_the_watch_goes_on_after_any_fault(
         failed.set()
         raise RuntimeError("a fault of ours")
 
-    opened.start()
+    opened.start(Supervisor())
     monkeypatch.setattr(opened, "_write_uses", fail)
     await failed.wait()
     monkeypatch.undo()
@@ -343,7 +344,7 @@ async def test_the_end_of_a_token_is_announced_to_subscribers(tmp_path: Path) ->
         text, _ = await directory.new_token("ann", lifetime=2.0)
         ended = asyncio.Event()
         directory.subscribe(ended.set)
-        directory.start()
+        directory.start(Supervisor())
         async with asyncio.timeout(TIMEOUT):
             await ended.wait()
         assert directory.access(text) is None
