@@ -23,7 +23,7 @@ class ConfigError(Exception):
     """Raised when the settings cannot be used. The text is one sentence that says what to do."""
 
 
-class Form(NamedTuple):
+class ValueForm(NamedTuple):
     """What the values of a type look like: their placeholder in the help, and the end of the
     sentence "it must be …". Each is empty where a setting has its own."""
 
@@ -46,7 +46,7 @@ def setting(
 ) -> Any:
     """Declare a field of a table of settings; `...` is the default of one that must be set.
 
-    `metavar` and `expects` are left out where the type says them (`Form`), or its bounds. `shown`
+    `metavar` and `expects` are left out where the type says them (`ValueForm`), or its bounds. `shown`
     stands for a default that differs between machines, `example` for one that is none.
     What is `for_once`, for one start, is an option of `serve` alone. A secret (`SecretStr`) has no
     option. `more` goes to pydantic's `Field`.
@@ -171,7 +171,7 @@ def rows_of(model: type[SettingsTable]) -> tuple[Setting, ...]:
 def _row(model: type[SettingsTable], name: str, field: FieldInfo) -> Setting:
     about = cast(dict[str, Any], field.json_schema_extra)
     kinds, notes = _taken_apart(field)
-    form = next((note for note in notes if isinstance(note, Form)), Form())
+    form = next((note for note in notes if isinstance(note, ValueForm)), ValueForm())
     written = {
         "metavar": about["metavar"] or form.metavar or "TEXT",
         "expects": about["expects"] or f"{form.expects or _noun(kinds)}{_span(notes)}",

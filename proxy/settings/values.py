@@ -11,7 +11,7 @@ from typing import Annotated, TypeAlias
 from pydantic import BeforeValidator, Field, PlainValidator, SecretStr, StringConstraints
 from yarl import URL
 
-from proxy.settings.fields import ConfigError, Form
+from proxy.settings.fields import ConfigError, ValueForm
 from proxy.translate.urls import url_of
 
 
@@ -154,59 +154,61 @@ _Host: TypeAlias = Annotated[
 ]
 
 HomePath: TypeAlias = Annotated[
-    Path, PlainValidator(to_path), Form("FILE", "the path of a file that can be read")
+    Path, PlainValidator(to_path), ValueForm("FILE", "the path of a file that can be read")
 ]
 WebAddress: TypeAlias = Annotated[
     URL,
     PlainValidator(to_url),
-    Form("URL", "an address such as https://cloud.comfy.org, without user, query or fragment"),
+    ValueForm("URL", "an address such as https://cloud.comfy.org, without user, query or fragment"),
 ]
 BasePath: TypeAlias = Annotated[
     str,
     BeforeValidator(to_base_path),
-    Form("PATH", "a path such as /comfy/ of plain letters, and not below /t/"),
+    ValueForm("PATH", "a path such as /comfy/ of plain letters, and not below /t/"),
 ]
 HostAndPort: TypeAlias = Annotated[
     tuple[str, int],
     BeforeValidator(to_address),
-    Form("HOST:PORT", "an address such as 127.0.0.1:9188 or [::1]:9188"),
+    ValueForm("HOST:PORT", "an address such as 127.0.0.1:9188 or [::1]:9188"),
 ]
 DatabaseAddress: TypeAlias = Annotated[SecretStr | None, BeforeValidator(to_database)]
 BusAddress: TypeAlias = Annotated[SecretStr | None, BeforeValidator(to_bus)]
 BlobPlace: TypeAlias = Annotated[
-    str, BeforeValidator(to_blobs), Form("PLACE", "the path of a folder, or s3://BUCKET/PREFIX")
+    str,
+    BeforeValidator(to_blobs),
+    ValueForm("PLACE", "the path of a folder, or s3://BUCKET/PREFIX"),
 ]
 ApiKey: TypeAlias = Annotated[
-    SecretStr, Form("KEY", "one line of printable characters without spaces")
+    SecretStr, ValueForm("KEY", "one line of printable characters without spaces")
 ]
 EncryptionKey: TypeAlias = Annotated[
-    SecretStr, BeforeValidator(to_encryption_key), Form("KEY", "32 bytes in base64")
+    SecretStr, BeforeValidator(to_encryption_key), ValueForm("KEY", "32 bytes in base64")
 ]
 Networks: TypeAlias = Annotated[
     tuple[IPv4Network | IPv6Network, ...],
     BeforeValidator(to_list),
-    Form("NETWORKS", "a list of addresses or networks such as 10.0.0.0/8"),
+    ValueForm("NETWORKS", "a list of addresses or networks such as 10.0.0.0/8"),
 ]
 Origins: TypeAlias = Annotated[
     tuple[str, ...],
     BeforeValidator(to_origins),
-    Form("ORIGINS", "a list of origins such as https://app.example"),
+    ValueForm("ORIGINS", "a list of origins such as https://app.example"),
 ]
-Hosts: TypeAlias = Annotated[tuple[_Host, ...], BeforeValidator(to_list), Form("HOSTS")]
-Names: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(to_list), Form("NAMES")]
+Hosts: TypeAlias = Annotated[tuple[_Host, ...], BeforeValidator(to_list), ValueForm("HOSTS")]
+Names: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(to_list), ValueForm("NAMES")]
 Header: TypeAlias = Annotated[
     str,
     StringConstraints(strip_whitespace=True, pattern=r"^\s*[A-Za-z0-9-]{1,100}\s*$"),
-    Form("HEADER"),
+    ValueForm("HEADER"),
 ]
 Issuer: TypeAlias = Annotated[
     str,
     BeforeValidator(to_issuer),
-    Form("URL", "an https address, exactly as the provider names itself"),
+    ValueForm("URL", "an https address, exactly as the provider names itself"),
 ]
-Seconds: TypeAlias = Annotated[float, Form("SECONDS", "a number of seconds")]
-Mebibytes: TypeAlias = Annotated[float, Form("MIB")]
+Seconds: TypeAlias = Annotated[float, ValueForm("SECONDS", "a number of seconds")]
+Mebibytes: TypeAlias = Annotated[float, ValueForm("MIB")]
 #: An amount of credits. As a budget it is exact up to 1e9.
 Credits: TypeAlias = Annotated[
-    float, Field(ge=0, le=1e9), Form("CREDITS", "a number of credits from 0")
+    float, Field(ge=0, le=1e9), ValueForm("CREDITS", "a number of credits from 0")
 ]
