@@ -46,9 +46,9 @@ def setting(
 ) -> Any:
     """Declare a field of a table of settings; `...` is the default of one that must be set.
 
-    `metavar` and `expects` are left out where the type says them (`ValueForm`), or its bounds. `shown`
-    stands for a default that differs between machines, `example` for one that is none.
-    What is `for_once`, for one start, is an option of `serve` alone. A secret (`SecretStr`) has no
+    `metavar` and `expects` are left out where the type says them (`ValueForm`), or its bounds.
+    `shown` stands for a default that differs between machines, `example` for one that is none. What
+    is `for_once`, for one start, is an option of `serve` alone. A secret (`SecretStr`) has no
     option. `more` goes to pydantic's `Field`.
     """
     if "default_factory" not in more:

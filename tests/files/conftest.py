@@ -49,8 +49,8 @@ async def open_files(cloud: MemoryCloud, tmp_path: Path) -> AsyncIterator[OpenFi
             cache = Cache(
                 options.pop("cache", tmp_path / "cache"), options.pop("cache_bytes", 10**9)
             )
-            blobs = options.pop("blobs", None)
-            library = Library(clouds, cache, FileRepository(database), blobs, "off")
+            blobs, prefetch = options.pop("blobs", None), options.pop("prefetch", "off")
+            library = Library(clouds, cache, FileRepository(database), blobs, prefetch)
             files = Files(library, **options)
             await files.start()
             running.push_async_callback(files.close)
