@@ -187,6 +187,7 @@ async def run_engine(
                 budgets=resources.accounting.limiter.budgets,
                 shares=scheduler.shares_of,
                 outbox=webhooks.outbox,
+                bus=jobs.bus,
             ),
             announcer=Announcer(NewsPublisher(jobs.bus, term, listener), process.metrics),
             resources=JobResources(

@@ -66,7 +66,7 @@ class Following:
         ended = None
         if not job.answered:
             timeout = self._publisher.answer_timeout
-            asyncio.get_running_loop().call_later(timeout, self.release, job)
+            asyncio.get_running_loop().call_later(timeout, follower.release)
         async with asyncio.TaskGroup() as tasks, aclosing(follower.follow()) as happenings:
             name = f"read job {job.prompt_id}"
             beside = [
@@ -138,7 +138,7 @@ class Following:
             log.debug("previous_end_delayed", job=job.prompt_id)
 
     def release(self, job: LiveJob) -> None:
-        """Let the messages of a job flow: its client has the answer, or will not get it."""
+        """Let the messages of a job flow: its client has the answer."""
         self._table.change(job, JobChanges(answered=True))
         if job.released is not None:
             job.released.set()
@@ -149,10 +149,12 @@ class Following:
         """Let a job leave without a trace, but not before its client has the answer about it, or
         will not get it.
 
-        Where the bus has lost the answer, the replica of the submission reads it in the row.
+        Where the bus has lost the answer, the replica of the submission reads it in the row, which
+        is written late while the bus fails.
         """
         self._scheduler.free(job)
         if not is_answered:
+            await retried(self._table.write)
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._publisher.answer_timeout):
                     await job.awaited_release().wait()

@@ -74,7 +74,7 @@ class LiveJob(Job):
         return cls(**{name: getattr(job, name) for name in _FIELDS})
 
     def awaited_release(self) -> asyncio.Event:
-        """Return what is set when the client has the answer, or will not get it."""
+        """Return what is set when the client has the answer."""
         if self.released is None:
             self.released = asyncio.Event()
         return self.released

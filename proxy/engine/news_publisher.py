@@ -10,9 +10,9 @@ from proxy.jobs.messages import JobListener, JobNews
 
 log = structlog.get_logger(__name__)
 
-#: Seconds after which a client has its answer, also without a `JobReleased`: in one process, with
-#: other replicas (the one that answers may have died), and while the bus is not connected.
-_ALONE, _LOSSY, _UNCONNECTED = 5.0, 2.0, 1.0
+#: Seconds after which a client has its answer, also without a `JobReleased`: in one process, and
+#: with other replicas (the one that answers may have died, or the bus not bring it).
+_ALONE, _LOSSY = 5.0, 2.0
 
 
 class NewsPublisher:
@@ -39,8 +39,6 @@ class NewsPublisher:
     @property
     def answer_timeout(self) -> float:
         """The seconds within which a client has the answer about its job, after that is sent."""
-        if not self.bus.connected:
-            return _UNCONNECTED
         return _LOSSY if self.lossy else _ALONE
 
     async def flush(self) -> None:

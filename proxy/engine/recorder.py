@@ -2,7 +2,8 @@
 
 A job is in the storage, with its graph, before the engine learns of it. Changes of state are some
 bytes each; they are gathered for a moment and written together, in order, in the background.
-Every write carries the fence of the engine's lease.
+Every write carries the fence of the engine's lease. What it says of a live job is on the bus by
+then: a replica that reads it knows no more than the others hear.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TypeVar
 
 import structlog
 
+from proxy.bus import EventBus
 from proxy.costs.budgets import Budgets
 from proxy.engine.live_job import LiveJob, RowState
 from proxy.engine.term import Term
@@ -23,6 +25,7 @@ from proxy.jobs.models import (
     JobContent,
     JobEnd,
     JobState,
+    is_shown,
 )
 from proxy.storage.database import FencedError, StorageError
 from proxy.storage.history import Recorded
@@ -48,7 +51,8 @@ _AGAIN = 1.0
 @dataclass(eq=False, repr=False)
 class JobRecorder:
     """Where the engine keeps its jobs. `history_size` counts entries of each member, `budgets`
-    returns those of one, `shares` the fair shares that are stored together with jobs.
+    returns those of one, `shares` the fair shares that are stored together with jobs. The `bus` is
+    the one on which all changes are told.
 
     The `outbox` makes what webhooks get of a start and an end, which is written with it.
     """
@@ -59,6 +63,7 @@ class JobRecorder:
     budgets: Callable[[str], Budgets] = field(default=lambda _: Budgets())
     shares: Callable[[Collection[LiveJob]], Shares | None] = field(default=lambda _: None)
     outbox: Outbox = field(default_factory=Outbox)
+    bus: EventBus = field(default_factory=EventBus)
 
     def __post_init__(self) -> None:
         #: By their orders; what is written of a job is what it is then.
@@ -157,8 +162,12 @@ class JobRecorder:
     async def _write_states(self, jobs: list[LiveJob]) -> None:
         starts = [(job, job.start) for job in jobs if job.start is not None]
         messages = [start for _, start in starts]
+        changes = list(map(changes_of, jobs))
+        if any(map(is_shown, jobs)):
+            # A replica that reads them may tell a client, who then asks another replica.
+            await self.bus.flush()
         also = EngineWrite(self.term.fence, shares=self.shares(jobs), messages=messages)
-        gone = await self._write(partial(self.jobs.update, map(changes_of, jobs), also))
+        gone = await self._write(partial(self.jobs.update, changes, also))
         for job in jobs:
             if job.order in gone:
                 job.row = RowState.GONE

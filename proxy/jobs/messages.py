@@ -228,11 +228,8 @@ class JobLeft(BusMessage, frozen=True):
 
 
 class JobsMissed(BusMessage, frozen=True):
-    """engine, api → api: read the jobs, for the bus may not bring what became of some.
-
-    An engine has taken the jobs over; or a replica has read that one was accepted, which none may
-    lack once its client has the answer.
-    """
+    """engine → api: an engine has taken the jobs over; read them, for the bus may not bring what
+    became of some."""
 
 
 class JobsAhead(BusMessage, frozen=True):

@@ -23,7 +23,7 @@ from proxy.jobs.conversion import job_of_request, payload_of, stored_of, used
 from proxy.jobs.engine_client import EngineClient
 from proxy.jobs.estimates import OverBudgetError
 from proxy.jobs.live_feed import LiveFeed
-from proxy.jobs.messages import JobAnswered, JobsMissed
+from proxy.jobs.messages import JobAnswered
 from proxy.jobs.models import Job, JobRequest
 from proxy.jobs.submission_limits import SubmissionLimits
 from proxy.storage.conditions import DayFullError, Numbering, QueueFullError
@@ -154,8 +154,6 @@ class SubmissionService:
             except TimeoutError:
                 message = await self._late_answer(job, answers)
         if message is None:
-            self.bus.publish("jobs", JobsMissed())
-            await self.bus.flush()
             return {}
         if message.error is not None:
             raise message.error

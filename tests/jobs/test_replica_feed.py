@@ -336,7 +336,7 @@ async def test_a_replica_that_starts_shows_what_the_engine_has_not_written_yet(
     await supervisor.close()
 
 
-async def test_a_job_that_another_replica_has_found_is_read(replica: Replica) -> None:
+async def test_jobs_are_read_when_an_engine_has_taken_them_over(replica: Replica) -> None:
     job = await replica.insert()
     replica.bus.publish("jobs", JobsMissed())
     assert job.prompt_id in (await replica.live.now(MEMBER)).jobs

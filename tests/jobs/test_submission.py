@@ -190,20 +190,6 @@ async def test_an_answer_that_the_bus_has_lost_is_read_from_the_storage(
     assert (await submitting)["prompt_id"] == "a"
 
 
-async def test_other_replicas_hear_of_a_job_that_was_read_before_its_client_does(
-    entrance: Entrance,
-) -> None:
-    """What the engine has told of it may still be on its way to them."""
-    entrance.silence()
-    found: list[bool] = []
-    submitting = asyncio.create_task(entrance.submit("a"))
-    entrance.bus.subscribe("jobs", lambda _: found.append(submitting.done()))
-    await until(lambda: entrance.received)
-    await entrance.repository.update([(entrance.received[0].order, {"accepted": True})])
-    await submitting
-    assert found == [False]
-
-
 async def test_a_job_that_no_engine_starts_is_withdrawn(entrance: Entrance) -> None:
     entrance.silence()
     entrance.service.timeout = 0.0

@@ -100,7 +100,7 @@ MUTANTS = {
     ),
     "released_by_nobody": Mutant(
         "engine.following",
-        "asyncio.get_running_loop().call_later(timeout, self.release, job)",
+        "asyncio.get_running_loop().call_later(timeout, follower.release)",
         "pass",
     ),
     "stored_jobs_not_noticed": Mutant(

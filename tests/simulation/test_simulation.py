@@ -49,6 +49,9 @@ FOUND = {
     125676: "a list of the history was kept whose newest end another replica had read and told",
     133393: "a withdrawn job that could not be deleted ran, and its client did not hear the end",
     142814: "a withdrawn job that another engine found had ended, and its client did not hear it",
+    143106: "a replica without the bus told what the engine's message had brought to no other one",
+    143947: "a job that ran and was withdrawn before its row was written was refused",
+    143963: "an acceptance was in the database before other replicas could hear of it",
     881: "a replica that stopped while its engine began, and the database was away, did not stop",
     1189: "a replica that had lost the bus passed for a leader whose messages arrive",
 }
