@@ -31,6 +31,9 @@ _TIMEOUT = 60.0
 #: engine may have written it, and not have the answer of the database.
 _CUT_OFF = 10.0
 
+#: Seconds within which an engine that runs takes a job: a little less than a replica waits for it.
+_TAKEN_TIMEOUT = 25.0
+
 #: Errors after which a client does not know whether its job was taken.
 _UNKNOWN = (GoneError, TimeoutError, OutcomeUnknownError)
 
@@ -148,6 +151,7 @@ class SimulatedClient:
             await asyncio.sleep(rng.uniform(0.1, 3.0))
         job.answered_at = self.world.seconds
         self.world.note("client", job.prompt_id, job.outcome, job.refusal)
+        self._check_taken(job)
         if job.outcome == "accepted":
             self.run.spawn(self._watch(job, rng))
 
@@ -170,6 +174,14 @@ class SimulatedClient:
         if self.world.weather.chance("answer_to_client_lost"):
             return "unknown", "the answer was lost"
         return "accepted", ""
+
+    def _check_taken(self, job: Submission) -> None:
+        """An engine that runs takes a job, also where the bus does not bring it."""
+        if (job.outcome, job.refusal) != ("refused", "submission_withdrawn") or job.unwanted:
+            return
+        had = job.answered_at - max(job.at, self.run.steady_since)
+        if had > _TAKEN_TIMEOUT and not job.submitted_again:
+            raise BrokenPromiseError("not_taken", job.prompt_id)
 
     async def give_up(self, job: Submission) -> None:
         """Cancel a job that does not come to its turn."""

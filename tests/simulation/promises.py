@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 #: What each promise is, and the document that gives it.
 PROMISES = {
     "accepted_job_lost": "docs/how-it-works.md: what was accepted is on disk",
+    "not_taken": "docs/cluster.md: jobs run while the bus is unavailable",
     "ended_twice": "docs/how-it-works.md: each job has exactly one end",
     "submitted_twice": "docs/how-it-works.md: the proxy never repeats a submission blindly",
     "refused_job_ran": "docs/reliability.md: a refused job does not run",

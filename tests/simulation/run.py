@@ -89,6 +89,8 @@ class Run:
         self.broken: BrokenPromiseError | None = None
         self.has_hook = False
         self.healed_at = 0.0
+        #: Since when one engine has run the jobs, and the database has been well.
+        self.steady_since = 0.0
         self._rng = random.Random(f"{plan.seed} run")
         self._tasks: list[asyncio.Task[Any]] = []
         self._failed = False
@@ -336,6 +338,7 @@ class Run:
 
     async def _watch_engines(self) -> None:
         """At most one engine is active at any time; a frozen one may believe that it is."""
+        leader = ""
         while not self.over:
             active = [
                 replica.name
@@ -344,6 +347,8 @@ class Run:
             ]
             if len(active) > 1:
                 raise BrokenPromiseError("two_engines", active)
+            if active != [leader] or self.world.weather.database_ill:
+                leader, self.steady_since = "".join(active), self.world.seconds
             await asyncio.sleep(0.5)
 
     async def _watch_states(self) -> None:
