@@ -109,7 +109,7 @@ class LoopTurns:
         #: Until when nothing is charged, and whether the iteration in which that began goes on.
         self._calm_until, self._goes_on = 0.0, False
         self._members: WeakValueDictionary[str, LoopAccount] = WeakValueDictionary()
-        self._addresses: OrderedDict[str, LoopAccount] = OrderedDict()
+        self._addresses: dict[str, LoopAccount] = {}
         #: Who has a turn in the next round.
         self._next: dict[LoopAccount, None] = {}
 
@@ -137,7 +137,7 @@ class LoopTurns:
         if address not in self._addresses:
             self._addresses[address] = LoopAccount(self)
             if len(self._addresses) > MAX_ADDRESSES:
-                self._addresses.popitem(last=False)
+                del self._addresses[next(iter(self._addresses))]
         account = self._members.get(member)
         if account is None:
             account = self._members[member] = LoopAccount(self)
@@ -145,11 +145,7 @@ class LoopTurns:
 
     def of_stranger(self, address: str) -> LoopAccount:
         """Return the account of a new connection from an address."""
-        account = self._addresses.get(address)
-        if account is None:
-            return self.strangers
-        self._addresses.move_to_end(address)
-        return account
+        return self._addresses.get(address, self.strangers)
 
     def renew(self, account: LoopAccount) -> None:
         """Give an account a turn in the next round."""

@@ -20,8 +20,6 @@ log = structlog.get_logger(__name__)
 
 #: Seconds for a handshake, and for a client to answer the close of a connection.
 HANDSHAKE_TIMEOUT, SHUTDOWN_TIMEOUT = 10.0, 5.0
-#: Maximum connections that are accepted before other tasks run.
-_MAX_ACCEPTS = 16
 #: Seconds before the next attempt if the system has no descriptor or memory for a connection.
 _RETRY_DELAY = 1.0
 
@@ -155,17 +153,16 @@ class TlsListener:
         """Accept connections until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
-            for _ in range(_MAX_ACCEPTS):
-                try:
-                    accepted, peer = await loop.sock_accept(listening)
-                except ConnectionError:  # the client has closed it already
-                    continue
-                except OSError as error:
-                    log.warning("accept_failed", error=str(error))
-                    await asyncio.sleep(_RETRY_DELAY)
-                    continue
-                self._begin(accepted, peer)
-            await asyncio.sleep(0)
+            try:
+                accepted, peer = await loop.sock_accept(listening)
+            except ConnectionError:  # the client has closed it already
+                continue
+            except OSError as error:
+                log.warning("accept_failed", error=str(error))
+                await asyncio.sleep(_RETRY_DELAY)
+                continue
+            self._begin(accepted, peer)
+            await asyncio.sleep(0)  # let others go on, too
 
     def _begin(self, accepted: socket.socket, peer: Any) -> None:
         """Start the handshake of a connection, if there is room for it."""
