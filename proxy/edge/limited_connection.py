@@ -156,7 +156,7 @@ class LimitedConnection(PausedReading):
             return
         if self._leave is not None:
             self._count_frames(self._leave)
-        else:
+        elif self.task is not None or not has_waiting_request(self):
             self._count_request()
 
     def _count_request(self) -> None:
@@ -165,7 +165,7 @@ class LimitedConnection(PausedReading):
         if body is None or body.is_eof():
             if self.task is not None:
                 self.pause(BY_ANSWER)
-            elif not has_waiting_request(self):
+            else:
                 self._limit_input()
         elif has_waiting_request(self):  # an error of the parser
             self.pause(BY_ANSWER)
