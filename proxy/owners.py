@@ -6,6 +6,8 @@ import ipaddress
 from functools import lru_cache
 from typing import NamedTuple
 
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
 #: Bits of the network of one IPv6 client: a provider gives a customer at least a /64.
 IPV6_PREFIX = 64
 
@@ -34,17 +36,28 @@ def stranger(address: str) -> Owner:
 
 
 @lru_cache(maxsize=4096)
+def parse_address(text: str) -> Address | None:
+    """Return the address of a text that may have a port; an IPv4-mapped one becomes IPv4."""
+    text = text.strip().strip('"')
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
+
+@lru_cache(maxsize=4096)
 def network_of(address: str) -> str:
     """Return an IPv4 address as it is, and the /64 of an IPv6 address, which is one client's.
 
     An IPv4-mapped address is the IPv4 one. Any other text is returned as it is.
     """
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv4Address):
-        return str(parsed)
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.ip_network((parsed, IPV6_PREFIX), strict=False))
+    parsed = parse_address(address)
+    if isinstance(parsed, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((parsed, IPV6_PREFIX), strict=False))
+    return address if parsed is None else str(parsed)

@@ -8,17 +8,16 @@ are removed too.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+from proxy.owners import Address, parse_address
 from proxy.translate.errors import LocalError
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Headers = CIMultiDict[str] | CIMultiDictProxy[str]
 
 _TOKEN_SEGMENT = "/t/"  # noqa: S105
@@ -102,22 +101,6 @@ def may_have_token(target: str) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def parse_address(text: str) -> Address | None:
-    """Return the address of a text that may have a port; an IPv4-mapped one becomes IPv4."""
-    text = text.strip().strip('"')
-    if text.startswith("["):
-        text = text[1:].partition("]")[0]
-    elif text.count(":") == 1:
-        text = text.partition(":")[0]
-    try:
-        address = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return mapped or address
-
-
-@lru_cache(maxsize=4096)
 def peer_of(name: str, trusted: tuple[Network, ...]) -> Peer:
     """Return the peer of a connection from an address, which gets its canonical form; the same
     object for all of its connections."""
@@ -152,7 +135,7 @@ def header_items(headers: Headers, name: str) -> list[str]:
     return [item.strip() for item in items if item.strip()]
 
 
-def is_trusted(address: Address, trusted: Sequence[Network]) -> bool:
+def is_trusted(address: Address, trusted: tuple[Network, ...]) -> bool:
     """Return whether an address is that of a reverse proxy that is trusted."""
     return any(address in network for network in trusted)
 

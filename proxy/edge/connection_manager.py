@@ -50,10 +50,12 @@ class ConnectionManager:
 
     def cancel(self) -> int:
         """Cancel the running handlers, and return their number; the middleware answers then."""
-        tasks = [connection.task for connection in self.counted.all() if connection.task]
-        for task in tasks:
-            task.cancel()
-        return len(tasks)
+        cancelled = 0
+        for connection in self.counted.all():
+            if connection.task is not None:
+                connection.is_ending = True
+                cancelled += connection.task.cancel()
+        return cancelled
 
     async def close(self, seconds: float) -> None:
         """Close all connections, and abort those that are not closed after `seconds`."""

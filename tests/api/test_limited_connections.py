@@ -85,6 +85,19 @@ async def test_chunks_may_come_apart_from_their_sizes(running: Any) -> None:
         assert (await reader.readline()) == b"HTTP/1.1 200 OK\r\n"
 
 
+async def test_a_request_behind_another_gets_its_whole_body(running: Any) -> None:
+    body = b'{"prompt": {}, "x": "' + b"x" * 100_000 + b'"}'
+    async with running() as server:
+        reader, writer = await server.connect(POST.replace(b"100000", b"14") + b'{"prompt": {}}')
+        await server.began.wait()
+        writer.write(POST.replace(b"100000", b"%d" % len(body)) + body)
+        connection = await only(server)
+        await until(lambda: connection.paused_by > 0)
+        server.go.set()
+        for _ in range(2):
+            assert b" 200 OK" in await reader.readuntil(b"node_errors")
+
+
 async def test_large_headers_are_held_until_they_are_complete(running: Any) -> None:
     async with running() as server:
         reader, writer = await server.connect(HEAD + b"X: " + b"x" * 8000)

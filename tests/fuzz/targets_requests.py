@@ -17,6 +17,7 @@ from fuzz.harness import of_bytes, of_json, of_text
 from multidict import MultiDict
 from yarl import URL
 
+from proxy import owners
 from proxy.api import bodies, credentials, origins
 from proxy.api.jobs import parse_query, removals
 from proxy.api.keys import ACCOUNTING, BUDGET, SPOOL, Services
@@ -130,7 +131,7 @@ def header(text: str) -> None:
     text = text[:_MAX_LINE]
     media_types.charset(text)
     bodies.coding([text], ("deflate", "gzip"))
-    addressing.parse_address.__wrapped__(text)
+    owners.parse_address.__wrapped__(text)
     origins.differs(text, f"http://{text}")
     origins.is_loopback(text)
     origins.may_be_rebound(text, ["*.example.com"])
