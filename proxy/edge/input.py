@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import cast
 
 from proxy import clock
 from proxy.edge.aiohttp_internals import BY_TURNS
@@ -23,17 +22,15 @@ class InputProtocol(asyncio.BufferedProtocol):
     into one `buffer`, since what was read is taken before the next read.
     """
 
-    __slots__ = ("_buffer", "_transport", "_waiting", "connection")
+    __slots__ = ("_buffer", "_waiting", "connection")
 
     def __init__(self, connection: Connection, buffer: memoryview) -> None:
         self.connection = connection
         self._buffer = buffer
         self._waiting = b""
-        self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to read."""
-        self._transport = cast("asyncio.Transport", transport)
         self.connection.connection_made(transport)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -61,14 +58,14 @@ class InputProtocol(asyncio.BufferedProtocol):
     def _read_on(self) -> bool:
         """Pass on what waits, and read again."""
         data, self._waiting = self._waiting, b""
-        if data and self._transport is not None:
+        if data:
             try:
                 self._pass_on(data)
                 self.connection.resume(BY_TURNS)
             except Exception as error:  # noqa: BLE001 (as asyncio does; others have their turns)
                 context = {"message": "input was not taken", "exception": error, "protocol": self}
                 asyncio.get_running_loop().call_exception_handler(context)
-                self._transport.abort()
+                self.connection.cut()
         return False
 
     def eof_received(self) -> None:
@@ -77,7 +74,7 @@ class InputProtocol(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget what waits."""
-        self._waiting, self._transport = b"", None
+        self._waiting = b""
         self.connection.connection_lost(exc)
 
     def pause_writing(self) -> None:

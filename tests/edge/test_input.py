@@ -41,6 +41,10 @@ class Reader:
         self.received += data
         self.reads.append(len(data))
 
+    def cut(self) -> None:
+        assert self.transport is not None
+        self.transport.abort()
+
     def eof_received(self) -> None:
         self.received += b"$"
 
