@@ -136,15 +136,15 @@ class CountedConnections(Generic[C]):
         """Return the connection that is closed for a new one of a stranger.
 
         That is the oldest one of a stranger that is old enough or whose address has more than the
-        owner, or else one of a member that is idle. Who has many gets the place of an own one.
+        owner; who has many gets the place of an own one. While there are few strangers, it may be
+        one of a member that is idle.
         """
-        own = self._by_owner.get(owner, {}) if owner.address else {}
-        has_many = len(own) > self._pool.minimum
-        for other, since in _candidates(own if has_many else self._strangers):
+        few, own = self._pool.minimum, self._by_owner.get(owner, {}) if owner.address else {}
+        for other, since in _candidates(own if len(own) > few else self._strangers):
             count = len(self._by_owner[other.owner]) if other.owner.address else 0
             if now - since >= EVICTION_AGE or count > len(own) + 1:
                 return other
-        return None if has_many else _idle(self._members, now)
+        return _idle(self._members, now) if len(self._strangers) <= few else None
 
 
 def _candidates(group: dict[C, float]) -> Iterator[tuple[C, float]]:

@@ -74,6 +74,33 @@ def test_strangers_of_many_addresses_leave_the_rest_to_members() -> None:
     assert [connection.is_cut for connection in held[:2]] == [True, False]
 
 
+def test_an_address_with_many_connections_replaces_its_own() -> None:
+    full = counting_up_to(1000)
+    other, own = connection_of(2), [connection_of(1)]
+    assert full.enter(other, 0.0)
+    while full.enter(own[-1], 0.0):
+        own.append(connection_of(1))
+    assert full.enter(own[-1], counted_connections.EVICTION_AGE)
+    assert [connection.is_cut for connection in (other, *own[:2])] == [False, True, False]
+
+
+def test_many_strangers_never_close_idle_connections_of_members() -> None:
+    full = counting_up_to(200)
+    member, now = connection_of(1), counted_connections.EVICTION_IDLE
+    assert full.enter(member, 0.0)
+    full.join(member, "ann", 0.0)
+    assert sum(full.enter(connection_of(number), now) for number in range(2, 100)) < 50
+    assert not member.is_cut
+
+
+def test_connections_of_reverse_proxies_are_of_no_address() -> None:
+    full = counting_up_to(1000)
+    held = [FakeConnection(Owner()) for _ in range(100)]
+    assert all(full.enter(connection, 0.0) for connection in held)
+    assert sum(full.enter(connection_of(number), 0.0) for number in range(200)) == 100
+    assert not any(connection.is_cut for connection in held)
+
+
 def test_idle_connections_of_the_member_with_most_make_room() -> None:
     full = counting_up_to(200)
     held = [connection_of(1, busy=number % 100 > 0) for number in range(300)]
