@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
@@ -20,6 +19,7 @@ from proxy.storage.database import (
     StorageError,
 )
 from proxy.storage.statements import put_meta
+from proxy.waits import until_set
 
 if TYPE_CHECKING:
     from proxy.files.output_directory import OutputDirectory
@@ -128,9 +128,7 @@ class Readiness:
         self._stopping = True
         if self._asked_at is None or clock.monotonic() - self._asked_at > _WATCHES:
             return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_NOTICE_TIMEOUT):
-                await self._reported.wait()
+        if await until_set(self._reported, _NOTICE_TIMEOUT):
             await asyncio.sleep(_GONE_AFTER)
 
     async def close(self) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Hashable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Generic, TypeAlias, TypeVar
+
+from proxy.waits import until_set
 
 K = TypeVar("K", bound=Hashable)
 
@@ -41,9 +42,7 @@ class WatchedFiles(Generic[K]):
                 changed = list(self._seen)
             if changed:
                 yield changed
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._interval):
-                    await asked.wait()
+            await until_set(asked, self._interval)
 
 
 def _stamp(path: Path | None) -> _Stamp:

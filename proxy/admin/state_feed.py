@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from aiohttp import web
 from msgspec import Struct
@@ -20,6 +20,7 @@ from proxy.jobs.messages import MembersChanged
 from proxy.shared_work import NextReading
 from proxy.supervisor import Supervisor
 from proxy.translate import codec
+from proxy.waits import until_set
 
 #: Seconds: the least between two states, the most while a job runs, the most while none does.
 OFTEN, LIVELY, QUIET = 0.25, 1.0, 15.0
@@ -73,9 +74,7 @@ class StateFeed:
                 self._last = StateMessage(number, event, changes)
                 await self._wake()
                 await asyncio.sleep(OFTEN)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(LIVELY if state["running"] else QUIET):
-                        await self._news.wait()
+                await until_set(self._news, LIVELY if state["running"] else QUIET)
 
     async def after(self, last: StateMessage | None) -> StateMessage | None:
         """Return a state that is newer than the `last` one of a stream, for a new stream the

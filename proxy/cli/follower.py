@@ -15,6 +15,7 @@ from proxy.cli.common import CommandError
 from proxy.cli.progress import Display
 from proxy.cloud.resilience import Backoff
 from proxy.translate import codec
+from proxy.waits import until_set
 
 #: Seconds between two queries of the history, with the websocket open and without it.
 POLL_WITH_SOCKET = 3.0
@@ -48,9 +49,7 @@ class Follower:
         """Keep the websocket open; the block begins when a first try is over."""
         listener = asyncio.create_task(self._listen())
         try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(5):
-                    await self._tried.wait()
+            await until_set(self._tried, 5)
             yield
         finally:
             while not listener.done():  # a cancellation can get lost in a connection that fails
@@ -104,9 +103,7 @@ class Follower:
         if self._ended.is_set():
             await asyncio.sleep(POLL_AT_THE_END)
             return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._ended.wait()
+        await until_set(self._ended, seconds)
 
     async def _listen(self) -> None:
         backoff, failures = Backoff(first=0.5, longest=10.0), 0

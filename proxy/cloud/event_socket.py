@@ -32,6 +32,7 @@ from proxy.translate import codec
 from proxy.translate.codec import redact
 from proxy.translate.events import LISTED_EVENTS, unlisted
 from proxy.translate.frames import LISTED_FRAMES, parse_frame, without_secret
+from proxy.waits import until_set
 
 log = structlog.get_logger(__name__)
 
@@ -172,10 +173,7 @@ class EventSocket:
         A refused key ends the wait: the next attempt comes much later. After a wait in vain nobody
         waits until the socket has been open, or has another key.
         """
-        try:
-            async with asyncio.timeout(timeout):
-                await self._decided.wait()
-        except TimeoutError:
+        if not await until_set(self._decided, timeout):
             self._decided.set()
         return self.connected
 
@@ -223,9 +221,7 @@ class EventSocket:
             backoff = self.timeouts.socket_backoff
             pause = max(wait, jittered(backoff.first))
             await asyncio.sleep(pause)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(backoff.after(failures) - pause):
-                    await recovery.wait()
+            await until_set(recovery, backoff.after(failures) - pause)
 
     async def _connect_and_listen(self) -> float:
         """Open a connection and receive until it ends. Return the minimum seconds to wait after

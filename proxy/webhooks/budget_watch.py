@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
@@ -11,6 +10,7 @@ import structlog
 from proxy.storage.budget_notices import BudgetNoticeRepository
 from proxy.storage.database import FencedError, StorageError
 from proxy.storage.leases import Fence
+from proxy.waits import until_set
 from proxy.webhooks.messages import budget_message
 from proxy.webhooks.outbox import Outbox
 
@@ -44,6 +44,4 @@ class BudgetWatch:
                 log.warning("webhooks_save_failed", error=str(error))
                 await asyncio.sleep(_AGAIN)
                 continue
-            with suppress(TimeoutError):
-                async with asyncio.timeout(INTERVAL):
-                    await self.outbox.budgets.wait()
+            await until_set(self.outbox.budgets, INTERVAL)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Collection, Iterable
-from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
 
 import structlog
@@ -26,6 +25,7 @@ from proxy.storage.database import FencedError, StorageError
 from proxy.storage.encryption import Cipher
 from proxy.storage.leases import Fence
 from proxy.storage.webhook_deliveries import Attempted, Claimed, WebhookDeliveryRepository
+from proxy.waits import until_set
 from proxy.webhooks.messages import TEST
 from proxy.webhooks.outbox import Outbox
 from proxy.webhooks.resolver import OWNER
@@ -98,9 +98,7 @@ class WebhookDelivery:
                 except StorageError as error:
                     log.warning("webhooks_read_failed", error=str(error))
                     wait = _RETRY_DELAY
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(wait):
-                        await self.outbox.news.wait()
+                await until_set(self.outbox.news, wait)
 
     async def _begin(self, tasks: asyncio.TaskGroup) -> float:
         """Begin the attempts that are due and have room; return the seconds until the next look.
