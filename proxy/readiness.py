@@ -19,7 +19,7 @@ from proxy.storage.database import (
     StorageError,
 )
 from proxy.storage.statements import put_meta
-from proxy.waits import until_set
+from proxy.waits import stop, until_set
 
 if TYPE_CHECKING:
     from proxy.files.output_directory import OutputDirectory
@@ -133,9 +133,7 @@ class Readiness:
 
     async def close(self) -> None:
         """Stop looking."""
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.gather(self._looking, return_exceptions=True)
+        await stop(self._looking)
 
     async def _look(self) -> None:
         async def look_at(account: AccountView) -> None:

@@ -9,6 +9,8 @@ from typing import Any, Generic, TypeVar
 
 from cachetools import LRUCache
 
+from proxy.waits import stop
+
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
@@ -41,7 +43,7 @@ class SharedWork(Generic[K, T]):
 
     async def close(self) -> None:
         """Cancel what is under way."""
-        await _cancel(list(self._working.values()))
+        await stop(*self._working.values())
 
 
 class NextReading(Generic[K, T]):
@@ -80,15 +82,9 @@ class NextReading(Generic[K, T]):
 
     async def close(self) -> None:
         """Cancel what is under way."""
-        await _cancel([*self._current.values(), *self._next.values()])
+        await stop(*self._current.values(), *self._next.values())
 
 
 def _has_failed(task: asyncio.Task[Any]) -> bool:
     """Return whether a task has failed; its error is not logged if nobody waits for it any more."""
     return task.cancelled() or task.exception() is not None
-
-
-async def _cancel(tasks: list[asyncio.Task[Any]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

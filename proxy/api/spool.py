@@ -15,6 +15,7 @@ from proxy.budget import Allocation
 from proxy.owners import Owner
 from proxy.pool import Pool
 from proxy.translate.errors import LocalError
+from proxy.waits import stop
 
 #: Bytes on disk for all members, as a multiple of the largest upload; a member has at most half.
 MAX_UPLOADS = 16
@@ -90,6 +91,5 @@ class _SharedFile:
         self.making = asyncio.ensure_future(make(self._stack))
 
     async def close(self) -> None:
-        self.making.cancel()
-        await asyncio.wait([self.making])
+        await stop(self.making)
         self._stack.close()

@@ -14,6 +14,7 @@ from aiohttp.compression_utils import BrotliDecompressor, ZLibDecompressor, ZSTD
 from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.translate.errors import LocalError
+from proxy.waits import stop
 
 #: Maximum bytes of a decompressed piece; other tasks run between two pieces.
 PIECE = 256 * 1024
@@ -59,8 +60,7 @@ async def unpacked(request: web.Request) -> AsyncIterator[aiohttp.StreamReader]:
     try:
         yield stream
     finally:
-        feeding.cancel()
-        await asyncio.wait([feeding])
+        await stop(feeding)
 
 
 class _Valve(BaseProtocol):

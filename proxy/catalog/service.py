@@ -33,6 +33,7 @@ from proxy.translate.errors import LocalError
 from proxy.translate.graph_shape import class_of
 from proxy.translate.reading import field_of
 from proxy.translate.shapes import Shapes
+from proxy.waits import stop
 
 #: Seconds in which the copy of the node classes is read after the start.
 COPY_TIMEOUT = 1.0
@@ -110,9 +111,7 @@ class Catalog:
 
     async def close(self) -> None:
         """Stop fetching."""
-        if self._loading is not None:
-            self._loading.cancel()
-            await asyncio.gather(self._loading, return_exceptions=True)
+        await stop(self._loading)
         await asyncio.gather(
             *(part.close() for part in (self._documents, self.extras, self._bodies, self._seen))
         )

@@ -16,6 +16,7 @@ from proxy import clock
 from proxy.cloud.errors import CloudError, CloudUnreachable
 from proxy.shared_work import SharedWork
 from proxy.translate.errors import LocalError
+from proxy.waits import stop
 
 log = structlog.get_logger(__name__)
 
@@ -160,9 +161,7 @@ class CachedResource(Generic[T]):
 
     async def close(self) -> None:
         """Stop fetching."""
-        if self._refreshing is not None:
-            self._refreshing.cancel()
-            await asyncio.gather(self._refreshing, return_exceptions=True)
+        await stop(self._refreshing)
 
     def _refresh(self) -> asyncio.Task[None] | None:
         """Return the current refresh, or start one; `None` within `PAUSE` after a failure."""

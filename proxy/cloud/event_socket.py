@@ -32,7 +32,7 @@ from proxy.translate import codec
 from proxy.translate.codec import redact
 from proxy.translate.events import LISTED_EVENTS, unlisted
 from proxy.translate.frames import LISTED_FRAMES, parse_frame, without_secret
-from proxy.waits import until_set
+from proxy.waits import stop, until_set
 
 log = structlog.get_logger(__name__)
 
@@ -203,8 +203,7 @@ class EventSocket:
 
     async def _stop(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            await stop(self._task)
             await self._connections.close()
             self._task = None
 

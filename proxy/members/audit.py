@@ -25,6 +25,7 @@ from proxy.members.rates import Buckets
 from proxy.storage.database import StorageError
 from proxy.storage.usage import AuditRow, UsageRepository, add_audit, forget_audit
 from proxy.supervisor import Supervisor
+from proxy.waits import stop
 from proxy.write_behind import WriteBehind
 
 log = structlog.get_logger(__name__)
@@ -73,9 +74,7 @@ class Audit:
 
     async def close(self) -> None:
         """Write the remaining entries; log a failure."""
-        if self._writer is not None:
-            self._writer.cancel()
-            await asyncio.wait([self._writer])
+        await stop(self._writer)
         with suppress(StorageError):
             await self.flush()
         for member in list(self._left_out):

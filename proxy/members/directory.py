@@ -33,6 +33,7 @@ from proxy.storage.members import (
     StoredToken,
 )
 from proxy.supervisor import Supervisor
+from proxy.waits import stop
 
 log = structlog.get_logger(__name__)
 
@@ -102,9 +103,7 @@ class Directory:
 
     async def close(self) -> None:
         """Stop the task, and write the last uses of tokens."""
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.wait([self._watching])
+        await stop(self._watching)
         with contextlib.suppress(StorageError):
             await self._write_uses(every=True)
 

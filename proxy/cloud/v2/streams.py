@@ -28,6 +28,7 @@ from proxy.translate.codec import redact
 from proxy.translate.frames import CloudPicture
 from proxy.translate.snapshots import Snapshot
 from proxy.translate.v2.runs import Observation, ObservedEvent, RunObserver
+from proxy.waits import stop
 
 log = structlog.get_logger(__name__)
 
@@ -75,8 +76,7 @@ class JobStreams:
     async def close(self) -> None:
         """Close all streams."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            await stop(self._task)
             self._task = None
             self._ready.clear()
 
