@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from proxy.engine.news_publisher import NewsPublisher
 from proxy.jobs.message_order import StepBuffer
 from proxy.jobs.messages import JobMessage
 from proxy.jobs.models import Job
+from proxy.storage.job_tables import JobKey
 from proxy.translate.events import Message, Preview, is_droppable, with_metadata
 
 #: A larger preview is not kept for those who look at the dashboard.
@@ -29,15 +30,21 @@ class JobPublisher:
     metadata: Mapping[str, Any]
     steps: StepBuffer | None = None
     preview: Preview | None = None
+    _key: JobKey = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._key = self.job.key
 
     def publish(self, message: Message) -> None:
         """Publish a message."""
         if self.metadata:
             message = with_metadata(message, self.metadata)
-        job = self.job
-        news = JobMessage(job.key, job.order, job.client_id, job.watched, message)
-        if self.steps is not None:
-            news = self.steps.numbered(news)
+        job, steps = self.job, self.steps
+        epoch, number, step = (0, 0, None) if steps is None else steps.position(message)
+        client, watched = job.client_id, job.watched
+        news = JobMessage(self._key, job.order, client, watched, message, epoch, number, step)
+        if steps is not None:
+            steps.keep(news)
         if is_droppable(message) and len(message.image) <= MAX_PREVIEW_BYTES:
             self.preview = message
         self.publisher.publish(news)

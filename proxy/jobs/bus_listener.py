@@ -15,11 +15,10 @@ class BusListener:
 
     def hear(self, news: JobNews) -> None:
         """Publish news of a job on its topic; a preview may be dropped."""
-        match news:
-            case JobMessage(key=key, client_id=client_id, message=message):
-                topic = topic_of(key.member, client_id)
-                self._bus.publish(topic, news, droppable=is_droppable(message))
-            case ClientMessage(member=member, client_id=client_id):
-                self._bus.publish(topic_of(member, client_id), news)
-            case _:
-                self._bus.publish("jobs", news)
+        if isinstance(news, JobMessage):
+            topic = topic_of(news.key.member, news.client_id)
+            self._bus.publish(topic, news, droppable=is_droppable(news.message))
+        elif isinstance(news, ClientMessage):
+            self._bus.publish(topic_of(news.member, news.client_id), news)
+        else:
+            self._bus.publish("jobs", news)

@@ -142,16 +142,18 @@ class StepBuffer:
     _number: int = field(init=False, default=0)
     _steps: list[JobMessage] = field(init=False, default_factory=list)
 
-    def numbered(self, news: JobMessage) -> JobMessage:
-        """Return the next message with its position among those of the job."""
-        step = step_of(news.message)
+    def position(self, message: Message) -> tuple[int, int, str | None]:
+        """Return the epoch, the number and the step's name of the next message."""
+        step = step_of(message)
         if step is not None:
             self._number += 1
-        numbered = replace(news, epoch=self.epoch, number=self._number, step=step)
-        if step is not None:
+        return self.epoch, self._number, step
+
+    def keep(self, news: JobMessage) -> None:
+        """Keep a message that has its position, if it is a step."""
+        if news.step is not None:
             fits = _fits(news.message, self.held)
-            self._steps.append(numbered if fits else replace(numbered, message=None))
-        return numbered
+            self._steps.append(news if fits else replace(news, message=None))
 
     def after(self, epoch: int, number: int) -> list[JobMessage]:
         """Return the steps after this one; all of them if it is of another epoch."""

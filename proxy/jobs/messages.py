@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeAlias, TypedDict
 
@@ -72,10 +73,15 @@ class _PackedMessage(BusMessage, frozen=True):
     def _with(self, way: int) -> Self:
         fields = {
             name: _PACKED[name][way](value)
-            for name in self.__struct_fields__
-            if name in _PACKED and (value := getattr(self, name)) is not None
+            for name in _packed_fields(type(self))
+            if (value := getattr(self, name)) is not None
         }
         return msgspec.structs.replace(self, **fields)
+
+
+@cache
+def _packed_fields(kind: type[_PackedMessage]) -> tuple[str, ...]:
+    return tuple(name for name in kind.__struct_fields__ if name in _PACKED)
 
 
 #: For fields by their names: what they are on the wire, and back. JSON has numbers of any size.

@@ -75,11 +75,15 @@ JOB = Job("p", "m", 0, None, "c", 0, order=7)
 def numbered(messages: Sequence[Message], epoch: int = 1) -> list[JobMessage]:
     """The messages as an engine sends them."""
     buffer = StepBuffer(epoch, MemoryBudget(2**28).member("anna", "job"))
-    return [buffer.numbered(unnumbered(message)) for message in messages]
+    return [added(buffer, message) for message in messages]
 
 
-def unnumbered(message: Message) -> JobMessage:
-    return JobMessage(JOB.key, JOB.order, JOB.client_id, JOB.watched, message)
+def added(buffer: StepBuffer, message: Message) -> JobMessage:
+    """The next message, which the buffer keeps if it is a step."""
+    position = buffer.position(message)
+    news = JobMessage(JOB.key, JOB.order, JOB.client_id, JOB.watched, message, *position)
+    buffer.keep(news)
+    return news
 
 
 def delivery() -> Delivery:
@@ -285,7 +289,7 @@ def test_steps_have_numbers_and_other_messages_that_of_the_step_before() -> None
 def test_what_is_behind_a_step_is_kept_within_the_budget() -> None:
     budget = MemoryBudget(2**20)
     buffer = StepBuffer(1, budget.member("anna", "job"))
-    sent = [buffer.numbered(unnumbered(each)) for each in (START, PROGRESS, *STEPS[1:])]
+    sent = [added(buffer, each) for each in (START, PROGRESS, *STEPS[1:])]
     steps = [sent[0], *sent[2:]]
     assert buffer.after(1, 0) == steps
     assert buffer.after(1, 3) == steps[3:]
@@ -299,7 +303,7 @@ def test_what_is_behind_a_step_is_kept_within_the_budget() -> None:
 
 def test_what_does_not_fit_is_counted_and_the_small_steps_are_kept() -> None:
     buffer = StepBuffer(1, MemoryBudget(100).member("anna", "job"))
-    assert [buffer.numbered(unnumbered(each)).message for each in STEPS] == STEPS
+    assert [added(buffer, each).message for each in STEPS] == STEPS
     assert positions(buffer.after(1, 0)) == [
         (1, "execution_start", START),
         (2, "executed 3", None),
