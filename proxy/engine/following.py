@@ -95,26 +95,21 @@ class Following:
     ) -> None:
         """Do what follows; a fault in it ends no job."""
         try:
-            await self._do(job, happening)
+            match happening:
+                case Starting():
+                    await self._wait_for_previous(job)
+                case JobStarted(at=at):
+                    if job.state is JobState.SUBMITTED:
+                        self._table.advance(job, JobState.RUNNING, JobChanges(started_at=at))
+                    self._scheduler.started(job)
+                case OutputsSent():
+                    self._table.show(job, finishing=True)
+                case message:
+                    self._tell(job, message)
         except Exception:
             log.exception("job_happening_failed", happening=type(happening).__name__)
             if job.follower is not None:
                 job.follower.read_detail()
-
-    async def _do(
-        self, job: LiveJob, happening: Message | Starting | JobStarted | OutputsSent
-    ) -> None:
-        match happening:
-            case Starting():
-                await self._wait_for_previous(job)
-            case JobStarted(at=at):
-                if job.state is JobState.SUBMITTED:
-                    self._table.advance(job, JobState.RUNNING, JobChanges(started_at=at))
-                self._scheduler.started(job)
-            case OutputsSent():
-                self._table.show(job, finishing=True)
-            case message:
-                self._tell(job, message)
 
     def _tell(self, job: LiveJob, message: Message) -> None:
         if job.publisher is not None:
