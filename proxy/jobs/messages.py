@@ -17,7 +17,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeAlias, TypedDict
 
@@ -355,10 +355,23 @@ class EngineOffered(BusMessage, frozen=True):
     """The engine cannot reach the cloud; a replica that can may ask for the lease."""
 
 
+#: Characters of a client's id whose topic is remembered: those of a UUID, and some more.
+_USUAL = 64
+
+
 def topic_of(member: str, client_id: str | None) -> str:
     """Return the topic of messages about jobs of a client, or of jobs without one."""
     if client_id is None:
         return f"events.{member}"
+    if len(client_id) <= _USUAL:
+        return _remembered_topic(member, client_id)
+    return _topic(member, client_id)
+
+
+def _topic(member: str, client_id: str) -> str:
     # A client's id may have any characters and any length.
     digest = blake2b(client_id.encode(errors="surrogatepass"), digest_size=16)
     return f"events.{member}.{digest.hexdigest()}"
+
+
+_remembered_topic = lru_cache(maxsize=1024)(_topic)
