@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from yarl import URL
 
-from proxy.settings import SETTINGS, ConfigError, load, read_key
+from proxy.settings import SETTINGS, ConfigError, Settings, load, read_key, tables_of
 from proxy.storage.encryption import Cipher
 
 
@@ -27,9 +27,14 @@ def write(tmp_path: Path):
     return write_file
 
 
+def key_of(settings: Settings) -> str | None:
+    (table,) = tables_of(settings)
+    return read_key(settings, table)
+
+
 def complaint(**options: object) -> str:
     with pytest.raises(ConfigError) as raised:
-        read_key(load(options))
+        key_of(load(options))
     sentence = str(raised.value)
     assert sentence.endswith(".")
     assert "\n" not in sentence
@@ -40,7 +45,7 @@ def test_defaults_are_a_local_comfyui_before_comfy_cloud() -> None:
     settings = load()
     assert (settings.host, settings.port) == ("127.0.0.1", 8188)
     assert settings.base_url == URL("https://cloud.comfy.org")
-    assert read_key(settings) is None
+    assert key_of(settings) is None
 
 
 def test_option_beats_environment_beats_file(monkeypatch: pytest.MonkeyPatch, write) -> None:
@@ -61,7 +66,7 @@ def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("COMFY_PROXY_PORT", "")
     monkeypatch.setenv("COMFY_CLOUD_API_KEY", "")
     assert load().port == 8188
-    assert read_key(load()) is None
+    assert key_of(load()) is None
 
 
 @pytest.mark.parametrize("value", ["1", "true", "yes", "on"])
@@ -104,7 +109,7 @@ def test_the_key_comes_from_a_file_without_its_line_end(
     monkeypatch: pytest.MonkeyPatch, write
 ) -> None:
     monkeypatch.setenv("COMFY_CLOUD_API_KEY_FILE", write("comfyui-abc\n", "key"))
-    assert read_key(load()) == "comfyui-abc"
+    assert key_of(load()) == "comfyui-abc"
 
 
 def test_the_environment_silences_the_key_file_of_the_toml_file(
@@ -112,14 +117,14 @@ def test_the_environment_silences_the_key_file_of_the_toml_file(
 ) -> None:
     config = write(f'api_key_file = "{write("comfyui-old", "key")}"')
     monkeypatch.setenv("COMFY_CLOUD_API_KEY", "comfyui-new")
-    assert read_key(load({"config": config})) == "comfyui-new"
+    assert key_of(load({"config": config})) == "comfyui-new"
 
 
 def test_an_option_for_the_key_file_silences_the_key_of_the_environment(
     monkeypatch: pytest.MonkeyPatch, write
 ) -> None:
     monkeypatch.setenv("COMFY_CLOUD_API_KEY", "comfyui-old")
-    assert read_key(load({"api_key_file": write("comfyui-new", "key")})) == "comfyui-new"
+    assert key_of(load({"api_key_file": write("comfyui-new", "key")})) == "comfyui-new"
 
 
 def test_two_keys_in_one_place_are_refused(monkeypatch: pytest.MonkeyPatch, write) -> None:

@@ -14,7 +14,15 @@ from proxy.cloud.observer import Observer
 from proxy.cloud.resilience import RetryPolicy
 from proxy.cloud.v2.catalog import NodeList
 from proxy.cloud.v2.client import DeploymentClient
-from proxy.settings import AccountAccess, ConfigError, Settings, account_of, key_source, read_key
+from proxy.settings import (
+    AccountAccess,
+    ConfigError,
+    Settings,
+    account_of,
+    key_source,
+    read_key,
+    tables_of,
+)
 from proxy.translate.plans import AccountPlan
 
 #: Seconds that the cloud has for each answer.
@@ -25,7 +33,7 @@ _RETRIES = RetryPolicy(budget=TIMEOUT / 2, attempt_timeout=TIMEOUT)
 def listed_accounts(settings: Settings) -> list[tuple[AccountAccess, str]]:
     """Return all accounts of the settings, and why there is no usable key; else `""`."""
     found = []
-    for table in settings.accounts or (None,):
+    for table in tables_of(settings):
         try:
             key = read_key(settings, table)
             problem = (

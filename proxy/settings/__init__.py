@@ -9,6 +9,7 @@ from proxy.settings.accounts import nodes_of as nodes_of
 from proxy.settings.accounts import read_accounts as read_accounts
 from proxy.settings.accounts import read_key as read_key
 from proxy.settings.accounts import read_secrets as read_secrets
+from proxy.settings.accounts import tables_of as tables_of
 from proxy.settings.cloud import PLANS as PLANS
 from proxy.settings.cloud import AccountSettings as AccountSettings
 from proxy.settings.fields import ConfigError as ConfigError

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import aclosing
-from pathlib import Path
 
 import structlog
 
 from proxy.logging import register_secret
-from proxy.settings.accounts import AccountAccess, read_key
+from proxy.settings.accounts import AccountAccess, read_key, tables_of
 from proxy.settings.cloud import AccountSettings
 from proxy.settings.fields import ConfigError
 from proxy.settings.loading import load
@@ -44,7 +43,8 @@ class AccountKeys:
 
     async def follow(self) -> None:
         """Watch the files until cancelled."""
-        files = {name: _file(self._settings, name) for name in self._keys}
+        tables = [table for table in tables_of(self._settings) if table.name in self._keys]
+        files = {table.name: table.key_file for table in tables}
         watched = WatchedFiles(files, interval=self._interval)
         async with aclosing(watched.changes(self._asked)) as changes:
             async for names in changes:
@@ -74,16 +74,12 @@ class AccountKeys:
 
 def _read_again(settings: Settings, name: str) -> str | None:
     """Return the key as it is set now. The environment of a process does not change, files do."""
-    if _file(settings, name) is None and settings.config is not None:
-        settings = load({"config": settings.config})
     table = _table(settings, name)
-    return None if table is None and settings.accounts else read_key(settings, table)
+    if (table is None or table.key_file is None) and settings.config is not None:
+        settings = load({"config": settings.config})
+        table = _table(settings, name)
+    return None if table is None else read_key(settings, table)
 
 
 def _table(settings: Settings, name: str) -> AccountSettings | None:
-    return next((table for table in settings.accounts if table.name == name), None)
-
-
-def _file(settings: Settings, name: str) -> Path | None:
-    table = _table(settings, name)
-    return settings.api_key_file if table is None else table.key_file
+    return next((table for table in tables_of(settings) if table.name == name), None)

@@ -41,16 +41,23 @@ class AccountAccess:
     nodes: Path | URL | None = None
 
 
-def read_key(settings: Settings, table: AccountSettings | None = None) -> str | None:
-    """Return the key of an account that has a table, or the only one; `None` where none is set.
+def tables_of(settings: Settings) -> tuple[AccountSettings, ...]:
+    """Return the tables of the accounts. A key that is set by itself is that of an account which is
+    called "default"."""
+    if settings.accounts:
+        return settings.accounts
+    return (AccountSettings(name=DEFAULT, key=settings.api_key, key_file=settings.api_key_file),)
+
+
+def read_key(settings: Settings, table: AccountSettings) -> str | None:
+    """Return the key of an account, `None` where none is set.
 
     Raises `ConfigError` when it is set twice in one place, when its file cannot be read and when
     what is there cannot be a key.
     """
-    if table is None:
-        key, file, setting = settings.api_key, settings.api_key_file, "COMFY_CLOUD_API_KEY_FILE"
-    else:
-        key, file, setting = table.key, table.key_file, f"`key_file` of the account {table.name}"
+    key, file, setting = table.key, table.key_file, f"`key_file` of the account {table.name}"
+    if not settings.accounts:
+        setting = "COMFY_CLOUD_API_KEY_FILE"
     if key is not None and file is not None:
         raise ConfigError(
             "The API key is set twice: unset COMFY_CLOUD_API_KEY or COMFY_CLOUD_API_KEY_FILE."
@@ -60,12 +67,11 @@ def read_key(settings: Settings, table: AccountSettings | None = None) -> str | 
     return None if key is None else _usable(key.get_secret_value(), key_source(settings, table))
 
 
-def key_source(settings: Settings, account: AccountSettings | None = None) -> str:
-    """Return where people set the key of an account, or the only one."""
-    if account is not None and account.key is not None:
-        return f"`key` of the account {account.name}"
-    file = settings.api_key_file if account is None else account.key_file
-    return "COMFY_CLOUD_API_KEY" if file is None else str(file)
+def key_source(settings: Settings, table: AccountSettings) -> str:
+    """Return where people set the key of an account."""
+    if table.key_file is not None:
+        return str(table.key_file)
+    return f"`key` of the account {table.name}" if settings.accounts else "COMFY_CLOUD_API_KEY"
 
 
 def read_secrets(settings: Settings) -> str | None:
@@ -95,19 +101,18 @@ def read_secrets(settings: Settings) -> str | None:
 
 def account_names(settings: Settings) -> list[str]:
     """Return the names of the accounts, in the order of their tables."""
-    return [table.name for table in settings.accounts] or [DEFAULT]
+    return [table.name for table in tables_of(settings)]
 
 
 def read_accounts(settings: Settings) -> list[AccountAccess]:
     """Return the accounts with their keys, in the order of their tables; none without any key.
 
-    Without tables it is the single key's account, which is called "default". Raises `ConfigError`
-    as `read_key`, when two accounts have one key, for they would be one account of the cloud, and
-    when a key would be sent over the internet in the clear.
+    Raises `ConfigError` as `read_key`, when two accounts have one key, for they would be one
+    account of the cloud, and when a key would be sent over the internet in the clear.
     """
     found = [
         account_of(settings, table, key)
-        for table in settings.accounts or (None,)
+        for table in tables_of(settings)
         if (key := read_key(settings, table)) is not None
     ]
     names: dict[tuple[str, URL | None], str] = {}
@@ -128,16 +133,8 @@ def read_accounts(settings: Settings) -> list[AccountAccess]:
     return found
 
 
-def account_of(settings: Settings, table: AccountSettings | None, key: str) -> AccountAccess:
-    """Return the account of a table with its key; without a table, that of the only key.
-
-    Raises `ConfigError` as `nodes_of`.
-    """
-    place, plain_http = key_source(settings, table), settings.allow_plain_http
-    if table is None:
-        return AccountAccess(
-            DEFAULT, settings.base_url, key, plain_http=plain_http, key_source=place
-        )
+def account_of(settings: Settings, table: AccountSettings, key: str) -> AccountAccess:
+    """Return the account of a table with its key. Raises `ConfigError` as `nodes_of`."""
     return AccountAccess(
         table.name,
         table.base_url or settings.base_url,
@@ -145,8 +142,8 @@ def account_of(settings: Settings, table: AccountSettings | None, key: str) -> A
         table.jobs_at_once,
         table.weight,
         table.members,
-        plain_http,
-        place,
+        settings.allow_plain_http,
+        key_source(settings, table),
         nodes_of(table),
     )
 
