@@ -29,8 +29,8 @@ class Term:
 
     @property
     def lasts(self) -> bool:
-        """Whether the engine may act now."""
-        return clock.monotonic() < self.until
+        """Whether the engine may act now; without other replicas it may for ever."""
+        return self.until == math.inf or clock.monotonic() < self.until
 
     def check(self) -> None:
         """Check that the term lasts, directly before what only one replica may do. Raises

@@ -8,6 +8,7 @@ it also travels on the bus, and `HistoryEntry` what is left of it. What the clie
 from __future__ import annotations
 
 from functools import cache, partial
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -63,10 +64,11 @@ def job_of_request(
 
 def stored_of(job: Job) -> StoredJob:
     """Return the row of a job as it is now."""
-    return StoredJob(**{name: getattr(job, name) for name in _COLUMNS})
+    return StoredJob(*_values_of(job))
 
 
 _COLUMNS = StoredJob.__struct_fields__
+_values_of = attrgetter(*_COLUMNS)
 _WISHES = frozenset({"cancel_requested", "interrupted"})
 
 #: The columns that the engine writes again; the others never change.

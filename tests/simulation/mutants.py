@@ -50,7 +50,7 @@ MUTANTS = {
     ),
     "check_without_effect": Mutant("engine.term", "if not self.lasts:", "if False:"),
     "term_for_ever": Mutant(
-        "engine.term", "return clock.monotonic() < self.until", "return self.until > -math.inf"
+        "engine.term", "or clock.monotonic() < self.until", "or self.until > -math.inf"
     ),
     "fence_without_effect": Mutant("storage.leases", "if epoch != fence.epoch:", "if False:"),
     # those that the simulation has found in the product
