@@ -130,7 +130,7 @@ class Server:
     @property
     def connections(self) -> list[Connection]:
         """The open connections."""
-        return self._listener.connections
+        return self._listener.manager.counted.all()
 
     async def start(
         self, hosts: str | Sequence[str], port: int, *, certificate: Certificate | None = None
@@ -142,7 +142,7 @@ class Server:
         """
         url = await self._listener.start(hosts, port, certificate=certificate)
         if not self._admin:
-            self._services[POOLS]["connections"] = self._listener.pool
+            self._services[POOLS]["connections"] = self._listener.manager.pool
         return url
 
     async def stop(self, *, spent: float = 0.0) -> None:

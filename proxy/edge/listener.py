@@ -22,7 +22,6 @@ from proxy.edge.connections import Connection, begun, driven
 from proxy.edge.context import ConnectionLimits, EdgeContext
 from proxy.edge.input import READ, InputProtocol
 from proxy.edge.tls import Certificate, TlsListener
-from proxy.pool import Pool
 
 log = structlog.get_logger(__name__)
 
@@ -121,18 +120,9 @@ class HttpListener:
         self._logger = logger
         self._stop_timeout = stop_timeout
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
-        self._manager = ConnectionManager(context, _fitting(context.limits.max_connections))
+        #: All connections.
+        self.manager = ConnectionManager(context, _fitting(context.limits.max_connections))
         self._listening: asyncio.Server | TlsListener | None = None
-
-    @property
-    def connections(self) -> list[Connection]:
-        """The open connections."""
-        return self._manager.counted.all()
-
-    @property
-    def pool(self) -> Pool:
-        """The pool of the connections."""
-        return self._manager.pool
 
     async def start(
         self, hosts: str | Sequence[str], port: int, *, certificate: Certificate | None = None
@@ -143,7 +133,7 @@ class HttpListener:
         With a `certificate` it is `https`. Raises `OSError` if the address cannot be used.
         """
         await self._runner.setup()
-        self._context.members.subscribe(self._manager.review)
+        self._context.members.subscribe(self.manager.review)
         hosts = [hosts] if isinstance(hosts, str) else hosts
         self._listening = await self._listen(hosts, port, certificate)
         _limit_unread(self._listening.sockets, self._context.limits.write_timeout)
@@ -172,7 +162,7 @@ class HttpListener:
         make = partial(
             Connection,
             self._context,
-            self._manager.counted,
+            self.manager.counted,
             inner,
             access_log=self._logger,
             access_log_class=SentAnswers,
@@ -196,7 +186,7 @@ class HttpListener:
         await self._runner.cleanup()
 
     async def _end_connections(self, timeout: float) -> None:
-        loop, manager = asyncio.get_running_loop(), self._manager
+        loop, manager = asyncio.get_running_loop(), self.manager
         end, margin = loop.time() + timeout, min(MAX_CANCEL_TIME, timeout / 4)
         await asyncio.sleep(0)  # let received requests reach their handlers
         closing = asyncio.create_task(self._runner.shutdown())
