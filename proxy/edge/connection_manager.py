@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 
 from proxy.edge.admission import Admission
 from proxy.edge.connections import Connection
 from proxy.edge.context import EdgeContext
 from proxy.edge.counted_connections import MIN_SHARE, CountedConnections
 from proxy.pool import Pool
+from proxy.waits import until_set
 
 
 class ConnectionManager:
@@ -61,8 +61,6 @@ class ConnectionManager:
         """Close all connections, and abort those that are not closed after `seconds`."""
         for connection in self.counted.all():
             connection.end()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self.counted.until_empty()
+        await until_set(self.counted.empty, seconds)
         for connection in self.counted.all():
             connection.cut()

@@ -48,18 +48,14 @@ class CountedConnections(Generic[C]):
         self._strangers: dict[C, float] = {}
         self._members: dict[C, float] = {}
         self._by_owner: defaultdict[Owner, dict[C, float]] = defaultdict(dict)
-        self._left = asyncio.Event()
+        #: Set while there are none.
+        self.empty = asyncio.Event()
+        self.empty.set()
         self._refused: set[RefusedConnection] = set()
 
     def all(self) -> list[C]:
         """Return all connections."""
         return [*self._strangers, *self._members]
-
-    async def until_empty(self) -> None:
-        """Wait until all connections have left."""
-        while self._by_owner:
-            self._left.clear()
-            await self._left.wait()
 
     def enter(self, connection: C, now: float) -> bool:
         """Add a new connection of a stranger; others may be closed for it.
@@ -117,9 +113,9 @@ class CountedConnections(Generic[C]):
         if connection in self._by_owner.get(connection.owner, ()):
             self._remove(connection)
             self._pool.give_back(connection.owner, 1)
-            self._left.set()
 
     def _add(self, connection: C, now: float) -> None:
+        self.empty.clear()
         self._by_owner[connection.owner][connection] = now
         self._group_of(connection)[connection] = now
 
@@ -128,6 +124,8 @@ class CountedConnections(Generic[C]):
         del of_owner[connection], self._group_of(connection)[connection]
         if not of_owner:
             del self._by_owner[connection.owner]
+        if not self._by_owner:
+            self.empty.set()
 
     def _group_of(self, connection: C) -> dict[C, float]:
         return self._members if connection.owner.member else self._strangers
