@@ -42,7 +42,6 @@ from proxy.cloud.event_socket import EventSocket, Timeouts
 from proxy.cloud.http import JSON, CloudCall, SentFile
 from proxy.cloud.marks import MARK, MarkedJobs, id_by_mark
 from proxy.cloud.observer import Observer
-from proxy.cloud.resilience import ONCE
 from proxy.cloud.upstream import Capabilities, Known, Prompt
 from proxy.logging import word
 from proxy.translate import codec
@@ -146,7 +145,7 @@ class CloudClient(AccountClient):
                 submission_of,
                 data=codec.dump_bytes(body),
                 headers={**JSON, **headers},
-                retries=ONCE,
+                once=True,
             )
         except (CloudUnreachable, CloudRefused, CloudGarbage) as error:
             unsent = isinstance(error, CloudUnreachable) and not error.sent

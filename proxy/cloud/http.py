@@ -44,7 +44,15 @@ from proxy.cloud.errors import (
     CloudUnreachable,
     refusal,
 )
-from proxy.cloud.resilience import TRIAL, ApiKey, Attempts, CallGate, RetryPolicy, retry_after
+from proxy.cloud.resilience import (
+    ONCE,
+    TRIAL,
+    ApiKey,
+    Attempts,
+    CallGate,
+    RetryPolicy,
+    retry_after,
+)
 from proxy.logging import word
 from proxy.observations import AccountObservations
 from proxy.translate import codec
@@ -196,23 +204,24 @@ class Http:
         headers: Mapping[str, str] | None = None,
         total: float | None = None,
         limits: AnswerLimits = USUAL,
-        retries: RetryPolicy | None = None,
+        once: bool = False,
         trial: bool = False,
     ) -> T:
         """Send a call, and return what `parse` makes of its complete answer.
 
         `data` that is not bytes is opened for each attempt; `total` replaces the timeout of an
-        attempt, and `retries` the policy of `Http`. The request is also repeated if `parse` raises
+        attempt. The request is repeated unless it is to be sent `once`, also if `parse` raises
         `CloudGarbage`. A `trial` shows whether a cloud that did not answer does again. `parse` must
         be pure: large answers are parsed in a thread. Raises `CloudUnreachable`, `CloudRefused` or
         `CloudGarbage`.
         """
-        if trial and self.gate.failing and self.retries.budget > TRIAL.budget:
+        retries = ONCE if once else self.retries
+        if trial and self.gate.failing and retries.budget > TRIAL.budget:
             retries = TRIAL
         timeout = aiohttp.ClientTimeout(
             total=total or self.retries.attempt_timeout, sock_connect=CONNECT_TIMEOUT
         )
-        attempts, answer = Attempts(retries or self.retries), None
+        attempts, answer = Attempts(retries), None
         while True:
             try:
                 async with data() if callable(data) else nullcontext(data) as body:

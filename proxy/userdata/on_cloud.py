@@ -14,7 +14,6 @@ from msgspec.structs import replace
 from proxy.cloud.answers import FILE, Answer, status_only
 from proxy.cloud.errors import CloudError, CloudGarbage, CloudRefused
 from proxy.cloud.http import JSON, Http
-from proxy.cloud.resilience import ONCE
 from proxy.translate import codec
 from proxy.translate.as_cloud import UserFile, user_file
 from proxy.translate.errors import LocalError, from_cloud
@@ -80,15 +79,14 @@ class UserDataOnCloud:
         with _translated_file_errors():
             http = self._http
             call = http.call("POST", "userdata/{file}", file=path, query=_writing(overwrite))
-            retries = None if overwrite else ONCE
-            return await http.read(call, _file_entry, data=data, retries=retries)
+            return await http.read(call, _file_entry, data=data, once=not overwrite)
 
     async def delete(self, _: str, name: str) -> None:
         """Delete a file. Raises `MissingError`."""
         with _translated_file_errors():
             http = self._http
             call = http.call("DELETE", "userdata/{file}", file=_existing_path(name))
-            await http.read(call, status_only, retries=ONCE)
+            await http.read(call, status_only, once=True)
 
     async def move(
         self,
@@ -105,7 +103,7 @@ class UserDataOnCloud:
         with _translated_file_errors():
             http, route = self._http, "userdata/{file}/move/{dest}"
             call = http.call("POST", route, file=file, dest=dest, query=query)
-            return await http.read(call, _file_entry, retries=ONCE)
+            return await http.read(call, _file_entry, once=True)
 
     async def files(self, _: str, name: str, *, recurse: bool) -> list[UserDataEntry]:
         """Return the files in a folder, with paths relative to it, without hidden ones."""

@@ -25,7 +25,6 @@ from proxy.cloud.errors import (
 from proxy.cloud.event_socket import Timeouts
 from proxy.cloud.http import JSON, CloudApi, CloudCall
 from proxy.cloud.observer import Observer
-from proxy.cloud.resilience import ONCE
 from proxy.cloud.upstream import Capabilities, Known, Prompt
 from proxy.cloud.v2.catalog import NodeList
 from proxy.cloud.v2.readings import JobReadings
@@ -167,9 +166,7 @@ class DeploymentClient(AccountClient):
             **trace_headers(prompt.trace),
         }
         try:
-            job = await self.http.read(
-                call, Answer.object, data=data, headers=headers, retries=ONCE
-            )
+            job = await self.http.read(call, Answer.object, data=data, headers=headers, once=True)
             if not isinstance(id_ := job.get("id"), str) or not id_:
                 raise CloudGarbage(f"{call}: no id in the answer")
         except CloudRefused as error:
