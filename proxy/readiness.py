@@ -62,9 +62,8 @@ class Readiness:
     """Answers from what this process knows, at most `max_age` seconds old while the cloud answers.
 
     The accounts are those that the `engine` of this process runs, none while it is a standby.
-    However many requests ask, the `keys` of each account are checked once in `max_age`; a request
-    waits at most `wait` seconds for it. An account that does not answer is asked again as soon as
-    somebody asks, at most once a second.
+    However many requests ask, the `keys` of each account are checked once in `max_age`. An account
+    that does not answer is asked again as soon as somebody asks, at most once a second.
     """
 
     database: Database
@@ -74,7 +73,6 @@ class Readiness:
     outputs: OutputDirectory | None = None
     _: KW_ONLY
     max_age: float = 3.0
-    wait: float = 0.0
     _written: str | None = field(
         init=False, default="The database was not checked yet; try again later."
     )
@@ -99,8 +97,8 @@ class Readiness:
         if self._looked_at is None or self._asked_at - self._looked_at > max_age:
             if self._looking is None or self._looking.done():
                 self._looking = asyncio.create_task(self._look(), name="look whether it is ready")
-            if patient or self.wait:
-                await asyncio.wait([self._looking], timeout=None if patient else self.wait)
+            if patient:
+                await asyncio.wait([self._looking])
         problems = {account.name: self._problems(account) for account in self.engine.accounts()}
         unusable = [next(filter(None, found.values()), None) for found in problems.values()]
         store = self._store()
