@@ -101,9 +101,12 @@ class ValkeyBus(EventBus):
 
     @property
     def whole(self) -> bool:
-        """Whether the bus is connected and a beat of the leading publisher has just come."""
+        """Whether the bus is connected, a beat of the leading publisher has just come, and the
+        subscribers know of all losses."""
         if not self.connected or self.leads:
             return self.connected
+        if self._missed_timer is not None:
+            return False
         return not self._publishers.is_leader_silent(asyncio.get_running_loop().time())
 
     async def check(self) -> None:

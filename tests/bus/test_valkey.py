@@ -219,6 +219,20 @@ async def test_what_clients_chose_lets_nobody_read_again_and_again(
         assert len(found) < 20
 
 
+async def test_a_bus_is_not_whole_until_its_subscribers_know_of_all_losses(
+    two: tuple[ValkeyBus, ValkeyBus], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = two
+    here.leads = True
+    monkeypatch.setattr(valkey, "MAX_MESSAGE_BYTES", 1000)
+    await until(lambda: there.whole and there._publishers.leader == here._id)
+    for is_known in (True, False):  # at once, and after the interval
+        here.publish("a", News(1, bytes(1001)))
+        await here.flush()
+        assert await there.catch_up() == is_known
+    await until(lambda: there.whole)
+
+
 async def test_what_a_newer_release_says_is_left_out(valkey_server: ServerProcess) -> None:
     client = Redis.from_url(url(valkey_server))
     async with running(ValkeyBus(url(valkey_server, 9))) as bus:
