@@ -6,7 +6,7 @@ from aiohttp import web
 
 from proxy.admin.members import require_admin
 from proxy.admin.schema.administration import AuditPage
-from proxy.api import bodies
+from proxy.api import bodies, request_bodies
 from proxy.api.bodies import JsonAnswer
 from proxy.api.keys import ACCOUNTING
 from proxy.storage.database import StorageError
@@ -22,8 +22,8 @@ async def get_audit(request: web.Request) -> JsonAnswer[AuditPage]:
     The query may name a `member` and an `action`.
     """
     require_admin(request)
-    limit = bodies.query_number(request.query, "limit", 100, 0, MAX_ENTRIES)
-    offset = bodies.query_number(request.query, "offset", 0, 0, MAX_OFFSET)
+    limit = request_bodies.query_number(request.query, "limit", 100, 0, MAX_ENTRIES)
+    offset = request_bodies.query_number(request.query, "offset", 0, 0, MAX_OFFSET)
     audit, query = request.app[ACCOUNTING].audit, request.query
     try:
         entries = await audit.page(

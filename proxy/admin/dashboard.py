@@ -12,7 +12,7 @@ from proxy.admin.schema.jobs import Cancelled, JobToCancel
 from proxy.admin.schema.state import State
 from proxy.admin.state import StateScope, scope_of
 from proxy.admin.state_feed import STATE_FEEDS, StateMessage
-from proxy.api import bodies
+from proxy.api import bodies, request_bodies
 from proxy.api.answer_headers import prepare
 from proxy.api.bodies import JsonAnswer
 from proxy.api.holding import CountedStream
@@ -110,7 +110,7 @@ async def cancel(request: web.Request) -> JsonAnswer[Cancelled]:
 
     The body is `{"member", "id"}`, the answer `{"cancelled": true}`, false for one that has ended.
     """
-    body = await bodies.read_json(request)
+    body = await request_bodies.read_json(request)
     try:
         asked = validated(body, JobToCancel)
     except DirectoryError:

@@ -24,7 +24,7 @@ from proxy.admin.schema.jobs import (
     TextShown,
 )
 from proxy.admin.state import describe
-from proxy.api import bodies
+from proxy.api import bodies, request_bodies
 from proxy.api.bodies import Encoded, JsonAnswer, encoded
 from proxy.api.content import content_headers
 from proxy.api.holding import in_turn
@@ -73,7 +73,7 @@ async def list_jobs(request: web.Request) -> JsonAnswer[EndedJobs]:
     read = None if cursor is None else _CURSOR.fullmatch(cursor)
     if cursor is not None and read is None:
         raise LocalError("invalid_before", "before must be the next of the previous page.")
-    limit = bodies.query_number(query, "limit", PAGE, 1, MAX_FOUND)
+    limit = request_bodies.query_number(query, "limit", PAGE, 1, MAX_FOUND)
     history = request.app[HISTORY]
     rows = await history.search(
         member,
@@ -184,7 +184,7 @@ async def get_thumbnail(request: web.Request) -> web.Response:
     """Return a small WebP of a job's picture: that of the number `output`, or the best one."""
     member, id_ = named_job(request)
     if "output" in request.query:
-        number = bodies.query_number(request.query, "output", 0, 0, MAX_OUTPUTS - 1)
+        number = request_bodies.query_number(request.query, "output", 0, 0, MAX_OUTPUTS - 1)
         job = await request.app[JOBS].job(member, id_)
         item = None
         if job is not None:

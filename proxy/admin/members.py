@@ -16,7 +16,7 @@ from proxy.admin.schema.administration import (
     member_shown,
     token_shown,
 )
-from proxy.api import bodies
+from proxy.api import bodies, request_bodies
 from proxy.api.bodies import JsonAnswer
 from proxy.api.keys import MEMBERS
 from proxy.api.middleware import note
@@ -192,13 +192,13 @@ def _spare_oneself(request: web.Request) -> None:
 async def json_body(request: web.Request) -> dict[str, Any]:
     """Return the body as a JSON object. Pages of other sites cannot send its content type without a
     preflight."""
-    if bodies.type_of(request) != "application/json":
+    if request_bodies.type_of(request) != "application/json":
         raise LocalError(
             "not_json",
             "Send the body as JSON with the content type application/json.",
             kind="unsupported",
         )
-    return await bodies.read_object(request)
+    return await request_bodies.read_object(request)
 
 
 async def read_as(request: web.Request, kind: type[T]) -> T:

@@ -12,7 +12,7 @@ from aiohttp import web
 from yarl import URL
 
 from proxy import randomness
-from proxy.api import bodies
+from proxy.api import bodies, request_bodies
 from proxy.api.authenticator import SIGN_IN, SIGN_OUT, authenticator_of
 from proxy.api.callers import address_of, site_of
 from proxy.api.credentials import COOKIE, cookie_of, has_token
@@ -162,7 +162,7 @@ async def _end_session(request: web.Request) -> None:
 
 async def read_form(request: web.Request) -> dict[str, str]:
     """Return the fields of a form. Raises `LocalError` for another body and a large one."""
-    if bodies.type_of(request) != "application/x-www-form-urlencoded":
+    if request_bodies.type_of(request) != "application/x-www-form-urlencoded":
         raise LocalError(
             "not_a_form",
             "Send the sign-in form as application/x-www-form-urlencoded.",
@@ -173,7 +173,7 @@ async def read_form(request: web.Request) -> dict[str, str]:
             "packed_form", "Send the sign-in form without Content-Encoding.", kind="unsupported"
         )
     try:
-        text = (await bodies.read(request, MAX_FORM_BYTES)).decode("utf-8", "replace")
+        text = (await request_bodies.read(request, MAX_FORM_BYTES)).decode("utf-8", "replace")
     except web.HTTPRequestEntityTooLarge:
         raise LocalError(
             "form_too_large", "The sign-in form is too large; send a token.", kind="too_large"

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from proxy.admin.gallery import shown_cost
 from proxy.admin.schema.jobs import ValidatedPrompt
-from proxy.api import bodies
+from proxy.api import bodies, request_bodies
 from proxy.api.bodies import JsonAnswer
 from proxy.api.holding import in_turn
 from proxy.api.jobs import parse_prompt
@@ -26,7 +26,7 @@ async def validate(request: web.Request) -> JsonAnswer[ValidatedPrompt]:
     The `prompt` may also be a file of the editor, which is returned in API format; of alternatives
     in braces the first is taken. Nothing is submitted.
     """
-    body = await bodies.read_object(request)
+    body = await request_bodies.read_object(request)
     graph: dict[str, Any] | None = None
     try:
         if editor.is_editors(body.get("prompt")):

@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode
 
 from aiohttp import web
 
-from proxy.api import bodies, upload
+from proxy.api import bodies, request_bodies, upload
 from proxy.api.content import content_headers
 from proxy.api.downloads import send_file
 from proxy.api.keys import ACCOUNTING, ASSETS
@@ -125,7 +125,7 @@ async def get_content(request: web.Request) -> web.StreamResponse:
 async def post_asset(request: web.Request) -> web.Response:
     """Store a file with its record, or create a record of a content by its hash."""
     assets, member = service(request), member_of(request)
-    if bodies.type_of(request) != "multipart/form-data":
+    if request_bodies.type_of(request) != "multipart/form-data":
         raise AssetError(
             "UNSUPPORTED_MEDIA_TYPE", "Send the file as multipart/form-data.", kind="unsupported"
         )
@@ -231,6 +231,6 @@ async def get_export(request: web.Request) -> web.Response:
 async def read_body(request: web.Request) -> Any:
     """Return the body as JSON. Raises `AssetError` if it is not JSON."""
     try:
-        return await bodies.read_json(request)
-    except bodies.NotJsonError as error:
+        return await request_bodies.read_json(request)
+    except request_bodies.NotJsonError as error:
         raise AssetError("INVALID_JSON", "The request body must be valid JSON.") from error

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from proxy.api import bodies
+from proxy.api import bodies, request_bodies
 from proxy.api.holding import hold, in_turn
 from proxy.api.jobs import examined
 from proxy.api.keys import ASSETS, FILES, JOBS
@@ -172,7 +172,7 @@ async def _cloud_job(request: web.Request) -> JobRecord:
 
 def _whole(query: Mapping[str, str], name: str) -> int | None:
     refusal = FlatError(f"{name} must be a whole number")
-    value = bodies.query_integer(query, name, lambda _: refusal)
+    value = request_bodies.query_integer(query, name, lambda _: refusal)
     if value is not None and value < 0:
         raise refusal
     return value

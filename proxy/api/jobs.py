@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import structlog
 from aiohttp import web
 
-from proxy.api import bodies
+from proxy.api import bodies, request_bodies
 from proxy.api.answer_headers import prepare
 from proxy.api.callers import submitter_of
 from proxy.api.holding import hold, in_turn
@@ -46,7 +46,7 @@ async def get_prompt(request: web.Request) -> web.Response:
 async def post_prompt(request: web.Request) -> web.StreamResponse:
     """Submit a job. Its messages are sent after the answer."""
     submissions, member = request.app[JOBS].submissions, member_of(request)
-    body = await bodies.read_json(request)
+    body = await request_bodies.read_json(request)
     usage_source = request.headers.get(USAGE_SOURCE)
     wanted = parse_prompt(
         body,
@@ -154,7 +154,7 @@ def _graph(graph: object) -> dict[str, Any]:
         if not isinstance(node, dict):
             raise LocalError(
                 "invalid_prompt",
-                f"A node of the prompt must be an object, not {bodies.kind(node)}.",
+                f"A node of the prompt must be an object, not {request_bodies.kind(node)}.",
                 details=f"Node ID '#{node_id}'",
             )
     return graph
@@ -180,7 +180,7 @@ def _client_id(value: object) -> str | None:
 
 
 def _wrong(type_: str, name: str, expected: str, value: object) -> LocalError:
-    shown = bodies.kind(value)
+    shown = request_bodies.kind(value)
     if isinstance(value, str | int | float) and not isinstance(value, bool):
         shown = repr(value) if len(repr(value)) <= 40 else f"{repr(value)[:40]}…"
     return LocalError(type_, f"{name} must be {expected}.", details=f"It is {shown}.")
@@ -194,7 +194,7 @@ async def get_queue(request: web.Request) -> web.StreamResponse:
 
 async def post_queue(request: web.Request) -> web.Response:
     """Take waiting jobs out of the queue: all (`clear`) or some (`delete`)."""
-    clear, delete = removals(await bodies.read_object(request))
+    clear, delete = removals(await request_bodies.read_object(request))
     jobs, member = request.app[JOBS], member_of(request)
     if clear:
         await jobs.delete_pending(member, None)
@@ -212,10 +212,10 @@ async def post_interrupt(request: web.Request) -> web.Response:
     submitted; where there is none, it is the job that runs longest.
     """
     try:
-        body = await bodies.read_json(request)
-    except bodies.NotJsonError:
+        body = await request_bodies.read_json(request)
+    except request_bodies.NotJsonError:
         body = {}
-    body = bodies.as_object(body, "The request body must be a JSON object or empty")
+    body = request_bodies.as_object(body, "The request body must be a JSON object or empty")
     prompt_id = body.get("prompt_id")
     jobs, member = request.app[JOBS], member_of(request)
     if not prompt_id:
@@ -244,7 +244,7 @@ def removals(body: dict[str, Any]) -> tuple[bool, list[str]]:
         raise LocalError(
             "invalid_delete",
             "delete must be a list of prompt ids.",
-            details=f"It is {bodies.kind(ids)}.",
+            details=f"It is {request_bodies.kind(ids)}.",
         )
     named = () if isinstance(ids, str) else ids
     return bool(body.get("clear")), [id_ for id_ in named if isinstance(id_, str)]
@@ -272,7 +272,7 @@ async def get_history_entry(request: web.Request) -> web.Response:
 
 async def post_history(request: web.Request) -> web.Response:
     """Forget all entries (`clear`) or some (`delete`)."""
-    clear, delete = removals(await bodies.read_object(request))
+    clear, delete = removals(await request_bodies.read_object(request))
     jobs, member = request.app[JOBS], member_of(request)
     if clear:
         await jobs.history.forget(member, None)
@@ -286,7 +286,7 @@ def _history_integer(query: Mapping[str, str], name: str) -> int | None:
         shown = f"It is {text[:40]!r}."
         return LocalError(f"invalid_{name}", f"{name} must be an integer.", details=shown)
 
-    return bodies.query_integer(query, name, refuse)
+    return request_bodies.query_integer(query, name, refuse)
 
 
 async def list_jobs(request: web.Request) -> web.Response:
@@ -312,7 +312,7 @@ def _whole_json(record: JobRecord) -> bytes:
 async def examined(request: web.Request, record: JobRecord, work: Callable[[JobRecord], T]) -> T:
     """Return what `work` makes of a job: in a thread if that is large, whose values would take many
     times its bytes if they were all in memory that clients ask for. Raises `MemoryLimitError`."""
-    if record.size <= bodies.LARGE:
+    if record.size <= request_bodies.LARGE:
         return work(record)
     hold(request, "answer").grow(2 * record.size)  # as it is stored, and as it is sent
     return await in_turn(request, partial(work, record))
@@ -330,8 +330,8 @@ async def cancel_job(request: web.Request) -> web.Response:
 async def cancel_jobs(request: web.Request) -> web.Response:
     """Cancel some jobs, and return whether any was cancelled."""
     try:
-        body = await bodies.read_json(request)
-    except bodies.NotJsonError:
+        body = await request_bodies.read_json(request)
+    except request_bodies.NotJsonError:
         raise PlainError("Request body must be valid JSON") from None
     job_ids = field_of(body, "job_ids")
     if not isinstance(job_ids, list):
@@ -385,4 +385,6 @@ def parse_query(query: Mapping[str, str]) -> JobQuery:
 
 
 def _job_integer(query: Mapping[str, str], name: str) -> int | None:
-    return bodies.query_integer(query, name, lambda _: PlainError(f"{name} must be an integer"))
+    return request_bodies.query_integer(
+        query, name, lambda _: PlainError(f"{name} must be an integer")
+    )

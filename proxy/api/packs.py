@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from aiohttp import web
 
-from proxy.api import bodies
+from proxy.api import bodies, request_bodies
 from proxy.api.answer_headers import prepare
 from proxy.api.content import content_headers
 from proxy.api.holding import PIECE
@@ -37,20 +37,20 @@ class RequestCall:
         def refuse(text: str) -> PlainError:
             return PlainError(f"invalid literal for int() with base 10: {text!r}")
 
-        value = bodies.query_integer(self.query, name, refuse)
+        value = request_bodies.query_integer(self.query, name, refuse)
         return default if value is None else value
 
     async def read_json(self) -> Any:
         """Return the body. Raises `LocalError`."""
-        return await bodies.read_json(self._request)
+        return await request_bodies.read_json(self._request)
 
     async def read_object(self) -> dict[str, Any]:
         """Return the body, which must be a JSON object. Raises `LocalError`."""
-        return await bodies.read_object(self._request)
+        return await request_bodies.read_object(self._request)
 
     def parse(self, data: bytes) -> Any:
         """Return the value of JSON. Raises `LocalError`."""
-        return bodies.parse(data)
+        return request_bodies.parse(data)
 
     @asynccontextmanager
     async def upload(self) -> AsyncIterator[bytes]:
@@ -61,7 +61,7 @@ class RequestCall:
         room = await accounting.limiter.upload_room(self.member)
         limit = request.client_max_size
         try:
-            data = await bodies.read(request, limit if room is None else min(limit, room))
+            data = await request_bodies.read(request, limit if room is None else min(limit, room))
         except web.HTTPRequestEntityTooLarge:
             if room is not None and room < limit:
                 raise accounting.limiter.upload_refusal(self.member) from None

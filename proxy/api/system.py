@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from aiohttp import web
 
-from proxy.api import bodies
+from proxy.api import bodies, request_bodies
 from proxy.api.content import content_headers
 from proxy.api.extension import SCRIPT_PATH, has_nodes
 from proxy.api.keys import CATALOG, FILES, INTERFACE, JOURNAL, READINESS, features
@@ -94,7 +94,7 @@ def memory() -> tuple[int, int]:
 
 async def post_free(request: web.Request) -> web.Response:
     """Accept the request and do nothing."""
-    bodies.as_object(await bodies.read_json(request))
+    request_bodies.as_object(await request_bodies.read_json(request))
     return bodies.empty()
 
 
@@ -161,7 +161,7 @@ async def get_log_lines(request: web.Request) -> web.Response:
 
 async def subscribe(request: web.Request) -> web.Response:
     """Start (`enabled`) or stop sending new log lines to the websocket of a `clientId`."""
-    body = await bodies.read_json(request)
+    body = await request_bodies.read_json(request)
     client_id = field_of(body, "clientId")
     if not isinstance(client_id, str) or "enabled" not in body:
         raise LocalError(

@@ -21,7 +21,7 @@ from aiohttp import (
 )
 from multidict import MultiDict
 
-from proxy.api import bodies, unpacking
+from proxy.api import bodies, request_bodies, unpacking
 from proxy.api.holding import allocate
 from proxy.api.keys import ACCOUNTING, ASSETS, FILES, SPOOL
 from proxy.api.requests import member_of, token_of
@@ -150,13 +150,13 @@ async def form(request: web.Request) -> AsyncIterator[MultiDict[Field]]:
 
 
 async def _read_form(request: web.Request, files: ExitStack) -> MultiDict[Field]:
-    type_ = bodies.type_of(request)
+    type_ = request_bodies.type_of(request)
     if type_ == "multipart/form-data":
-        bodies.check_length(request)
+        request_bodies.check_length(request)
         async with unpacking.unpacked(request) as body:
             return await _FormReader(request, body, files).read()
     if type_ == "application/x-www-form-urlencoded":
-        text = (await bodies.read(request, MAX_FORM_BYTES)).decode()
+        text = (await request_bodies.read(request, MAX_FORM_BYTES)).decode()
         return MultiDict(parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_FORM_FIELDS))
     return MultiDict()
 
@@ -171,7 +171,7 @@ class _Parts(aiohttp.MultipartReader):
         if disposition.count(";") > MAX_PARAMETERS:
             raise ValueError("The parts of the form have too many parameters.")
         for charset in _EXTENDED.findall(disposition):
-            bodies.checked_charset(charset)
+            request_bodies.checked_charset(charset)
         if _CONTINUED.search(disposition):
             raise ValueError("The parts of the form must have names in one piece.")
         return part
@@ -244,7 +244,7 @@ class _FormReader:
             value += piece
         if not (kind or "text/").startswith("text/"):
             return bytes(value)
-        return value.decode(bodies.checked_charset(part.get_charset("utf-8")))
+        return value.decode(request_bodies.checked_charset(part.get_charset("utf-8")))
 
     async def _file(self, part: BodyPartReader) -> IO[bytes]:
         """Return the content of a part, in memory if it is short."""

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from proxy import randomness
-from proxy.api import bodies
+from proxy.api import bodies, request_bodies
 from proxy.api.content import SAFETY_HEADERS, content_headers
 from proxy.api.downloads import Stamp, send_part, stamped, without_body
 from proxy.api.holding import UNCOUNTED, LargeBody, allocate, in_turn
@@ -173,7 +173,7 @@ async def _send_large(
 @_with_refusals
 async def post_file(request: web.Request) -> web.StreamResponse:
     """Write the body to a file, create its folders, and return its path."""
-    data = await bodies.read(request)
+    data = await request_bodies.read(request)
     name, userdata = request.match_info["file"], request.app[USERDATA]
     async with _storing(request, len(data)) as (member, max_bytes):
         entry = await userdata.write(
@@ -254,12 +254,14 @@ async def get_setting(request: web.Request) -> web.Response:
 async def post_settings(request: web.Request) -> web.Response:
     """Set some settings, and leave the others unchanged."""
     must = "The settings must be a JSON object of names and values"
-    return await _change(request, bodies.as_object(await bodies.read_json(request), must))
+    return await _change(
+        request, request_bodies.as_object(await request_bodies.read_json(request), must)
+    )
 
 
 async def post_setting(request: web.Request) -> web.Response:
     """Set one setting to the body, which is any JSON."""
-    value = await bodies.read_json(request)
+    value = await request_bodies.read_json(request)
     return await _change(request, {request.match_info["id"]: value})
 
 
@@ -279,7 +281,7 @@ MAX_USER_NAME = 100
 
 async def post_user(request: web.Request) -> web.Response:
     """Add a name to the list of users; return its id. Everything belongs to the default user."""
-    body = await bodies.read_object(request)
+    body = await request_bodies.read_object(request)
     name = body.get("username")
     if not isinstance(name, str) or not name.strip():
         raise PlainError("username not provided")

@@ -20,7 +20,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 
-from proxy.api import bodies
+from proxy.api import bodies, request_bodies
 from proxy.api.bodies import MIN_COMPRESSED, coding
 from proxy.translate.errors import Kind, LocalError, PlainError
 
@@ -40,18 +40,18 @@ def nested(levels: int) -> bytes:
 
 
 def test_deep_json_is_refused_before_anything_walks_through_it() -> None:
-    with pytest.raises(bodies.NotJsonError) as raised:
-        bodies.parse(nested(400), None)
+    with pytest.raises(request_bodies.NotJsonError) as raised:
+        request_bodies.parse(nested(400), None)
     assert "300 levels" in raised.value.details
 
 
 def test_wide_json_is_not_deep() -> None:
     wide = b"[" + b",".join([b"[{}]"] * 1000) + b"]"
-    assert len(bodies.parse(wide, None)) == 1000
+    assert len(request_bodies.parse(wide, None)) == 1000
 
 
 def test_as_deep_as_people_write_is_taken() -> None:
-    bodies.parse(nested(250), None)
+    request_bodies.parse(nested(250), None)
 
 
 @pytest.mark.parametrize("value", [b"[]", b"{}", b"1", b'"a"'])
@@ -62,15 +62,15 @@ def test_more_values_than_any_workflow_has_are_refused_before_they_are_made(
         raise AssertionError("the values were made")
 
     monkeypatch.setattr("proxy.translate.codec.loads", forbidden)
-    many = b"[" + b",".join([value] * (bodies.MAX_VALUES + 1)) + b"]"
+    many = b"[" + b",".join([value] * (request_bodies.MAX_VALUES + 1)) + b"]"
     with pytest.raises(bodies.LocalError) as raised:
-        bodies.parse(many, None)
+        request_bodies.parse(many, None)
     assert (raised.value.kind, raised.value.type) == ("too_large", "too_many_values")
 
 
 def test_a_list_of_the_most_values_is_read() -> None:
-    most = b"[" + b",".join([b"1"] * bodies.MAX_VALUES) + b"]"
-    assert len(bodies.parse(most)) == bodies.MAX_VALUES
+    most = b"[" + b",".join([b"1"] * request_bodies.MAX_VALUES) + b"]"
+    assert len(request_bodies.parse(most)) == request_bodies.MAX_VALUES
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "bare deflate", "zstd"])
@@ -122,14 +122,14 @@ async def test_large_json_is_parsed_beside_the_event_loop(
     client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads = []
-    parse = bodies.parse
+    parse = request_bodies.parse
 
     def noted(*given: Any) -> Any:
         threads.append(threading.current_thread() is threading.main_thread())
         return parse(*given)
 
-    monkeypatch.setattr(bodies, "parse", noted)
-    for size in (10, bodies.LARGE):
+    monkeypatch.setattr(request_bodies, "parse", noted)
+    for size in (10, request_bodies.LARGE):
         await client.post("/free", json={"text": "x" * size})
     assert threads == [True, False]
 
@@ -316,7 +316,7 @@ async def test_a_refusal_lets_go_of_what_its_handler_held(
 
 @pytest.mark.parametrize(("query", "number"), [({}, 24), ({"n": "2"}, 2), ({"n": "1000"}, 1000)])
 def test_a_number_of_a_query(query: dict[str, str], number: int) -> None:
-    assert bodies.query_number(query, "n", 24, 2, 1000) == number
+    assert request_bodies.query_number(query, "n", 24, 2, 1000) == number
 
 
 @pytest.mark.parametrize(
@@ -324,5 +324,5 @@ def test_a_number_of_a_query(query: dict[str, str], number: int) -> None:
 )
 def test_what_is_no_such_number_is_refused(text: str) -> None:
     with pytest.raises(LocalError, match="n must be a whole number from 2 to 1,000") as refused:
-        bodies.query_number({"n": text}, "n", 24, 2, 1000)
+        request_bodies.query_number({"n": text}, "n", 24, 2, 1000)
     assert refused.value.type == "invalid_n"

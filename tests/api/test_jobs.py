@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient
 
-from proxy.api.bodies import MAX_VALUES
 from proxy.api.jobs import is_job_id, parse_prompt
+from proxy.api.request_bodies import MAX_VALUES
 from proxy.jobs.models import JobRequest
 from proxy.jobs.service import JobQuery
 from proxy.members import tokens

@@ -9,7 +9,7 @@ from typing import Any
 from fuzz import seeds
 from fuzz.harness import of_json
 
-from proxy.api import bodies
+from proxy.api import request_bodies
 from proxy.api.jobs import parse_prompt
 from proxy.costs.job_cost import JobRun, Pricing, reported_price
 from proxy.costs.prices import estimated_price
@@ -64,7 +64,7 @@ def _small(body: Any) -> JobRequest:
     return request
 
 
-@of_json(LocalError, parse=bodies.parse, seeds=seeds.prompts)
+@of_json(LocalError, parse=request_bodies.parse, seeds=seeds.prompts)
 def prompt(body: Any) -> None:
     """Read a submission and check its graph."""
     request = _small(body)
@@ -74,7 +74,7 @@ def prompt(body: Any) -> None:
         codec.dump_bytes(found.kept(request.graph))
 
 
-@of_json(LocalError, parse=bodies.parse, seeds=seeds.prompts)
+@of_json(LocalError, parse=request_bodies.parse, seeds=seeds.prompts)
 def graph_texts(body: Any) -> None:
     """Look for what people are shown of a submission."""
     request = parse_prompt(body)
@@ -85,7 +85,7 @@ def graph_texts(body: Any) -> None:
     reported_price(str(request.extra_data.get("text")))
 
 
-@of_json(LocalError, parse=bodies.parse, seeds=seeds.prompts)
+@of_json(LocalError, parse=request_bodies.parse, seeds=seeds.prompts)
 def graph_files(body: Any) -> None:
     """Look for names of files in a graph, and write the cloud's in their place."""
     graph = _small(body).graph
@@ -96,7 +96,7 @@ def graph_files(body: Any) -> None:
         written_place(node_id)
 
 
-@of_json(LocalError, parse=bodies.parse, seeds=seeds.prompts)
+@of_json(LocalError, parse=request_bodies.parse, seeds=seeds.prompts)
 def graph_names(body: Any) -> None:
     """Write the client's names in place of the cloud's, and find nodes that compute the same."""
     graph = _small(body).graph
@@ -109,7 +109,7 @@ def graph_names(body: Any) -> None:
 
 @of_json(
     LocalError,
-    parse=bodies.parse,
+    parse=request_bodies.parse,
     seeds=lambda: [
         *seeds.prompts(),
         *(
@@ -238,7 +238,10 @@ def _first(choices: Sequence[str]) -> str:
 
 
 @of_json(
-    LocalError, editor.EditorError, parse=bodies.parse, seeds=lambda: [_EDITOR, seeds.drawing()]
+    LocalError,
+    editor.EditorError,
+    parse=request_bodies.parse,
+    seeds=lambda: [_EDITOR, seeds.drawing()],
 )
 def editor_file(value: Any) -> None:
     """Make a graph of a file of the editor."""

@@ -18,7 +18,7 @@ from multidict import MultiDict
 from yarl import URL
 
 from proxy import owners
-from proxy.api import bodies, credentials, origins
+from proxy.api import bodies, credentials, origins, request_bodies
 from proxy.api.jobs import parse_query, removals
 from proxy.api.keys import ACCOUNTING, BUDGET, SPOOL, Services
 from proxy.api.spool import Spool
@@ -48,7 +48,7 @@ def json_value(data: bytes) -> None:
     codec.may_show(data, _SECRET)
     value = codec.loads_text(data)
     codec.redact(value, _SECRET)
-    bodies.parse(data, "latin-1")
+    request_bodies.parse(data, "latin-1")
 
 
 @of_text(LocalError, seeds=("limit=5&offset=1&status=completed", *seeds.queries()))
@@ -65,7 +65,7 @@ def query(text: str) -> None:
             read(pairs)  # type: ignore[operator]
         except LocalError:
             continue
-    bodies.query_number(pairs, "limit", 5, 1, 100)
+    request_bodies.query_number(pairs, "limit", 5, 1, 100)
     conversion(pairs.get("preview"), pairs.get("channel"))
     small(pairs.get("res"), "a.png")
     for value in list(pairs.values())[:10]:
@@ -81,7 +81,7 @@ def cursor(text: str) -> None:
 
 @of_json(
     LocalError,
-    parse=bodies.parse,
+    parse=request_bodies.parse,
     seeds=lambda: [
         {"name": "a", "tags": ["input"], "user_metadata": {"a": 1}, "hash": "blake3:" + "0" * 64},
         {"job_ids": ["14a1c0de-0000-4000-8000-000000000001"], "naming_strategy": "preserve"},
