@@ -77,11 +77,13 @@ async def test_chunks_may_come_apart_from_their_sizes(running: Any) -> None:
         reader, writer = await server.connect(head)
         connection = await only(server)
         await until(lambda: connection.task is not None)
+        sent = 0
         for chunk in chunks:
             writer.write(b"%x\r\n" % len(chunk))
-            await until(lambda: connection._input > 0)
+            await until(lambda: connection._input >= 3)
             writer.write(chunk + b"\r\n")
-            await until(lambda: connection._input == 0 or connection._body.is_eof())
+            sent += len(chunk)
+            await until(lambda sent=sent: connection._body.total_bytes == sent)
         server.go.set()
         assert (await reader.readline()) == b"HTTP/1.1 200 OK\r\n"
 
