@@ -145,11 +145,11 @@ class EventBus:
 
     async def flush(self) -> None:
         """Wait until other processes will receive what was published, and subscriptions are in
-        effect; about a second at most. Return at once while the bus is not connected. Never
+        effect; about two seconds at most. Return at once while the bus is not connected. Never
         fails."""
 
     async def catch_up(self) -> bool:
-        """Wait until what other processes have flushed is delivered here; bounded as `flush`.
+        """Wait until what other processes have flushed is delivered here; a second at most.
 
         Return whether it is, and the bus is `whole`; if not, read what is new from storage.
         """

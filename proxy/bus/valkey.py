@@ -45,9 +45,11 @@ _TIMEOUT = 1.5
 #: Seconds since the last answered beat after which messages that arrive may have waited here, while
 #: this process stood still.
 _MAX_UNREAD_AGE = _BEAT_INTERVAL + 0.25
-#: Maximum seconds of a `flush`. It is longer than `MAX_LEADER_SILENCE`: after that the other
-#: processes have what was published, or know that they may lack it.
-_FLUSH_TIMEOUT = MAX_LEADER_SILENCE + 0.1
+#: Maximum seconds of a `flush`: after that the other processes have what was published, or know
+#: that they may lack it, also if the last beat that they count came to them late.
+_FLUSH_TIMEOUT = MAX_LEADER_SILENCE + _MAX_UNREAD_AGE
+#: Maximum seconds of a `catch_up`.
+_CATCH_UP_TIMEOUT = 1.0
 
 _BEATS = "beats"
 _ERRORS = (RedisError, OSError, TimeoutError)
@@ -162,7 +164,7 @@ class ValkeyBus(EventBus):
             await asyncio.sleep(min(_FLUSH_TIMEOUT, self._lost_at + _FLUSH_TIMEOUT - loop.time()))
 
     async def catch_up(self) -> bool:
-        """Wait until all messages that the server had are delivered; at most `_FLUSH_TIMEOUT`.
+        """Wait until all messages that the server had are delivered; at most `_CATCH_UP_TIMEOUT`.
 
         Return whether they are, and the bus is `whole`: at once if it is not connected. Concurrent
         callers share one round trip.
@@ -170,7 +172,7 @@ class ValkeyBus(EventBus):
         if not self.connected:
             return False
         answered = self._commands.round_trip()
-        await asyncio.wait([answered], timeout=_FLUSH_TIMEOUT)
+        await asyncio.wait([answered], timeout=_CATCH_UP_TIMEOUT)
         return answered.done() and self.whole
 
     async def close(self) -> None:
