@@ -109,6 +109,8 @@ class Intake:
                 # One without a slot is about to be refused, an unknown one was.
                 is_on_its_way = job.state is JobState.SUBMITTING and job.slot is not SlotState.NONE
                 if is_on_its_way and not job.accepted and job.wish is not Wish.CANCEL:
+                    self._table.change(job, JobChanges(accepted=True))  # it is not refused now
+                    self._announcer.changed(job, tell=True)
                     tasks.create_task(self._accept(job), name=f"accept {job.prompt_id}")
 
             timer = asyncio.get_running_loop().call_later(timeout, accept)
@@ -118,9 +120,7 @@ class Intake:
                 timer.cancel()
 
     async def _accept(self, job: LiveJob) -> None:
-        """Accept a job that is on its way: in the storage first, then its client is told."""
-        self._table.change(job, JobChanges(accepted=True))
-        self._announcer.changed(job, tell=True)
+        """Store that a job on its way is accepted, then tell its client."""
         await retried(partial(self._recorder.save, job))
         self._announcer.accepted(job)
 

@@ -16,6 +16,7 @@ from waiting import until
 from proxy.catalog.owners import Needs
 from proxy.cloud.resilience import ONCE
 from proxy.engine import intake
+from proxy.engine.live_job import LiveJob
 from proxy.jobs.messages import JobAnswered, JobChanged, JobReceived
 from proxy.jobs.models import JobContent, JobState
 from proxy.simulator import HttpFault, Simulator
@@ -184,3 +185,20 @@ async def test_a_job_on_its_way_is_accepted_in_the_storage_before_its_client_is_
         assert answer.error is None
         assert row is not None
         assert (row.state, row.accepted) == ("submitting", True)
+
+
+async def test_a_job_that_is_accepted_as_its_refusal_comes_is_not_refused(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a freeze: what the cloud has answered meanwhile is seen directly after the timer."""
+    monkeypatch.setattr(intake, "ANSWER_TIMEOUT", 0.0)
+    found = []
+
+    async def run(job: LiveJob) -> None:
+        asyncio.get_running_loop().call_later(0.0, lambda: found.append(job.accepted))
+        await until(lambda: found)
+
+    async with running_engine(simulator, tmp_path) as rig:
+        monkeypatch.setattr(rig.engine._life, "run", run)
+        _, answer = await rig.submit(graphs.plain())
+        assert (answer.error, found) == (None, [True])
