@@ -36,6 +36,8 @@ def finish(
     URL has a token; caches must not give one member's answer to another.
     """
     connection, headers = connection_of(request), response.headers
+    if connection.is_ending:
+        response.force_close()  # tells the client, which could send its next request in vain
     if response.status == 503:
         headers.setdefault("Retry-After", f"{bodies.STORE_WAIT:.0f}")
     way = connection.way
