@@ -79,8 +79,9 @@ async def test_chunks_may_come_apart_from_their_sizes(running: Any) -> None:
         await until(lambda: connection.task is not None)
         sent = 0
         for chunk in chunks:
+            before = connection._input
             writer.write(b"%x\r\n" % len(chunk))
-            await until(lambda: connection._input >= 3)
+            await until(lambda before=before: connection._input >= before + 3)
             writer.write(chunk + b"\r\n")
             sent += len(chunk)
             await until(lambda sent=sent: connection._body.total_bytes == sent)
