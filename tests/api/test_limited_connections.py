@@ -113,6 +113,13 @@ async def test_large_headers_are_held_until_they_are_complete(running: Any) -> N
         assert held["connection"] == 0
 
 
+async def test_unfinished_headers_behind_many_requests_are_counted(running: Any) -> None:
+    unfinished = HEAD + b"".join(b"X-%d: %s\r\n" % (number, b"x" * 15_000) for number in range(20))
+    async with running() as server:
+        reader, _ = await server.connect((HEAD + b"\r\n") * 20 + unfinished)
+        assert b" 431 " in await rest(reader)
+
+
 async def test_a_ping_between_the_parts_of_a_message_frees_nothing(running: Any) -> None:
     part = b"\x01\xfe\xc3\x50" + bytes(4) + b"x" * 50_000
     async with running() as server:

@@ -64,6 +64,11 @@ async def upstream(serve: Any, members: Directory) -> AsyncIterator[Upstream]:
     writer.close()
 
 
+async def test_a_connection_of_the_proxy_is_of_no_address(upstream: Upstream) -> None:
+    assert b" 401 " in await upstream.ask(STRANGER)
+    assert upstream.connection.owner == Owner()
+
+
 async def test_each_request_has_the_sender_that_the_proxy_names(
     upstream: Upstream, token: str
 ) -> None:

@@ -41,6 +41,34 @@ async def test_stopping_waits_for_an_answer_under_way(running: Any) -> None:
         await stopping
 
 
+async def test_a_connection_ends_with_its_answer_while_the_server_stops(
+    running: Any, room_of_jobs: Any
+) -> None:
+    asked, answers = asyncio.Event(), asyncio.Event()
+
+    async def queue_json(_: str) -> bytes:
+        asked.set()
+        await answers.wait()
+        return b"{}"
+
+    room_of_jobs.queue_json = queue_json
+    async with running(stop_timeout=20) as server:
+        reader, _ = await server.connect(POST.replace(b"100000", b"14") + b'{"prompt": {}}')
+        await server.began.wait()
+        other, _ = await server.connect(HEAD + b"\r\n")
+        await asked.wait()
+        stopping = asyncio.create_task(server.server.stop())
+        async with asyncio.timeout(60):
+            while not await server.refuses():
+                pass
+        answers.set()
+        assert (await rest(other)).startswith(b"HTTP/1.1 200 OK")
+        assert not stopping.done()
+        server.go.set()
+        assert (await rest(reader)).startswith(b"HTTP/1.1 200 OK")
+        await stopping
+
+
 async def test_an_answer_that_takes_too_long_becomes_503(running: Any) -> None:
     async with running(stop_timeout=1) as server:
         reader, _ = await server.connect(POST.replace(b"100000", b"14") + b'{"prompt": {}}')
