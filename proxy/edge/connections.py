@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import structlog
 from aiohttp import StreamReader, WSCloseCode, web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_parser import RawRequestMessage
 from yarl import URL
 
@@ -182,11 +183,12 @@ def begun(
     message: RawRequestMessage,
     body: StreamReader,
     connection: Connection,
-    *others: object,
+    writer: AbstractStreamWriter,
+    task: asyncio.Task[None],
 ) -> web.BaseRequest:
     """Begin a request at its connection after its headers, and make it without the prefixes of its
     path."""
-    connection.begin_body(body)
+    connection.begin_body(body, task)
     connection.admission, connection.way = None, STRAIGHT
     if connection.peer.proxies:
         connection.sent_from(client_of(connection.peer, message.headers))
@@ -200,4 +202,4 @@ def begun(
             url, connection.way = strip(message.url, base, members=gated)
             if url is not message.url:
                 message = message._replace(url=url, path=str(url))
-    return make(message, body, connection, *others)
+    return make(message, body, connection, writer, task)

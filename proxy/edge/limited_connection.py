@@ -77,8 +77,9 @@ class LimitedConnection(PausedReading):
         #: account.
         self.owner = self.sender = Owner()
         self.driver = Driver(context.turns, context.turns.strangers, "")
-        #: The handler of the current request, until its answer has been sent.
-        self.task: asyncio.Task[object] | None = None
+        #: The current request's handler, or before it begins aiohttp's task of the connection;
+        #: `None` when its answer has been sent.
+        self.task: asyncio.Task[Any] | None = None
         #: When the last answer was sent.
         self._idle_since = self.driver.turns.now
         #: Bytes of input and output, and what of the budget is held for them.
@@ -93,9 +94,10 @@ class LimitedConnection(PausedReading):
 
     # --- bodies ----------------------------------------------------------------------------
 
-    def begin_body(self, body: StreamReader) -> None:
+    def begin_body(self, body: StreamReader, task: asyncio.Task[None]) -> None:
         """Count what comes after the headers of a request as its body."""
-        self._body, self._body_bytes, self._input = body, body.total_bytes, 0
+        self.task, self._input = task, 0
+        self._body, self._body_bytes = body, body.total_bytes
         if self._held.allocation is not None:
             self._fits()
         if not body.is_eof():  # the rest of it comes before the answer
