@@ -24,7 +24,7 @@ class ConnectionManager:
         """End the connections of members whose access has ended."""
         holds: dict[Admission, bool] = {}
         for connection in self.counted.all():
-            admission = connection.admission if connection.owner.member else None
+            admission = connection.admission
             if admission is not None:
                 if admission not in holds:
                     holds[admission] = admission.holds(self._members)
@@ -50,17 +50,11 @@ class ConnectionManager:
 
     def cancel(self) -> int:
         """Cancel the running handlers, and return their number; the middleware answers then."""
-        cancelled = 0
-        for connection in self.counted.all():
-            if connection.task is not None:
-                connection.is_ending = True
-                cancelled += connection.task.cancel()
-        return cancelled
+        tasks = [connection.task for connection in self.counted.all() if connection.task]
+        return sum(task.cancel() for task in tasks)
 
     async def close(self, seconds: float) -> None:
-        """Close all connections, and abort those that are not closed after `seconds`."""
-        for connection in self.counted.all():
-            connection.end()
+        """Abort all connections that are not closed after `seconds`."""
         await until_set(self.counted.empty, seconds)
         for connection in self.counted.all():
             connection.cut()

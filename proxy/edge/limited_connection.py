@@ -171,8 +171,7 @@ class LimitedConnection(PausedReading):
                 self._limit_input()
         elif has_waiting_request(self):  # an error of the parser
             self.pause(BY_ANSWER)
-            if body.exception() is None:
-                body.set_exception(INVALID_BODY)
+            body.set_exception(INVALID_BODY)
         elif body.total_bytes != self._body_bytes:
             self._body_bytes, self._input = body.total_bytes, 0
         else:

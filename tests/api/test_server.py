@@ -18,6 +18,7 @@ from aiohttp import web
 from process import serving
 from quiet import logging_restored
 from stack import TIMEOUT
+from waiting import until
 from wire import HEAD, POST, rest
 
 from proxy.cli import main
@@ -57,10 +58,13 @@ async def test_a_connection_ends_with_its_answer_while_the_server_stops(
         await server.began.wait()
         other, _ = await server.connect(HEAD + b"\r\n")
         await asked.wait()
+        idle, _ = await server.connect()
+        await until(lambda: len(server.server.connections) == 3)
         stopping = asyncio.create_task(server.server.stop())
         async with asyncio.timeout(60):
             while not await server.refuses():
                 pass
+        assert await rest(idle) == b""
         answers.set()
         assert (await rest(other)).startswith(b"HTTP/1.1 200 OK")
         assert not stopping.done()
