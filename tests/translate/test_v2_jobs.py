@@ -360,6 +360,18 @@ def test_a_frame_that_a_reading_has_overtaken_does_not_go_back() -> None:
     assert told(run, ("progress", late)) == [("executing", "3")]
 
 
+def test_a_reading_between_frames_leaves_the_steps_to_the_frames_behind_it() -> None:
+    run = RunObserver("a", GRAPH)
+    run.frame("status", {"status": "running"})
+    (start,) = run.reading(job("running", started_at=AT, progress=progress("2", 3)[1]))
+    assert isinstance(start, Snapshot)
+    frames = (progress("2", step) for step in (1, 2, 3))
+    found = [event for frame in frames for event in run.frame(*frame)]
+    events = [event for event in found if isinstance(event, ObservedEvent)]
+    steps = [event.data["value"] for event in events if event.type == "progress"]
+    assert steps == [1, 2, 3]
+
+
 def test_an_end_counts_whenever_its_reading_began() -> None:
     run = RunObserver("a", GRAPH)
     began = run.seen

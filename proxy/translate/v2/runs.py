@@ -97,7 +97,7 @@ class RunObserver:
         if began not in (None, self.seen) and status in ("pending", "in_progress"):
             return []
         self.seen += 1
-        self.wants_reading = False
+        in_between, self.wants_reading = self.wants_reading, False
         found: list[Observation] = []
         at = ms_of((job or {}).get("started_at"))
         runs = job is not None and (status == "in_progress" or at is not None)
@@ -108,7 +108,8 @@ class RunObserver:
             self._with_outputs |= {
                 node for output in outputs_of(job) if (node := self._nodes.of(output))
             }
-        progress, self._next = self._next, None
+        came_next, self._next = self._next, None
+        progress = came_next
         if progress is None and job is not None and isinstance(job.get("progress"), Mapping):
             progress = job["progress"]
         running = None if progress is None else progress.get("current_node")
@@ -118,7 +119,9 @@ class RunObserver:
             if succeeded and not self.ended:
                 self.ended = True
                 found.append(self._all_finished())
-        if progress is not None and status == "in_progress":
+        # The frames behind one that wanted a reading are older than what the reading shows.
+        told_by_frames = in_between and came_next is None
+        if progress is not None and status == "in_progress" and not told_by_frames:
             found += self._enter(progress)
         return found
 
