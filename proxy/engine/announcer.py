@@ -45,13 +45,14 @@ class Announcer:
             self.publisher.publish(JobChanged(stored_of(job), job.progress, tell))
 
     def advanced(
-        self, job: LiveJob, state: JobState | None, *, was_shown: bool, was_accepted: bool
+        self, job: LiveJob, state: JobState | None, *, was_shown: bool, answers: bool
     ) -> None:
-        """Tell and count what a change has made of a job, which has taken the `state`, if any."""
+        """Tell and count what a change has made of a job, which has taken the `state`, if any;
+        with `answers` its client is told that it was accepted."""
         self.changed(job, tell=state in _TOLD or not was_shown)
         if was_shown and not is_shown(job):
             self.discarded(job)
-        if job.accepted and not was_accepted:
+        if answers:
             self.accepted(job)
         if self.publisher.term.lasts and state is JobState.SUBMITTED and is_shown(job):
             waited = max(0, now() - job.created_at) / 1000

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from functools import partial
 
 import structlog
 
-from proxy.engine.follower import retried
 from proxy.engine.life import JobLife
 from proxy.engine.live_job import JobChanges, LiveJob, SlotState
 from proxy.engine.outcomes import submission_failed
@@ -109,20 +107,15 @@ class Intake:
                 # One without a slot is about to be refused, an unknown one was.
                 is_on_its_way = job.state is JobState.SUBMITTING and job.slot is not SlotState.NONE
                 if is_on_its_way and not job.accepted and job.wish is not Wish.CANCEL:
-                    self._table.change(job, JobChanges(accepted=True))  # it is not refused now
-                    self._announcer.changed(job, tell=True)
-                    tasks.create_task(self._accept(job), name=f"accept {job.prompt_id}")
+                    changes = JobChanges(accepted=True)  # it is not refused now
+                    self._table.advance(job, changes=changes, answers=False)
+                    tasks.create_task(self._table.confirm(job), name=f"accept {job.prompt_id}")
 
             timer = asyncio.get_running_loop().call_later(timeout, accept)
             try:
                 await self._life.run(job)
             finally:
                 timer.cancel()
-
-    async def _accept(self, job: LiveJob) -> None:
-        """Store that a job on its way is accepted, then tell its client."""
-        await retried(partial(self._recorder.save, job))
-        self._announcer.accepted(job)
 
 
 def _no_account() -> LocalError:

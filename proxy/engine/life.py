@@ -278,15 +278,16 @@ class JobLife:
             await self.fail(job, failure)
 
     async def _wait(self, job: LiveJob, step: Wait | TryOther) -> None:
-        """Put a job back into the queue, at its position."""
+        """Put a job back into the queue, at its position; a new job's client gets its answer."""
         self._scheduler.give_back(job)
         if isinstance(step, Wait) and step.pause:
             self._scheduler.pause()
-        if not job.accepted:
-            await self.enqueue(job)
-            return
-        self._table.advance(job, JobState.QUEUED)
+        is_new = not job.accepted
+        self._table.advance(job, JobState.QUEUED, JobChanges(accepted=True), answers=False)
         self._scheduler.enqueue(job)
+        if is_new:
+            self._news.explain(job)
+            await self._table.confirm(job)
 
     async def fail(self, job: LiveJob, cause: LocalError | Failure) -> None:
         """Let an accepted job that is on no account end as failed, with a life of its own."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TypedDict, Unpack
 
 import structlog
@@ -11,7 +12,7 @@ from cachetools import FIFOCache
 from msgspec.structs import replace
 
 from proxy.engine.announcer import Announcer
-from proxy.engine.follower import JobFollower
+from proxy.engine.follower import JobFollower, retried
 from proxy.engine.job_publisher import JobPublisher
 from proxy.engine.live_job import NOTHING, JobChanges, LiveJob
 from proxy.engine.recorder import JobRecorder
@@ -109,12 +110,20 @@ class JobTable:
         self.announcer.changed(job)
 
     def advance(
-        self, job: LiveJob, state: JobState | None = None, changes: JobChanges = NOTHING
+        self,
+        job: LiveJob,
+        state: JobState | None = None,
+        changes: JobChanges = NOTHING,
+        *,
+        answers: bool = True,
     ) -> None:
         """Let a job take its next state, if it has one, with other changes; record the change and
         tell of it.
 
-        Raises `TransitionError` if the state may not follow.
+        The client of a job that becomes accepted gets its answer; without `answers` only `confirm`
+        gives it. That is the way where the cloud does not have the job, and its row may say that it
+        is on its way: an engine that starts would forget it. Raises `TransitionError` if the state
+        may not follow.
         """
         was_shown, was_accepted = is_shown(job), job.accepted
         if state is not None:
@@ -124,7 +133,8 @@ class JobTable:
         if job.cloud_id:
             self.cloud_ids.add(job.cloud_id)
         self.recorder.changed(job)
-        self.announcer.advanced(job, state, was_shown=was_shown, was_accepted=was_accepted)
+        answers = answers and job.accepted and not was_accepted
+        self.announcer.advanced(job, state, was_shown=was_shown, answers=answers)
         if state is JobState.RUNNING and STARTED in self.recorder.outbox.wanted:
             self.recorder.started(job)
 
@@ -132,6 +142,11 @@ class JobTable:
         """Write the changes so far, before they are promised to a client. Raises
         `StorageError`."""
         await self.recorder.flush()
+
+    async def confirm(self, job: LiveJob) -> None:
+        """Store that a job is accepted, then tell its client."""
+        await retried(partial(self.recorder.save, job))
+        self.announcer.accepted(job)
 
     def show(self, job: LiveJob, **shown: Unpack[Shown]) -> None:
         """Change what is shown of a live job and kept in memory alone (its `JobProgress`); nothing

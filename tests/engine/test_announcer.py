@@ -29,7 +29,7 @@ def test_an_engine_whose_term_is_over_says_and_counts_nothing(world: World) -> N
     live_job = job(state=JobState.RUNNING, accepted=True, account="one")
     world.term.end()
     world.announcer.changed(live_job)
-    world.announcer.advanced(live_job, JobState.SUBMITTED, was_shown=False, was_accepted=False)
+    world.announcer.advanced(live_job, JobState.SUBMITTED, was_shown=False, answers=True)
     world.announcer.ended(live_job, end_of())
     world.announcer.discarded(live_job)
     assert world.received == []
@@ -46,7 +46,7 @@ def test_a_job_that_another_engine_has_shown_leaves_the_queues(
 
 def test_what_becomes_of_a_job_is_published_and_counted_once(world: World) -> None:
     live_job = job(accepted=True, account="one")
-    world.announcer.advanced(live_job, JobState.SUBMITTED, was_shown=False, was_accepted=False)
+    world.announcer.advanced(live_job, JobState.SUBMITTED, was_shown=False, answers=True)
     world.announcer.ended(live_job, end_of())
     world.announcer.discarded(job("two", accepted=False))
     assert [type(news) for news in world.received] == [JobChanged, JobAnswered, JobLeft, JobLeft]
@@ -111,5 +111,5 @@ def test_sockets_hear_of_the_queue_when_a_job_goes_on(
     world: World, state: JobState | None, tell: bool
 ) -> None:
     live_job = job(accepted=True, state=state or JobState.QUEUED)
-    world.announcer.advanced(live_job, state, was_shown=True, was_accepted=True)
+    world.announcer.advanced(live_job, state, was_shown=True, answers=False)
     assert world.received == [JobChanged(stored_of(live_job), tell=tell)]

@@ -11,7 +11,7 @@ import graphs
 import pytest
 from engine.rig import running_engine
 
-from proxy.simulator import Simulator
+from proxy.simulator import HttpFault, Simulator
 from proxy.storage.database import StorageError
 
 
@@ -41,6 +41,19 @@ async def test_a_new_job_that_its_account_refuses_goes_to_another(
         assert (await rig.ended(job)).state == "succeeded"
         assert len(other.jobs) == 1
     assert len(simulator.jobs) == 0
+
+
+async def test_a_new_job_that_is_put_off_is_accepted_in_the_storage_before_its_client_is_told(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    busy = '{"error": {"type": "DEPLOYMENT_BUSY", "message": "busy"}}'
+    simulator.faults.add(HttpFault("POST /api/prompt", status=503, body=busy), times=None)
+    async with running_engine(simulator, tmp_path) as rig:
+        job, answer = await rig.submit(graphs.plain())
+        row = await rig.repository.get("local", job.prompt_id)
+        assert answer.error is None
+        assert row is not None
+        assert (row.state, row.accepted) == ("queued", True)
 
 
 @pytest.mark.parametrize("waits", [False, True])

@@ -80,7 +80,7 @@ MUTANTS = {
     "record_forgotten": Mutant("engine.table", "self.recorder.changed(job)", "pass"),
     "announcement_forgotten": Mutant(
         "engine.table",
-        "self.announcer.advanced(job, state, was_shown=was_shown, was_accepted=was_accepted)",
+        "self.announcer.advanced(job, state, was_shown=was_shown, answers=answers)",
         "pass",
     ),
     "end_told_before_its_record": Mutant(
