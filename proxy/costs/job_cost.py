@@ -92,7 +92,7 @@ class JobRun(Struct, frozen=True):
 
 class PartnerCosts(Struct, frozen=True):
     """What the partner nodes of a graph cost, without those whose price is unknown, and whether
-    there are none of these."""
+    there are none of these. A node of an unknown class may be one."""
 
     amount: int = 0
     all_known: bool = True
@@ -119,7 +119,9 @@ class Pricing:
         """Return what the partner nodes of a graph cost."""
         run = JobRun(graph, "", 0, ran=graph.keys)
         found = [(source, amount) for _, source, amount in self._partner_nodes(run)]
-        known = all(source != "unknown" for source, _ in found)
+        known = all(source != "unknown" for source, _ in found) and all(
+            self.known(class_of(node)) is not None for node in graph.values()
+        )
         return PartnerCosts(sum(amount for _, amount in found), known)
 
     def cost_of(self, run: JobRun) -> JobCost:

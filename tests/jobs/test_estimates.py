@@ -56,6 +56,13 @@ async def test_without_known_outputs_all_nodes_count() -> None:
     assert reservation.partner_nodes == PartnerCosts(8_000_000, all_known=False)
 
 
+async def test_a_node_of_an_unknown_class_may_have_a_price() -> None:
+    """As are all classes until the list of nodes is read."""
+    graph = {"1": {"class_type": "New", "inputs": {}}}
+    reservation = await estimator().reservation(new("one", graph=graph), BUDGETS)
+    assert reservation.partner_nodes == PartnerCosts(0, all_known=False)
+
+
 async def test_a_job_beyond_the_budget_says_what_is_left() -> None:
     reservation = await estimator().reservation(job(), BUDGETS)
     with pytest.raises(OverBudgetError) as refused:

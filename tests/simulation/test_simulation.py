@@ -53,6 +53,7 @@ FOUND = {
     143947: "a job that ran and was withdrawn before its row was written was refused",
     143963: "an acceptance was in the database before other replicas could hear of it",
     151753: "a beat that came late hid for too long that the engine had lost the bus",
+    157854: "jobs whose prices were not known yet were sent together, and passed a hard budget",
     158760: "a job that was put off was accepted before it was stored, and a kill forgot it",
     170850: "a job that was accepted after a freeze, as its refusal came, was taken out",
     881: "a replica that stopped while its engine began, and the database was away, did not stop",
