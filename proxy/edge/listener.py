@@ -15,13 +15,14 @@ import structlog
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
+from proxy.edge.accepting import Acceptor
 from proxy.edge.addressing import MAX_LINE
 from proxy.edge.aiohttp_internals import intercept
 from proxy.edge.connection_manager import ConnectionManager
 from proxy.edge.connections import Connection, begun, driven
 from proxy.edge.context import ConnectionLimits, EdgeContext
 from proxy.edge.input import READ, InputProtocol
-from proxy.edge.tls import Certificate, TlsListener
+from proxy.edge.tls import Certificate
 
 log = structlog.get_logger(__name__)
 
@@ -30,8 +31,6 @@ Handle = Callable[[web.Request], Coroutine[Any, Any, web.StreamResponse]]
 #: aiohttp's application as a handler.
 Application = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-#: Connections that may wait to be accepted.
-BACKLOG = 2048
 #: A lower limit of connections is logged even if the setting was not changed.
 FEW_CONNECTIONS = 1000
 #: Seconds after which aiohttp closes idle connections if the setting is 0.
@@ -122,7 +121,7 @@ class HttpListener:
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         #: All connections.
         self.manager = ConnectionManager(context, _fitting(context.limits.max_connections))
-        self._listening: asyncio.Server | TlsListener | None = None
+        self._acceptor: Acceptor | None = None
 
     async def start(
         self, hosts: str | Sequence[str], port: int, *, certificate: Certificate | None = None
@@ -135,22 +134,13 @@ class HttpListener:
         await self._runner.setup()
         self._context.members.subscribe(self.manager.review)
         hosts = [hosts] if isinstance(hosts, str) else hosts
-        self._listening = await self._listen(hosts, port, certificate)
-        _limit_unread(self._listening.sockets, self._context.limits.write_timeout)
-        host, chosen = hosts[0], self._listening.sockets[0].getsockname()[1]
+        tls = None if certificate is None else certificate.context
+        self._acceptor = Acceptor(self._protocols(), tls, self._context.supervisor)
+        await self._acceptor.start(hosts, port)
+        _limit_unread(self._acceptor.sockets, self._context.limits.write_timeout)
+        host, chosen = hosts[0], self._acceptor.sockets[0].getsockname()[1]
         scheme = "http" if certificate is None else "https"
         return f"{scheme}://[{host}]:{chosen}" if ":" in host else f"{scheme}://{host}:{chosen}"
-
-    async def _listen(
-        self, hosts: Sequence[str], port: int, certificate: Certificate | None
-    ) -> asyncio.Server | TlsListener:
-        make = self._protocols()
-        if certificate is None:
-            loop = asyncio.get_running_loop()
-            return await loop.create_server(make, hosts, port, backlog=BACKLOG)
-        listener = TlsListener(make, certificate.context, self._context.supervisor)
-        await listener.start(hosts, port, backlog=BACKLOG)
-        return listener
 
     def _protocols(self) -> Callable[[], InputProtocol]:
         """Return the factory of the protocols of new connections."""
@@ -180,8 +170,8 @@ class HttpListener:
         Requests that take too long are answered with 503, so that all ends within `stop_timeout`,
         of which `spent` seconds are over.
         """
-        if self._listening is not None:
-            self._listening.close()
+        if self._acceptor is not None:
+            self._acceptor.close()
             await self._end_connections(max(0.1, self._stop_timeout - spent))
         await self._runner.cleanup()
 
