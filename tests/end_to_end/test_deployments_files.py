@@ -14,6 +14,7 @@ import pytest
 from deployments import Place, framed, stamped
 from PIL import Image
 from stack import Client, bare
+from waiting import until
 
 from proxy.simulator.deployment.state import DeploymentAsset, DeploymentJob
 
@@ -213,8 +214,15 @@ async def test_outputs_are_here_when_the_deployment_has_them_no_longer(
     client: Client, place: Place
 ) -> None:
     item = await saved(client)
+    await until(lambda: fetched(place))
     place.deployment.workers.assets.clear()
     assert (await client.view(item)).startswith(b"\x89PNG")
+
+
+def fetched(place: Place) -> bool:
+    """Whether the proxy has fetched a picture before a client has asked for it."""
+    found = (path for path in (place.folder / "data").rglob("*") if path.is_file())
+    return any(path.read_bytes()[:4] == b"\x89PNG" for path in found)
 
 
 async def test_what_is_deleted_here_stays_on_the_deployment(client: Client, place: Place) -> None:
