@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 import ssl
 from collections.abc import Callable, Sequence
@@ -60,27 +61,39 @@ class Acceptor:
         supervisor: Supervisor,
     ) -> None:
         self._make = make
-        self._context = context
         self._supervisor = supervisor
-        self._together = TOGETHER if context is None else 1
+        self._tls: dict[str, Any] = {}
+        if context is not None:
+            self._tls = {
+                "ssl": context,
+                "ssl_handshake_timeout": HANDSHAKE_TIMEOUT,
+                "ssl_shutdown_timeout": SHUTDOWN_TIMEOUT,
+            }
+        self._together = 1 if self._tls else TOGETHER
         self._accepting: list[asyncio.Task[None]] = []
         self.sockets: list[socket.socket] = []
 
     async def start(self, hosts: Sequence[str], port: int) -> None:
-        """Begin to listen. Raises `OSError` if an address cannot be used."""
+        """Begin to listen. Raises `OSError` if an address cannot be used.
+
+        Of a name's addresses those of a family that the system lacks are left out, unless all are.
+        """
         loop, found = asyncio.get_running_loop(), []
         for host in hosts:
             found += await loop.getaddrinfo(
                 host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )
-        try:
-            for family, _, _, _, address in dict.fromkeys(found):
-                self.sockets.append(
-                    socket.create_server(address[:2], family=family, backlog=BACKLOG)
-                )
-        except OSError:
-            self.close()
-            raise
+        lacking: OSError | None = None
+        for family, _, _, _, address in dict.fromkeys(found):
+            try:
+                self.sockets.append(socket.create_server(address, family=family, backlog=BACKLOG))
+            except OSError as error:
+                if error.errno != errno.EAFNOSUPPORT:
+                    self.close()
+                    raise
+                lacking = error
+        if lacking is not None and not self.sockets:
+            raise lacking
         for listening in self.sockets:
             listening.setblocking(False)
             accept = partial(self._accept, listening)
@@ -119,24 +132,15 @@ class Acceptor:
         """Begin with a connection; before a handshake only if there is room for it."""
         accepted.setblocking(False)
         protocol = self._make()
-        if self._context is None or protocol.connection.accept(Handshake(accepted, peer)):
+        if not self._tls or protocol.connection.accept(Handshake(accepted, peer)):
             self._supervisor.spawn(self._connect(protocol, accepted), "begin connection")
         else:
             accepted.close()
 
     async def _connect(self, protocol: InputProtocol, accepted: socket.socket) -> None:
-        loop, context = asyncio.get_running_loop(), self._context
+        loop = asyncio.get_running_loop()
         try:
-            if context is None:
-                await loop.connect_accepted_socket(lambda: protocol, accepted)
-            else:
-                await loop.connect_accepted_socket(
-                    lambda: protocol,
-                    accepted,
-                    ssl=context,
-                    ssl_handshake_timeout=HANDSHAKE_TIMEOUT,
-                    ssl_shutdown_timeout=SHUTDOWN_TIMEOUT,
-                )
+            await loop.connect_accepted_socket(lambda: protocol, accepted, **self._tls)
         except OSError as error:
             log.debug("handshake_failed", error=type(error).__name__)
             accepted.close()
