@@ -199,7 +199,7 @@ class LimitedConnection(PausedReading):
     def received(self, message: WSMessage) -> None:
         """Note that a websocket message, a ping or a pong was received completely."""
         if message.type in (WSMsgType.PING, WSMsgType.PONG):  # between the parts of a message
-            self._input -= 2 + len(message.data)
+            self._input = max(0, self._input - 2 - len(message.data))
         else:
             self._input = 0
         self._fits()
