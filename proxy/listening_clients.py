@@ -25,6 +25,10 @@ class ListeningClients:
         if not clients:
             del self._clients[member]
 
+    def any_of(self, member: str) -> bool:
+        """Return whether a client of the member listens; also for other threads."""
+        return member in self._clients
+
     def of(self, member: str) -> list[str]:
         """Return the clients of a member that listen, in the order in which they began."""
         return list(self._clients.get(member, ()))

@@ -36,7 +36,7 @@ class Journal:
         """Add a line about a member, written at `time` (seconds since 1970)."""
         line = {"t": datetime.fromtimestamp(time).isoformat(), "m": f"{text}\n"}  # noqa: DTZ006
         self._lines.setdefault(member, deque(maxlen=MAX_LINES)).append(line)
-        if self._listening.of(member):
+        if self._listening.any_of(member):
             self._loop.call_soon_threadsafe(self._send, member, line)
 
     def lines(self, member: str) -> list[dict[str, str]]:

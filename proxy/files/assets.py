@@ -308,8 +308,6 @@ class Assets:
             models = await self._models.models_in_detail(member, folder)
         return [(folder, str(model["name"])) for model in models or ()]
 
-    # --- events ----------------------------------------------------------------------------------
-
 
 def _unknown(id_: str) -> AssetError:
     return AssetError("ASSET_NOT_FOUND", "There is no such asset.", kind="not_found", id=id_)

@@ -108,7 +108,7 @@ class WorkflowExchange:
 
     def _receive(self, message: object) -> None:
         match message:
-            case WorkflowPublished(member=member) if self._subscribers.of(member):
+            case WorkflowPublished(member=member) if self._subscribers.any_of(member):
                 self._supervisor.spawn(self._deliver(message), "deliver a workflow")
             case WorkflowSubscribed(member=member, client_id=client_id, wants=wants):
                 self._subscribers.change(member, client_id, wants=wants)
