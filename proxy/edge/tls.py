@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from contextlib import aclosing
 from pathlib import Path
 
 import structlog
+
+from proxy.watched_files import WatchedFiles
 
 log = structlog.get_logger(__name__)
 
@@ -18,36 +21,34 @@ class CertificateError(Exception):
 class Certificate:
     """A certificate and its private key, in PEM files. `context` is for the listener.
 
-    Raises `CertificateError` if the files cannot be used.
+    The files are looked at every `interval` seconds. Raises `CertificateError` if they cannot be
+    used.
     """
 
-    def __init__(self, cert: Path, key: Path) -> None:
+    def __init__(self, cert: Path, key: Path, *, interval: float = 2.0) -> None:
         self._cert, self._key = cert, key
-        self._seen = self._look()
+        self._files = WatchedFiles({"cert": cert, "key": key}, interval=interval)
+        self._files.look()
         self.context = _context(cert, key)
 
-    async def follow(self, interval: float = 2.0) -> None:
-        """Reload changed files every `interval` seconds, until cancelled.
+    async def follow(self) -> None:
+        """Reload changed files, until cancelled.
 
         Open connections are not affected. Files that do not match, for example during a change, are
         read again after their next change.
         """
-        while True:
-            await asyncio.sleep(interval)
-            seen = await asyncio.to_thread(self._look)
-            if seen == self._seen:
-                continue
-            self._seen = seen
-            try:
-                await asyncio.to_thread(_context, self._cert, self._key)
-                self.context.load_cert_chain(self._cert, self._key, password="")
-            except (CertificateError, OSError) as error:
-                log.error("certificate_rejected", error=str(error))
-            else:
-                log.info("certificate_reloaded", file=str(self._cert))
+        async with aclosing(self._files.changes()) as changes:
+            async for _ in changes:
+                await self._reload()
 
-    def _look(self) -> tuple[tuple[int, int, int] | None, ...]:
-        return tuple(_stamp(path) for path in (self._cert, self._key))
+    async def _reload(self) -> None:
+        try:
+            await asyncio.to_thread(_context, self._cert, self._key)
+            self.context.load_cert_chain(self._cert, self._key, password="")
+        except (CertificateError, OSError) as error:
+            log.error("certificate_rejected", error=str(error))
+        else:
+            log.info("certificate_reloaded", file=str(self._cert))
 
 
 def _context(cert: Path, key: Path) -> ssl.SSLContext:
@@ -68,11 +69,3 @@ def _context(cert: Path, key: Path) -> ssl.SSLContext:
             "without a passphrase: correct tls_cert and tls_key."
         ) from None
     return context
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino

@@ -179,7 +179,7 @@ async def test_it_serves_https_and_wss(tmp_path: Path) -> None:
 async def test_a_changed_certificate_is_taken_up_without_closing_anything(tmp_path: Path) -> None:
     cert, key = await asyncio.to_thread(certify, tmp_path, "one")
     other_cert, other_key = await asyncio.to_thread(certify, tmp_path, "two")
-    certificate = Certificate(cert, key)
+    certificate = Certificate(cert, key, interval=0.02)
 
     async def hello(_: web.Request) -> web.Response:
         return web.Response(text="hello")
@@ -192,7 +192,7 @@ async def test_a_changed_certificate_is_taken_up_without_closing_anything(tmp_pa
     await site.start()
     port = runner.addresses[0][1]
     url = f"https://127.0.0.1:{port}/"
-    following = asyncio.create_task(certificate.follow(0.02))
+    following = asyncio.create_task(certificate.follow())
     marks = await asyncio.to_thread(lambda: (fingerprint(cert), fingerprint(other_cert)))
     old, new = map(aiohttp.Fingerprint, marks)
     try:
