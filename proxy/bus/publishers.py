@@ -43,7 +43,8 @@ class Publishers:
     def __init__(self) -> None:
         #: The losses of each publisher, and the time of its last beat.
         self._known: dict[bytes, tuple[int, float]] = {}
-        #: Those whose last beat came after a silence: what they sent meanwhile may still come.
+        #: Those whose last beat came after a silence, or before the last connection: what they sent
+        #: meanwhile may still come, or never.
         self._late: set[bytes] = set()
         #: Those that `find_silent` has returned since their last beat.
         self._silent: set[bytes] = set()
@@ -97,8 +98,10 @@ class Publishers:
         return leader is None or late or now - leader[1] >= MAX_LEADER_SILENCE
 
     def restart(self, now: float) -> None:
-        """Count the silence of publishers from now: no beat could be received until then."""
+        """Count the silence of publishers from now: no beat could be received until then. The
+        leader is silent until its next one, since it may have lost its connection, too."""
         self._known = {
             publisher: (losses, last_beat if publisher in self._silent else now)
             for publisher, (losses, last_beat) in self._known.items()
         }
+        self._late = set(self._known)

@@ -95,9 +95,17 @@ def test_without_a_connection_nobody_is_silent_who_was_not_before() -> None:
     assert publishers.find_silent(5.0) == {ONE}
     publishers.receive(beat(TWO, leads=True), 5.0)
     publishers.restart(100.0)
-    assert not publishers.is_leader_silent(100.0)
     assert publishers.find_silent(100.0 + MAX_SILENCE) == set()
     assert publishers.find_silent(100.1 + MAX_SILENCE) == {TWO}
+
+
+def test_a_leader_is_silent_after_a_new_connection_until_its_next_beat() -> None:
+    publishers = Publishers()
+    publishers.receive(beat(ONE, leads=True), 0.0)
+    publishers.restart(0.1)
+    assert publishers.is_leader_silent(0.1)
+    publishers.receive(beat(ONE, leads=True), 0.2)
+    assert not publishers.is_leader_silent(0.2)
 
 
 def test_the_number_of_publishers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
