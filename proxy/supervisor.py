@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 import structlog
 
+from proxy.backoff import Backoff
 from proxy.cloud.errors import CloudError
-from proxy.cloud.resilience import Backoff
 from proxy.storage.database import StorageError
 
 log = structlog.get_logger(__name__)

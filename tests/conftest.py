@@ -21,8 +21,8 @@ from hypothesis import settings
 from quiet import logging_restored
 from stack import Client, Proxy, running_proxy
 
+from proxy.backoff import Backoff
 from proxy.cli import main
-from proxy.cloud.resilience import Backoff
 from proxy.engine import accounts as health
 from proxy.simulator import Simulator
 from proxy.simulator.deployment import SimulatedDeployment

@@ -9,8 +9,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy import supervisor as module
+from proxy.backoff import Backoff
 from proxy.cloud.errors import CloudError
-from proxy.cloud.resilience import Backoff
 from proxy.storage.database import StorageError
 from proxy.supervisor import Supervisor
 

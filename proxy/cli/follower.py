@@ -10,10 +10,10 @@ from typing import Any
 
 import aiohttp
 
+from proxy.backoff import Backoff
 from proxy.cli.comfy import Comfy
 from proxy.cli.common import CommandError
 from proxy.cli.progress import Display
-from proxy.cloud.resilience import Backoff
 from proxy.translate import codec
 from proxy.waits import until_set
 

@@ -17,6 +17,7 @@ import msgspec
 import structlog
 
 from proxy import clock, randomness
+from proxy.backoff import Backoff, jittered
 from proxy.cloud.connections import (
     CONNECT_TIMEOUT,
     CONNECTION_ERRORS,
@@ -25,7 +26,7 @@ from proxy.cloud.connections import (
 )
 from proxy.cloud.observer import Observer
 from proxy.cloud.rejections import Rejections
-from proxy.cloud.resilience import Backoff, CircuitBreaker, RetryPolicy, jittered, retry_after
+from proxy.cloud.resilience import CircuitBreaker, RetryPolicy, retry_after
 from proxy.logging import word
 from proxy.observations import AccountObservations
 from proxy.translate import codec

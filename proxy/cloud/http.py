@@ -44,15 +44,7 @@ from proxy.cloud.errors import (
     CloudUnreachable,
     refusal,
 )
-from proxy.cloud.resilience import (
-    ONCE,
-    TRIAL,
-    ApiKey,
-    Attempts,
-    CallGate,
-    RetryPolicy,
-    retry_after,
-)
+from proxy.cloud.resilience import ONCE, TRIAL, ApiKey, Attempts, CallGate, RetryPolicy, retry_after
 from proxy.logging import word
 from proxy.observations import AccountObservations
 from proxy.translate import codec

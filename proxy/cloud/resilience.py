@@ -14,7 +14,8 @@ from email.utils import parsedate_to_datetime
 import structlog
 from msgspec import Struct
 
-from proxy import clock, randomness
+from proxy import clock
+from proxy.backoff import Backoff, jittered
 from proxy.cloud.errors import (
     UNAVAILABLE_STATUSES,
     CloudDown,
@@ -48,29 +49,6 @@ def retry_after(value: str | None, now: float) -> float | None:
     except (ValueError, OverflowError):
         return None
     return min(max(0.0, wait), MAX_RETRY_AFTER)
-
-
-@dataclass(frozen=True, slots=True)
-class Backoff:
-    """Delays in seconds: `first`, growing by `factor` after each failure, up to `longest`."""
-
-    first: float
-    longest: float
-    factor: float = 2.0
-
-    def whole(self, failures: int) -> float:
-        """Return the delay after this many failures in a row, from 1."""
-        return min(self.longest, self.first * self.factor ** min(max(failures, 1) - 1, 30))
-
-    def after(self, failures: int) -> float:
-        """Return a random delay between half of `whole` and all of it, so that callers that fail
-        together do not retry together."""
-        return jittered(self.whole(failures))
-
-
-def jittered(wait: float) -> float:
-    """Return a random time between half of `wait` and all of it."""
-    return wait * randomness.uniform(0.5, 1.0)
 
 
 class RetryPolicy(Struct, frozen=True):

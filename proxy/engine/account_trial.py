@@ -8,8 +8,8 @@ import math
 import structlog
 
 from proxy import clock
+from proxy.backoff import Backoff
 from proxy.cloud.errors import CloudError, CloudRefused, CloudUnreachable
-from proxy.cloud.resilience import Backoff
 from proxy.engine.accounts import Account
 from proxy.engine.scheduler import Scheduler
 

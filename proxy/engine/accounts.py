@@ -13,7 +13,7 @@ from typing import Literal
 import structlog
 from msgspec import Struct
 
-from proxy.cloud.resilience import Backoff
+from proxy.backoff import Backoff
 from proxy.cloud.upstream import Upstream
 from proxy.translate.errors import (
     LocalError,

@@ -13,10 +13,10 @@ from contextlib import suppress
 
 import structlog
 
+from proxy.backoff import jittered
 from proxy.clock import now
 from proxy.cloud.billing import PAGE_SIZE, CloudBilling, is_refused
 from proxy.cloud.errors import CloudError
-from proxy.cloud.resilience import jittered
 from proxy.costs.credits import from_usd, to_credits
 from proxy.costs.reconciliation import reconcile
 from proxy.engine.accounts import Account

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import structlog
 
 from proxy import clock
+from proxy.backoff import Backoff
 from proxy.cloud.errors import CloudError
-from proxy.cloud.resilience import Backoff
 from proxy.cloud.upstream import Upstream
 from proxy.jobs.models import Job
 from proxy.storage.database import StorageError

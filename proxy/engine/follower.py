@@ -15,9 +15,9 @@ from typing import Any, TypeAlias, TypeVar
 import structlog
 from msgspec import Struct
 
+from proxy.backoff import Backoff
 from proxy.clock import now
 from proxy.cloud.errors import CloudError, CloudOversized
-from proxy.cloud.resilience import Backoff
 from proxy.cloud.upstream import Upstream
 from proxy.engine.localiser import Localiser, of_member
 from proxy.engine.node_states import NodeReport

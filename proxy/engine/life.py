@@ -9,8 +9,8 @@ from typing import Any
 
 import structlog
 
+from proxy.backoff import Backoff
 from proxy.cloud.errors import CloudError
-from proxy.cloud.resilience import Backoff
 from proxy.cloud.upstream import Upstream
 from proxy.engine.follower import JobFollower, retried
 from proxy.engine.following import Following

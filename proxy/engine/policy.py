@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 from msgspec import Struct, field
 
+from proxy.backoff import Backoff
 from proxy.cloud.event_socket import Timeouts
-from proxy.cloud.resilience import Backoff
 from proxy.jobs.models import FairBy
 from proxy.members.member import Parallelism
 from proxy.translate.snapshots import Snapshot

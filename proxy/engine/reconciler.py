@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import structlog
 
 from proxy import clock
+from proxy.backoff import Backoff
 from proxy.cloud.errors import CloudError, CloudRefused
-from proxy.cloud.resilience import Backoff
 from proxy.cloud.upstream import EventFeed
 from proxy.engine.accounts import Account, Reason
 from proxy.engine.live_job import LiveJob

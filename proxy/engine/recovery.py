@@ -11,8 +11,8 @@ from typing import Protocol
 import structlog
 
 from proxy import clock
+from proxy.backoff import Backoff
 from proxy.cloud.errors import CloudError
-from proxy.cloud.resilience import Backoff
 from proxy.cloud.upstream import Upstream
 from proxy.engine.finder import JobFinder, UnansweredError
 from proxy.engine.outcomes import Lost, NotThere, Refused, Sent

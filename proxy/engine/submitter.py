@@ -12,6 +12,7 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
+from proxy.backoff import Backoff
 from proxy.cloud.errors import (
     CloudAmbiguous,
     CloudDown,
@@ -22,7 +23,6 @@ from proxy.cloud.errors import (
     unanswered,
 )
 from proxy.cloud.http import checked
-from proxy.cloud.resilience import Backoff
 from proxy.cloud.upstream import Prompt, Upstream
 from proxy.engine.accounts import PASSING, Reason
 from proxy.engine.finder import JobFinder, UnansweredError

@@ -11,9 +11,9 @@ from contextlib import suppress
 import structlog
 
 from proxy import clock
+from proxy.backoff import jittered
 from proxy.cloud.errors import CloudError
 from proxy.cloud.observer import Observer
-from proxy.cloud.resilience import jittered
 from proxy.engine.account_trial import AccountTrial
 from proxy.engine.accounts import Account
 from proxy.engine.finder import JobFinder

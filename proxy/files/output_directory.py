@@ -15,8 +15,8 @@ from typing import Any
 import structlog
 
 from proxy import clock
+from proxy.backoff import Backoff
 from proxy.clock import now
-from proxy.cloud.resilience import Backoff
 from proxy.files.cache import read_at, write_all
 from proxy.files.contents import CHUNK, Content, ContentBrokenError
 from proxy.files.disk_folder import DiskFolder, UnusableNameError

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from proxy.cloud.resilience import MAX_RETRY_AFTER, Backoff
+from proxy.backoff import Backoff
+from proxy.cloud.resilience import MAX_RETRY_AFTER
 
 #: Seconds for writing the outcome of an attempt.
 _MARGIN = 5.0

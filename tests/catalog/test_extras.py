@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from proxy.backoff import Backoff
 from proxy.catalog import source
 from proxy.catalog.extras import CatalogExtras
 from proxy.catalog.service import Catalog
 from proxy.catalog.source import Accounts, Picture, PictureCache
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudUnreachable
-from proxy.cloud.resilience import Backoff, RetryPolicy
+from proxy.cloud.resilience import RetryPolicy
 from proxy.simulator import HttpFault, Simulator
 from proxy.simulator.nodes import MODEL_FILES
 

@@ -12,8 +12,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from yarl import URL
 
+from proxy.backoff import Backoff
 from proxy.cloud.client import CloudClient
-from proxy.cloud.resilience import Backoff, CallGate, CircuitBreaker, RateLimiter, RetryPolicy
+from proxy.cloud.resilience import CallGate, CircuitBreaker, RateLimiter, RetryPolicy
 
 KEY = "comfyui-canary-0123456789abcdef"
 

@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
+from proxy.backoff import Backoff
 from proxy.cloud.answers import Submission
 from proxy.cloud.errors import (
     CloudAmbiguous,
@@ -18,7 +19,7 @@ from proxy.cloud.errors import (
     CloudRefused,
     CloudUnreachable,
 )
-from proxy.cloud.resilience import Backoff, CircuitBreaker, RetryPolicy
+from proxy.cloud.resilience import CircuitBreaker, RetryPolicy
 from proxy.cloud.upstream import Prompt
 from tests.cloud.conftest import Connect, Serve, answer, cut_off, hang_up, redirect
 

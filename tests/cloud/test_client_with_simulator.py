@@ -12,12 +12,13 @@ from uuid import uuid4
 import pytest
 from PIL import Image
 
+from proxy.backoff import Backoff
 from proxy.cloud.client import CloudClient
 from proxy.cloud.connections import CloudAddresses
 from proxy.cloud.errors import CloudAmbiguous, CloudRefused, CloudUnauthorized
 from proxy.cloud.event_socket import EventSocket, Timeouts
 from proxy.cloud.observer import Observer
-from proxy.cloud.resilience import Backoff, RetryPolicy
+from proxy.cloud.resilience import RetryPolicy
 from proxy.cloud.upstream import Prompt
 from proxy.simulator import HttpFault, Simulator, SocketFault
 from proxy.translate import codec

@@ -14,6 +14,7 @@ from PIL import Image
 from waiting import until
 from yarl import URL
 
+from proxy.backoff import Backoff
 from proxy.cloud import http
 from proxy.cloud.answers import AnswerLimits
 from proxy.cloud.client import CloudClient
@@ -25,7 +26,7 @@ from proxy.cloud.errors import (
     CloudUnreachable,
 )
 from proxy.cloud.http import API
-from proxy.cloud.resilience import MAX_RETRY_AFTER, Backoff, CircuitBreaker, RetryPolicy
+from proxy.cloud.resilience import MAX_RETRY_AFTER, CircuitBreaker, RetryPolicy
 from proxy.cloud.upstream import Prompt
 from proxy.metrics import PREFIX, Metrics
 from proxy.observations import AccountObservations

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from proxy.backoff import Backoff
 from proxy.cloud.errors import (
     CloudAmbiguous,
     CloudDown,
@@ -20,7 +21,6 @@ from proxy.cloud.errors import (
 from proxy.cloud.resilience import (
     ApiKey,
     Attempts,
-    Backoff,
     CallGate,
     CircuitBreaker,
     RateLimiter,

@@ -15,8 +15,8 @@ from structlog.testing import capture_logs
 
 from proxy import supervisor
 from proxy.api.websocket import ClientSocket
+from proxy.backoff import Backoff
 from proxy.cloud.event_socket import EventSocket
-from proxy.cloud.resilience import Backoff
 from proxy.engine import engine
 from proxy.engine.reconciler import Reconciler
 from proxy.jobs.views import LiveJobs

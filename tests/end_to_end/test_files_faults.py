@@ -20,7 +20,8 @@ from stack import Client, Proxy, running_proxy
 
 from proxy import app
 from proxy.api.keys import FILES
-from proxy.cloud.resilience import Backoff, RetryPolicy
+from proxy.backoff import Backoff
+from proxy.cloud.resilience import RetryPolicy
 from proxy.files import fetch
 from proxy.files.picture_parts import Slice
 from proxy.files.workflow_names import edits, renaming, texts

@@ -16,7 +16,8 @@ from yarl import URL
 
 from proxy import app
 from proxy.api.keys import MEMBERS, USERDATA
-from proxy.cloud.resilience import Backoff, RetryPolicy
+from proxy.backoff import Backoff
+from proxy.cloud.resilience import RetryPolicy
 from proxy.members.member import Member
 from proxy.settings import ConfigError
 from proxy.simulator import HttpFault, Simulator

@@ -14,8 +14,9 @@ import pytest
 from stack import TIMEOUT, Client, running_proxy
 from yarl import URL
 
+from proxy.backoff import Backoff
 from proxy.cloud.event_socket import Timeouts
-from proxy.cloud.resilience import Backoff, CircuitBreaker, RetryPolicy
+from proxy.cloud.resilience import CircuitBreaker, RetryPolicy
 from proxy.simulator import HttpFault, Simulator, SocketFault
 from proxy.storage.database import SqliteDatabase, StorageError
 

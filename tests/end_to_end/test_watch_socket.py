@@ -13,8 +13,8 @@ from lives import assert_whole
 from msgspec.structs import replace
 from stack import Client, running_proxy
 
+from proxy.backoff import Backoff
 from proxy.cloud.event_socket import IdleWatchdog, Timeouts
-from proxy.cloud.resilience import Backoff
 from proxy.simulator import Simulator, SocketFault
 
 SOCKET = "GET /ws"

@@ -19,7 +19,7 @@ from team import Team, bearer, running_team
 from waiting import until
 from yarl import URL
 
-from proxy.cloud.resilience import Backoff
+from proxy.backoff import Backoff
 from proxy.costs import budgets
 from proxy.engine import account_trial
 from proxy.simulator import HttpFault, Simulator

@@ -11,7 +11,8 @@ import graphs
 from engine.rig import Rig, running_engine
 from waiting import until
 
-from proxy.cloud.resilience import Backoff, RetryPolicy
+from proxy.backoff import Backoff
+from proxy.cloud.resilience import RetryPolicy
 from proxy.jobs.messages import CancelAnswered, CancelRequested, JobReleased
 from proxy.jobs.models import Job
 from proxy.simulator import HttpFault, Simulator

@@ -15,7 +15,7 @@ from engine.worlds import World
 from jobs.samples import job
 from waiting import until
 
-from proxy.cloud.resilience import Backoff
+from proxy.backoff import Backoff
 from proxy.engine import accounts as account_health
 from proxy.engine.dispatcher import Dispatcher
 from proxy.engine.policy import Policy

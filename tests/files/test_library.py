@@ -13,9 +13,10 @@ from files.conftest import OpenFiles
 from files.helpers import bytes_of
 from msgspec.structs import replace
 
+from proxy.backoff import Backoff
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError, CloudUnreachable
-from proxy.cloud.resilience import Backoff, RetryPolicy
+from proxy.cloud.resilience import RetryPolicy
 from proxy.cloud.upstream import Capabilities
 from proxy.files import fetch
 from proxy.files.blobs import BlobError

@@ -18,9 +18,9 @@ from proxy.app.process import policy_of
 from proxy.app.resources import open_resources
 from proxy.app.storage import open_storage
 from proxy.app.webhooks import open_webhooks
+from proxy.backoff import Backoff
 from proxy.budget import MemoryBudget
 from proxy.cloud.event_socket import Timeouts
-from proxy.cloud.resilience import Backoff
 from proxy.metrics import Metrics
 from proxy.settings import AccountAccess, Settings
 from proxy.webhooks.endpoints import Webhooks

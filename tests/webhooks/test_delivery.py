@@ -17,7 +17,7 @@ from receiver import TIMEOUT, Receiver, receiving
 from stopped_clock import stopped
 from waiting import until
 
-from proxy.cloud.resilience import Backoff
+from proxy.backoff import Backoff
 from proxy.metrics import Metrics
 from proxy.storage.database import Database
 from proxy.storage.encryption import Cipher

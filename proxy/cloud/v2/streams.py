@@ -16,11 +16,11 @@ import aiohttp
 import structlog
 
 from proxy import clock
+from proxy.backoff import Backoff
 from proxy.cloud.connections import CONNECT_TIMEOUT, CONNECTION_ERRORS
 from proxy.cloud.errors import CloudError, CloudGarbage, CloudRefused
 from proxy.cloud.http import Http, unreachable
 from proxy.cloud.observer import Observer
-from proxy.cloud.resilience import Backoff
 from proxy.cloud.v2.sse import FrameParser, OversizedFrameError, StreamFrame
 from proxy.logging import word
 from proxy.translate import codec, media_types

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 import proxy.app
 from proxy.app.process import policy_of
-from proxy.cloud.resilience import Backoff
+from proxy.backoff import Backoff
 from proxy.engine.policy import Policy
 from proxy.settings import Settings
 from proxy.webhooks.schedule import RetrySchedule
