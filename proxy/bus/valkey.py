@@ -22,11 +22,12 @@ import msgspec
 import structlog
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from proxy import randomness
+from proxy.backoff import Backoff
 from proxy.bus import MISSED, BusMessage, EventBus, Subscription, decode, encode
 from proxy.bus.command_queue import CommandQueue
 from proxy.bus.publishers import ID_BYTES, MAX_LEADER_SILENCE, Beat, Publishers
@@ -48,6 +49,8 @@ _MAX_UNREAD_AGE = _BEAT_INTERVAL + 0.25
 #: Maximum seconds of a `flush`: after that the other processes have what was published, or know
 #: that they may lack it, also if the last beat that they count came to them late.
 _FLUSH_TIMEOUT = MAX_LEADER_SILENCE + _MAX_UNREAD_AGE
+#: How long it waits before it connects again.
+_RECONNECT = Backoff(0.05, 1.0)
 #: Maximum seconds of a `catch_up`.
 _CATCH_UP_TIMEOUT = 1.0
 
@@ -123,7 +126,6 @@ class ValkeyBus(EventBus):
 
     async def run(self) -> None:
         """Connect, and reconnect after failures, until cancelled."""
-        backoff = ExponentialWithJitterBackoff(cap=1.0, base=0.05)
         failures = 0
         while True:
             try:
@@ -135,7 +137,7 @@ class ValkeyBus(EventBus):
             finally:
                 self._disconnected()
                 await self._client.aclose()
-            await asyncio.sleep(backoff.compute(failures))
+            await asyncio.sleep(_RECONNECT.after(failures))
 
     async def wait_connected(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds for the connection. Return whether it is open."""
