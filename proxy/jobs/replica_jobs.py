@@ -78,17 +78,18 @@ class ReplicaJobs(LiveJobs):
         Those without an answer are read first: one that gets its answer between the two readings
         is in both, and not in neither. Raises `StorageError`.
         """
-        unanswered = await self._read_or_kept_unanswered()
-        live = await self.now(member)
+        with self._reading() as left:
+            unanswered = await self._read_or_kept_unanswered()
+            live = await self.now(member)
         return live, [
             job
             for job in unanswered.values()
-            if job.member == member and job.prompt_id not in live.jobs
+            if job.member == member and job.prompt_id not in live.jobs and job.order not in left
         ]
 
     async def _read_or_kept_unanswered(self) -> Mapping[int, StoredJob]:
-        """Return the jobs whose replica may have died before it answered, by their orders; those
-        that leave the queue leave what is returned, too. Raises `StorageError`.
+        """Return the jobs whose replica may have died before it answered, by their orders. Raises
+        `StorageError`.
 
         A reading that is under way may have missed a job since: those who ask meanwhile share the
         next one.
@@ -150,12 +151,14 @@ class ReplicaJobs(LiveJobs):
         those that live, and the jobs that do no more. Raises `StorageError`.
         """
         before = [job for job in self if member in (None, job.member)]
+        unanswered = [job for job in self._unanswered.values() if member in (None, job.member)]
         with self._reading() as left:
             rows = await self.repository.live(member)
         living = {row.order for row in rows}
         gone = [job for job in before if job.order not in living | left]
-        for job in gone:
-            self.end(job.key, job.order)
+        for job in (*gone, *unanswered):
+            if job.order not in living | left:
+                self.end(job.key, job.order)
         known = {job.order: job for job in self}
         for row in rows:
             if row.order not in left and _is_newer(row, known.get(row.order)):

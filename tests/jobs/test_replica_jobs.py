@@ -115,6 +115,20 @@ async def test_a_job_that_has_left_is_not_shown_as_unanswered(
     assert shown == []
 
 
+async def test_a_job_that_left_while_the_bus_is_behind_is_not_shown_as_unanswered(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = stored_of(await replica.insert(accepted=False, state=JobState.SUBMITTED))
+    assert (await replica.live.picture(MEMBER))[1] == [job]
+
+    async def catch_up() -> bool:
+        return False
+
+    monkeypatch.setattr(replica.bus, "catch_up", catch_up)
+    await replica.repository.discard([job.order])
+    assert (await replica.live.picture(MEMBER))[1] == []
+
+
 async def test_a_reading_that_began_before_a_job_came_does_not_answer_who_asks_for_it(
     replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
