@@ -110,8 +110,8 @@ chaos-cluster: $(DEV) ## the same with three replicas, PostgreSQL and Valkey, al
 	PYTHONPATH=tests $(BIN)/python -m chaos.replicas
 	PYTHONPATH=tests $(BIN)/python -m chaos.networks
 
-simulate: $(DEV) ## simulate the whole proxy: SEEDS (1000) from FIRST (0), in PROCESSES (2)
-	PYTHONPATH=tests $(BIN)/python -m simulation.simulate --seeds $(or $(SEEDS),1000) \
+simulate: $(DEV) ## simulate the whole proxy: SEEDS (1000) from FIRST (0), in PROCESSES (2), with LONG=1 each for hours
+	PYTHONPATH=tests $(BIN)/python -m simulation.simulate $(if $(LONG),--long) --seeds $(or $(SEEDS),1000) \
 		--first $(or $(FIRST),0) --processes $(or $(PROCESSES),2) --failures 10 --progress 1000
 
 mutants: $(DEV) ## look whether the simulation catches each planted defect within 200 seeds

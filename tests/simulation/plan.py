@@ -48,7 +48,8 @@ class ClientPlan(NamedTuple):
 class Plan:
     """A run. `alone` is one replica with SQLite's semantics and a bus in memory. The replicas know
     the number of slots where it is fixed, and learn it where it is not. With a `hook` a webhook
-    hears of all jobs. Where `reads_often`, the jobs of accounts are read every few seconds."""
+    hears of all jobs. Where `reads_often`, the jobs of accounts are read every few seconds. A run
+    that `is_long` takes hours, and begins `after_noon` (s)."""
 
     seed: int
     replicas: int
@@ -67,6 +68,8 @@ class Plan:
     clients: tuple[ClientPlan, ...]
     actions: tuple[Action, ...]
     faults: tuple[Fault, ...]
+    is_long: bool = False
+    after_noon: float = 0.0
 
     def kept(
         self,
@@ -98,6 +101,9 @@ _ACTIONS = {
     "reconnect": 1,
     "look": 1.5,
 }
+
+#: How many hours a long run takes: no longer than a webhook is attempted again.
+HOURS = (1, 3, 6, 12)
 
 #: Faults, with how often they come and for how many seconds.
 _FAULTS = {
@@ -174,6 +180,39 @@ def drawn(seed: int) -> Plan:
         faults=()
         if calm
         else _faults(rng, replicas, duration) + _more_faults(seed, replicas, duration),
+    )
+
+
+def drawn_long(seed: int) -> Plan:
+    """Return the plan of a run of hours: what is drawn for some seeds, one after the other, with
+    pauses between. Some faults last as many minutes as others do seconds, and so do jobs."""
+    rng = random.Random(f"long {seed}")
+    plan = drawn(seed)
+    hours = rng.choice(HOURS)
+    actions, faults = list(plan.actions), list(plan.faults)
+    for _ in range(rng.choice((2, 6, 20))):
+        begins = rng.uniform(0.0, hours * 3600.0)
+        more = drawn(rng.getrandbits(32))
+        actions += (
+            action._replace(at=begins + action.at, client=action.client % len(plan.clients))
+            for action in more.actions
+        )
+        faults += (
+            fault._replace(
+                at=begins + fault.at,
+                replica=min(fault.replica, plan.replicas - 1),
+                seconds=fault.seconds * (1 if fault.kind == "clock" else rng.choice((1, 1, 60))),
+            )
+            for fault in more.faults
+        )
+    return replace(
+        plan,
+        seconds=plan.seconds * rng.choice((1, 1, 60)),
+        duration=hours * 3600.0 + plan.duration,
+        actions=tuple(sorted(actions)),
+        faults=tuple(sorted(faults)),
+        is_long=True,
+        after_noon=rng.uniform(0.0, 12.0) * 3600.0,
     )
 
 

@@ -15,6 +15,7 @@ from simulation.plan import BUDGET, SPENDER
 
 from proxy.engine.live_job import LiveJob, RowState
 from proxy.jobs.models import Wish
+from proxy.storage.usage import day_of
 
 if TYPE_CHECKING:
     from simulation.clients import Socket, Submission
@@ -261,23 +262,25 @@ def _check_waits(run: Run) -> None:
 
 
 def _check_budget() -> None:
-    spent = server().raw.execute(
-        "SELECT day, sum(amount) FROM costs WHERE member = ? GROUP BY day", (SPENDER,)
-    )
-    for day, amount in spent.fetchall():
+    for day, amount in _spent_by_day():
         if amount > BUDGET * 1_000_000:
             raise BrokenPromiseError("budget_passed", f"{day} {amount}")
 
 
-def is_budget_spent() -> bool:
-    """Return whether the hard budget has less left than a job of its member costs, since a job was
-    taken in or sent while no price was known."""
-    (spent,) = (
-        server()
-        .raw.execute("SELECT coalesce(sum(amount), 0) FROM costs WHERE member = ?", (SPENDER,))
-        .fetchone()
+def is_budget_spent(world: World) -> bool:
+    """Return whether the hard budget of today has less left than a job of its member costs, since a
+    job was taken in or sent while no price was known."""
+    spent = dict(_spent_by_day())
+    days = {day_of(world.true_time() + ahead) for ahead in (0.0, *world.clock.ahead.values())}
+    most = max(spent.get(day, 0) for day in days)
+    return SPENDER in server().unpriced and most > (BUDGET - PRICE) * 1_000_000
+
+
+def _spent_by_day() -> list[tuple[str, int]]:
+    rows = server().raw.execute(
+        "SELECT day, sum(amount) FROM costs WHERE member = ? GROUP BY day", (SPENDER,)
     )
-    return SPENDER in server().unpriced and bool(spent > (BUDGET - PRICE) * 1_000_000)
+    return [(str(day), int(amount)) for day, amount in rows.fetchall()]
 
 
 def _check_hooks(run: Run, ended: Counter[tuple[str, str]]) -> None:

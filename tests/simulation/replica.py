@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Webhooks are attempted again within seconds: else a run would last for hours.
+#: Webhooks are attempted again within seconds: else a short run would last for hours.
 _QUICK = RetrySchedule(timeout=3.0, backoff=Backoff(0.2, 2.0))
 
 #: The API key of the account.
@@ -179,7 +179,9 @@ class Replica:
             credits_per_second=0.0,
             **({} if self._plan.alone else server),
         )
-        policy = replace(policy_of(settings), webhooks=_QUICK)
+        policy = policy_of(settings)
+        if not self._plan.is_long:
+            policy = replace(policy, webhooks=_QUICK)
         if self._plan.reads_often:
             policy = replace(policy, connected_wait=3.0, lost_wait=1.0)
         given = Given(

@@ -31,6 +31,7 @@ from proxy.storage.database import StorageError
 from proxy.storage.webhooks import GATEWAY
 from proxy.webhooks.endpoints import NewWebhook
 from proxy.webhooks.messages import JOB_TYPES
+from proxy.webhooks.schedule import RetrySchedule
 
 #: Faults that are outages of a kind, of one replica or of all.
 OUTAGES = frozenset(
@@ -41,7 +42,7 @@ OUTAGES = frozenset(
 _RUNS_OF_A_COLLECTION = 10
 _runs = itertools.count()
 
-#: Seconds after the last fault within which everything must have ended.
+#: Seconds after the last fault, beside those of the jobs, within which everything must have ended.
 QUIET = 900.0
 #: Seconds after the last job for what is written, told and forgotten late.
 SETTLE = 20.0
@@ -78,6 +79,7 @@ class Run:
             in_order=plan.in_order,
             accounts=plan.accounts,
             previews=plan.previews,
+            after_noon=plan.after_noon,
         )
         self.jobs: list[Submission] = []
         self.by_id: dict[str, Submission] = {}
@@ -207,6 +209,8 @@ class Run:
 
     async def _look(self) -> None:
         await asyncio.sleep(SETTLE)
+        if self.plan.is_long:
+            await self._wait_told()
         for client in self.clients:
             await client.look_at_the_end()
         self._stops()
@@ -220,7 +224,7 @@ class Run:
     async def _wait_quiet(self) -> None:
         """Wait until no job is live anywhere."""
         world = self.world
-        ends = world.loop.time() + QUIET
+        ends = world.loop.time() + QUIET + 2 * self.plan.seconds * len(self.jobs)
         while not self._stops():
             await asyncio.sleep(2.0)
             live = server().raw.execute("SELECT count(*) FROM jobs").fetchone()[0]
@@ -232,13 +236,23 @@ class Run:
                 rows = server().raw.execute("SELECT prompt_id, state, account FROM jobs").fetchall()
                 self.fail(BrokenPromiseError("never_quiet", rows))
 
+    async def _wait_told(self) -> None:
+        """Wait until each webhook was attempted again, which is put off for hours."""
+        ends = self.world.loop.time() + 2 * RetrySchedule().longest
+        waiting = "SELECT count(*) FROM webhook_deliveries WHERE outcome = 'waiting'"
+        for (count,) in iter(lambda: server().raw.execute(waiting).fetchone(), None):
+            if not count or self.world.loop.time() >= ends:
+                return
+            await asyncio.sleep(60.0)
+
     async def _give_up_over_budget(self) -> None:
         """Let clients cancel what waits until their budget is renewed (`docs/costs.md`): a job that
         was accepted while no price was known may do."""
         waiting = server().raw.execute("SELECT prompt_id FROM jobs WHERE state = 'queued'")
         for (prompt_id,) in waiting.fetchall():
             job = self.find(prompt_id)
-            if job is not None and job.client.member == SPENDER and promises.is_budget_spent():
+            spends = job is not None and job.client.member == SPENDER
+            if job is not None and spends and promises.is_budget_spent(self.world):
                 await job.client.give_up(job)
 
     def _stops(self) -> bool:

@@ -3,6 +3,7 @@
     PYTHONPATH=tests python -m simulation.simulate --seeds 1000 [--first 0] [--processes 2]
     PYTHONPATH=tests python -m simulation.simulate --seed 17 --trace
     PYTHONPATH=tests python -m simulation.simulate --seed 17 --shrink
+    PYTHONPATH=tests python -m simulation.simulate --seeds 10 --long
 
 Ends with 1 if a promise is broken. The order of sets of texts is part of a run, so that Python's
 hashes are the same in all: the program starts itself again with `PYTHONHASHSEED=0`.
@@ -17,10 +18,11 @@ import sys
 import time
 import warnings
 from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from simulation.mutants import plant
-from simulation.plan import Plan, drawn
+from simulation.plan import Plan, drawn, drawn_long
 
 if TYPE_CHECKING:
     from simulation.world import Line
@@ -41,11 +43,16 @@ class Summary(NamedTuple):
     terms: int
 
 
-def summary_of(seed: int) -> Summary:
+def plan_of(seed: int, *, long: bool) -> Plan:
+    """Return what a seed draws."""
+    return drawn_long(seed) if long else drawn(seed)
+
+
+def summary_of(seed: int, *, long: bool = False) -> Summary:
     """Run a seed."""
     from simulation.run import run  # after a defect has been planted
 
-    result = run(drawn(seed))
+    result = run(plan_of(seed, long=long))
     broken = "" if result.broken is None else str(result.broken)
     return Summary(
         seed, broken, result.digest, result.steps, result.seconds, result.jobs, result.terms
@@ -58,14 +65,15 @@ def _leave_out_the_ends() -> None:
     warnings.filterwarnings("ignore", "coroutine .* was never awaited")
 
 
-def summaries(seeds: Sequence[int], processes: int) -> Iterator[Summary]:
+def summaries(seeds: Sequence[int], processes: int, *, long: bool = False) -> Iterator[Summary]:
     """Run seeds, in several processes if there are to be more than one."""
+    summary = partial(summary_of, long=long)
     if processes == 1:
-        yield from map(summary_of, seeds)
+        yield from map(summary, seeds)
         return
     context = multiprocessing.get_context("spawn")
     with context.Pool(processes, _leave_out_the_ends, (), _RUNS_OF_A_PROCESS) as pool:
-        yield from pool.imap_unordered(summary_of, seeds)
+        yield from pool.imap_unordered(summary, seeds)
 
 
 def shrunk(plan: Plan) -> tuple[Plan, dict[str, str]]:
@@ -108,7 +116,7 @@ def _many(options: argparse.Namespace) -> int:
     seeds = _numbers(options.only) or range(options.first, options.first + options.seeds)
     done = [0, 0.0, 0, 0, 0]
     failed: list[Summary] = []
-    for summary in summaries(seeds, options.processes):
+    for summary in summaries(seeds, options.processes, long=options.long):
         for place, more in enumerate(
             (1, summary.seconds, summary.steps, summary.jobs, summary.terms)
         ):
@@ -122,8 +130,13 @@ def _many(options: argparse.Namespace) -> int:
             print(_figures(done, failed, began), flush=True)
     print(_figures(done, failed, began))
     for summary in failed[:5]:
-        print(f"PYTHONPATH=tests python -m simulation.simulate --seed {summary.seed} --trace")
+        print(f"{_command(options)} --seed {summary.seed} --trace")
     return 1 if failed else 0
+
+
+def _command(options: argparse.Namespace) -> str:
+    long = " --long" if options.long else ""
+    return f"PYTHONPATH=tests python -m simulation.simulate{long}"
 
 
 def _figures(done: list, failed: list[Summary], began: float) -> str:
@@ -137,7 +150,7 @@ def _figures(done: list, failed: list[Summary], began: float) -> str:
 def _one(options: argparse.Namespace) -> int:
     from simulation.run import run
 
-    plan = drawn(options.seed)
+    plan = plan_of(options.seed, long=options.long)
     plan = plan.kept(
         actions=_numbers(options.actions),
         faults=_numbers(options.faults),
@@ -146,7 +159,7 @@ def _one(options: argparse.Namespace) -> int:
     if options.shrink:
         plan, arguments = shrunk(plan)
         words = " ".join(f"{name} {value or '-1'}" for name, value in arguments.items())
-        print(f"PYTHONPATH=tests python -m simulation.simulate --seed {plan.seed} --trace {words}")
+        print(f"{_command(options)} --seed {plan.seed} --trace {words}")
     result = run(plan)
     if options.trace:
         for what in (*plan.faults, *plan.actions, *plan.rates.items()):
@@ -167,6 +180,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=200, help="how many seeds")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--only", help="these seeds instead, with commas between")
+    parser.add_argument("--long", action="store_true", help="let each run take hours")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--failures", type=int, default=1, help="end after so many")
     parser.add_argument("--progress", type=int, default=0, help="print figures after so many runs")

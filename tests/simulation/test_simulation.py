@@ -18,6 +18,8 @@ from simulation.mutants import MUTANTS, caught, changed, source_of
 TESTS = Path(__file__).parents[1]
 #: The seeds that run with every change, in parts of this size.
 SEEDS, PART = 200, 25
+#: Seeds of runs that take hours, over midnight.
+LONG = (91, 153)
 
 #: Seeds by which defects of the product were found, each with what they found. What a seed does
 #: changes with the simulation: each defect has a plain test of its own as well.
@@ -62,6 +64,11 @@ FOUND = {
     1189: "a replica that had lost the bus passed for a leader whose messages arrive",
 }
 
+#: Those of runs that take hours.
+FOUND_LONG = {
+    95: "a replica did not connect to the bus again after a thousand failures",
+}
+
 
 def simulate(*words: str) -> str:
     """Run the simulation, and return what it prints; fail with that if a promise is broken."""
@@ -77,8 +84,14 @@ def test_all_promises_are_kept(first: int) -> None:
     assert " 0 failures" in simulate("--seeds", str(PART), "--first", str(first))
 
 
+@pytest.mark.parametrize("seed", LONG)
+def test_all_promises_are_kept_for_hours(seed: int) -> None:
+    simulate("--long", "--seed", str(seed))
+
+
 def test_what_found_a_defect_finds_none_now() -> None:
     simulate("--only", ",".join(map(str, FOUND)), "--failures", str(len(FOUND)))
+    simulate("--long", "--only", ",".join(map(str, FOUND_LONG)), "--failures", str(len(FOUND_LONG)))
 
 
 @pytest.mark.parametrize("seed", [3, 8, 11])

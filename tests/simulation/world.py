@@ -37,9 +37,9 @@ from proxy.cloud.connections import Connections
 from proxy.members import directory
 from proxy.storage.start import migrate
 
-#: When every run begins: noon of a day in the past, in seconds since 1970, so that files on the
-#: disk are never older than the world.
-BEGINNING = 1_577_880_000.0
+#: When runs begin that begin at noon: of a day in the past, in seconds since 1970, so that files on
+#: the disk are never older than the world.
+NOON = 1_577_880_000.0
 
 
 #: Seconds between two looks at the members, whom nobody changes here; the product's are a quarter
@@ -59,15 +59,20 @@ class Line(NamedTuple):
 class WorldClock(SystemClock):
     """The clocks of all processes: the time of day is off by what `ahead` has for each."""
 
-    def __init__(self, loop: SimulatedLoop) -> None:
+    def __init__(self, loop: SimulatedLoop, beginning: float) -> None:
         self._loop = loop
+        self._beginning = beginning
         self.ahead: dict[str, float] = {}
+
+    def true_time(self) -> float:
+        """Return the true time of day, in seconds since 1970."""
+        return self._beginning + self._loop.time()
 
     def time_ns(self) -> int:
         """Return the time of day of the process that asks, in ns."""
         process = PROCESS.get()
         ahead = 0.0 if process is None else self.ahead.get(process.name, 0.0)
-        return int((BEGINNING + self._loop.time() + ahead) * 1e9)
+        return int((self.true_time() + ahead) * 1e9)
 
     def monotonic(self) -> float:
         """Return the virtual time."""
@@ -87,12 +92,13 @@ class World:
         in_order: bool,
         accounts: int = 1,
         previews: bool = False,
+        after_noon: float = 0.0,
     ) -> None:
         self.rng = random.Random(seed)
         self.loop = SimulatedLoop(random.Random(self.rng.random()))
         self.loop.in_order = in_order
         self.weather = Weather(random.Random(self.rng.random()), self.loop.time, rates)
-        self.clock = WorldClock(self.loop)
+        self.clock = WorldClock(self.loop, NOON + after_noon)
         self.trace: list[Line] = []
         #: Promises that were found broken on the way, with what about.
         self.problems: list[tuple[str, str]] = []
@@ -119,7 +125,7 @@ class World:
 
     def true_time(self) -> float:
         """Return the true time of day, in seconds since 1970."""
-        return BEGINNING + self.loop.time()
+        return self.clock.true_time()
 
     def true_ms(self) -> int:
         """Return the true time of day, in ms."""
@@ -132,7 +138,7 @@ class World:
 
     def seconds_at(self, ms: int) -> float:
         """Return how many seconds after the beginning of the run a true time (ms) was."""
-        return ms / 1000 - BEGINNING - self._began
+        return ms / 1000 - self.true_time() + self.seconds
 
     def note(self, place: str, job: str, what: str, more: object = "") -> None:
         """Write a line of the trace."""
