@@ -35,6 +35,7 @@ from proxy.engine.outcomes import (
     Step,
     TryOther,
     Wait,
+    Withdrawn,
     WrongAccount,
     next_step,
 )
@@ -158,7 +159,8 @@ class JobLife:
         """Return why a job that has waited cannot be sent, once what its client sent is in
         memory."""
         try:
-            await self._recorder.load_content(job)
+            if not await self._recorder.load_content(job):
+                return Withdrawn()
         except StorageError as error:
             log.error("job_read_failed", error=str(error))
             return NotNow()

@@ -104,23 +104,30 @@ class JobRecorder:
             return None
         return LiveJob.of(job_of(stored, content_of(payload)))
 
-    async def load_content(self, job: LiveJob) -> None:
-        """Bring what the client sent into memory, for a job that leaves the queue.
+    async def load_content(self, job: LiveJob) -> bool:
+        """Bring what the client sent into memory, for a job that leaves the queue; false if the job
+        is no longer stored.
 
-        Raises `StorageError`, and `LocalError` if the content cannot be read; then it is empty.
+        Raises `StorageError`, and `LocalError` if the content cannot be read. It is empty then, as
+        that of a job that is gone.
         """
         if job.content is not None:
-            return
+            return True
         try:
             job.content = await self._content(job.order)
         except (TypeError, ValueError) as error:
-            log.error("job_content_rejected", job=job.prompt_id, error=repr(error))
+            stored = await self.jobs.get(*job.key)
             job.content = JobContent({}, {})
+            if stored is None or stored.order != job.order:
+                job.row = RowState.GONE
+                return False
+            log.error("job_content_rejected", job=job.prompt_id, error=repr(error))
             raise LocalError(
                 "job_unreadable",
                 "The proxy cannot read this job in its database; submit it again.",
                 kind="internal",
             ) from error
+        return True
 
     async def _content(self, order: int) -> JobContent:
         payload = await self.jobs.payloads.get(order)

@@ -10,6 +10,7 @@ import gated
 import graphs
 import pytest
 from engine.rig import running_engine
+from waiting import until
 
 from proxy.simulator import HttpFault, Simulator
 from proxy.storage.database import StorageError
@@ -54,6 +55,21 @@ async def test_a_new_job_that_is_put_off_is_accepted_in_the_storage_before_its_c
         assert answer.error is None
         assert row is not None
         assert (row.state, row.accepted) == ("queued", True)
+
+
+async def test_of_a_waiting_job_that_was_taken_out_of_the_storage_nothing_is_told(
+    simulator: Simulator, tmp_path: Path, opened: asyncio.Event
+) -> None:
+    async with running_engine(simulator, tmp_path) as rig:
+        first, _ = await rig.submit(gated.GRAPH)
+        waiting, _ = await rig.submit(graphs.plain())
+        assert waiting.state == "queued"
+        await rig.repository.discard([waiting.order])
+        opened.set()
+        assert (await rig.ended(first)).state == "succeeded"
+        await until(lambda: rig.engine.table.get(waiting.key) is None)
+        assert rig.messages_of(waiting) == []
+    assert len(simulator.jobs) == 1
 
 
 @pytest.mark.parametrize("waits", [False, True])

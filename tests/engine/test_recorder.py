@@ -208,6 +208,16 @@ async def test_a_waiting_job_whose_content_is_damaged_says_so(
     assert kept.graph == {}
 
 
+async def test_a_waiting_job_that_was_taken_out_of_the_storage_is_gone(
+    database: Database, tmp_path: Path
+) -> None:
+    job_recorder = await recorder(database, tmp_path)
+    await stored(database, tmp_path, state=JobState.QUEUED)
+    (kept,) = await live(database, tmp_path)
+    await job_recorder.jobs.discard([kept.order])
+    assert await job_recorder.load_content(kept) is False
+
+
 async def test_a_write_of_an_engine_that_has_lost_its_lease_changes_nothing(
     database: Database, tmp_path: Path
 ) -> None:

@@ -60,6 +60,7 @@ FOUND = {
     169531: "a replica that had reconnected relied on an engine that was cut off from the bus",
     170850: "a job that was accepted after a freeze, as its refusal came, was taken out",
     172585: "a job that was read without an answer was in the queue after its end, on a slow bus",
+    180646: "a job that was withdrawn as an engine began ended as unreadable, without a history",
     881: "a replica that stopped while its engine began, and the database was away, did not stop",
     1189: "a replica that had lost the bus passed for a leader whose messages arrive",
 }
