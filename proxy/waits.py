@@ -6,8 +6,8 @@ import asyncio
 from typing import Any
 
 
-async def until_set(event: asyncio.Event, seconds: float) -> bool:
-    """Wait until an event is set, for up to `seconds`. Return whether it is."""
+async def until_set(event: asyncio.Event, seconds: float | None) -> bool:
+    """Wait until an event is set, for up to `seconds` if there is a limit. Return whether it is."""
     try:
         async with asyncio.timeout(seconds):
             return await event.wait()

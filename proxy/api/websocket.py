@@ -33,6 +33,7 @@ from proxy.jobs.subscribers import Moment
 from proxy.supervisor import Supervisor
 from proxy.translate import codec, frames
 from proxy.translate.events import Binary, Event, Message, NodeText, Preview, status
+from proxy.waits import stop
 
 log = structlog.get_logger(__name__)
 
@@ -205,9 +206,7 @@ class ClientSocket(Struct, eq=False):
         self._held.release()
         if self._left is not None and not self._left.done():
             self._left.set_result(None)
-        if self._writing is not None:
-            self._writing.cancel()
-            await asyncio.wait([self._writing])
+        await stop(self._writing)
         if self._leaving is None:
             await self._web_socket.close(drain=False)
         else:

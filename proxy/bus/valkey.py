@@ -31,6 +31,7 @@ from proxy.backoff import Backoff
 from proxy.bus import MISSED, BusMessage, EventBus, Subscription, decode, encode
 from proxy.bus.command_queue import CommandQueue
 from proxy.bus.publishers import ID_BYTES, MAX_LEADER_SILENCE, Beat, Publishers
+from proxy.waits import until_set
 
 log = structlog.get_logger(__name__)
 
@@ -141,9 +142,7 @@ class ValkeyBus(EventBus):
 
     async def wait_connected(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds for the connection. Return whether it is open."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await self._connected.wait()
+        await until_set(self._connected, timeout)
         return self.connected
 
     def publish(self, topic: str, message: BusMessage, *, droppable: bool = False) -> None:

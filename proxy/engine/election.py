@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -27,6 +26,7 @@ from proxy.jobs.models import AccountView
 from proxy.storage.database import StorageError
 from proxy.storage.leases import ENGINE, Lease, LeaseRepository
 from proxy.supervisor import Supervisor
+from proxy.waits import until_set
 
 log = structlog.get_logger(__name__)
 
@@ -129,9 +129,7 @@ class Election:
                 log.warning("lease_failed", error=str(error))
             expects = self.handover is not None and self.handover.expects
             wait = _EXPECTING_INTERVAL if expects else self.length * _RENEWAL
-            with suppress(TimeoutError):
-                async with asyncio.timeout(wait):
-                    await self._news.wait()
+            await until_set(self._news, wait)
             self._news.clear()
 
     async def _try(self) -> None:
@@ -180,9 +178,7 @@ class Election:
             async with asyncio.TaskGroup() as tasks:
                 looking = tasks.create_task(self._look(term), name="look for a successor")
                 while term.lasts and term.successor is None:
-                    with suppress(TimeoutError):
-                        async with asyncio.timeout_at(self._next(term)):
-                            await term.over.wait()
+                    await until_set(term.over, self._renewal_due(term))
                     if not self._alone:
                         await self._renew(term)
                 looking.cancel()
@@ -209,12 +205,11 @@ class Election:
             self.bus.publish("terms", LeaseReleased())
             await self.bus.flush()
 
-    def _next(self, term: Term) -> float | None:
-        """Return when the lease is to be renewed next, in the time of the event loop."""
+    def _renewal_due(self, term: Term) -> float | None:
+        """Return in how many seconds the lease is to be renewed, if ever."""
         if self._alone:
             return None
-        wait = min(self.length * _RENEWAL, term.until - clock.monotonic())
-        return asyncio.get_running_loop().time() + max(0.0, wait)
+        return min(self.length * _RENEWAL, term.until - clock.monotonic())
 
     async def _renew(self, term: Term) -> None:
         if not term.lasts:

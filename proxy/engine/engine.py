@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
@@ -52,6 +51,7 @@ from proxy.jobs.models import AccountView, Job, JobState, Wish
 from proxy.storage.database import StorageError
 from proxy.storage.job_tables import JobKey, StoredJob
 from proxy.supervisor import Supervisor
+from proxy.waits import until_set
 from proxy.webhooks.runner import WebhookRunner
 
 log = structlog.get_logger(__name__)
@@ -259,6 +259,7 @@ class Engine:
     async def _look(self) -> None:
         """Find in the storage what the bus has not brought: new jobs, and those to be cancelled."""
         shared = self.recorder.jobs.database.shared
+        interval = _LOOK_INTERVAL_SHARED if shared else _LOOK_INTERVAL
         while True:
             self._look_now.clear()
             try:
@@ -269,9 +270,7 @@ class Engine:
                     self._notice(row, at - seen[row.order])
             except StorageError as error:
                 log.warning("jobs_read_failed", error=str(error))
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_INTERVAL_SHARED if shared else _LOOK_INTERVAL):
-                    await self._look_now.wait()
+            await until_set(self._look_now, interval)
 
     def _notice(self, row: StoredJob, age: float) -> None:
         """Do what a row asks for that was first seen `age` seconds ago."""

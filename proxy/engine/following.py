@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from itertools import takewhile
 
@@ -23,6 +23,7 @@ from proxy.jobs.message_order import StepBuffer
 from proxy.jobs.models import JobState
 from proxy.translate import workflow_metadata
 from proxy.translate.events import Message
+from proxy.waits import until_set
 
 log = structlog.get_logger(__name__)
 
@@ -150,9 +151,7 @@ class Following:
         self._scheduler.free(job)
         if not is_answered:
             await retried(self._table.write)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._publisher.answer_timeout):
-                    await job.awaited_release().wait()
+            await until_set(job.awaited_release(), self._publisher.answer_timeout)
         await self._table.discard(job)
         self._scheduler.cost_known(job.member)
 

@@ -21,6 +21,7 @@ from proxy.engine.table import JobTable
 from proxy.engine.tracker import GiveUp, SnapshotReceived
 from proxy.translate.errors import from_cloud
 from proxy.translate.snapshots import Snapshot
+from proxy.waits import until_set
 
 log = structlog.get_logger(__name__)
 
@@ -147,6 +148,4 @@ class Reconciler:
         usual = policy.connected_wait if connected else policy.lost_wait
         usual = min(usual, self.account.cloud.capabilities.max_read_interval)
         wait = Backoff(usual, self.longest_wait).after(self._failures + 1)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(wait - self._least_wait):
-                await self._now.wait()
+        await until_set(self._now, wait - self._least_wait)

@@ -6,7 +6,6 @@ What belongs to one account shares nothing with another but the scheduler and th
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 
 import structlog
 
@@ -27,6 +26,7 @@ from proxy.engine.scheduler import Scheduler
 from proxy.engine.submitter import Submitter
 from proxy.engine.table import JobTable
 from proxy.jobs.models import JobState
+from proxy.waits import until_set
 
 log = structlog.get_logger(__name__)
 
@@ -92,9 +92,7 @@ class AccountWorker:
             self._plan_changed.clear()
             if await self.account.read_plan():
                 self._scheduler.changed()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(jittered(_PLAN_INTERVAL)):
-                    await self._plan_changed.wait()
+            await until_set(self._plan_changed, jittered(_PLAN_INTERVAL))
 
     def any_running(self) -> bool:
         """Return whether a job runs, so that events should come."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 import structlog
@@ -38,6 +37,7 @@ from proxy.storage.database import StorageError
 from proxy.storage.job_tables import HistoryEntry, JobKey
 from proxy.supervisor import Supervisor
 from proxy.translate.events import Message, status
+from proxy.waits import until_set
 
 log = structlog.get_logger(__name__)
 
@@ -145,10 +145,7 @@ class ReplicaFeed(LiveFeed):
         bus is away."""
         due, missed = 0, self._deliveries.missed
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_INTERVAL):
-                    await missed.wait()
-            if missed.is_set():
+            if await until_set(missed, _INTERVAL):
                 missed.clear()
                 due = 2
             if not due and self.bus.whole:

@@ -16,6 +16,7 @@ from yarl import URL
 from proxy.probe.points import Findings
 from proxy.translate import codec
 from proxy.translate.reading import field_of, object_of, objects_of
+from proxy.waits import stop, until_set
 
 Graph: TypeAlias = dict[str, dict[str, Any]]
 
@@ -146,18 +147,12 @@ class ProbeSocket:
         """Wait until nothing has come for so long, at most `limit` seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(limit):
-                while True:
+                while await until_set(self._news, seconds):
                     self._news.clear()
-                    try:
-                        async with asyncio.timeout(seconds):
-                            await self._news.wait()
-                    except TimeoutError:
-                        return
 
     async def close(self) -> None:
         """Close the connection."""
-        self._reader.cancel()
-        await asyncio.wait([self._reader])
+        await stop(self._reader)
         await self.connection.close()
 
     async def _read(self) -> None:
