@@ -470,6 +470,22 @@ async def client(serve: Serve) -> TestClient[Any, Any]:
 
 
 @pytest.fixture
+async def members() -> AsyncIterator[Directory]:
+    """The members Ann and Bob."""
+    directory = Directory()
+    for name in ("ann", "bob"):
+        await directory.add(Member(name))
+    yield directory
+    await directory.close()
+
+
+@pytest.fixture
+async def token(members: Directory) -> str:
+    """A token of Ann."""
+    return (await members.new_token("ann"))[0]
+
+
+@pytest.fixture
 def running(
     room_of_jobs: Any, room_of_files: Any, room_of_nodes: Any, userdata: Any, accounting: Any
 ) -> Any:

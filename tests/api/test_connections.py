@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -17,7 +17,6 @@ from wire import HEAD, POST, rest
 from proxy.edge import connections, counted_connections, limited_connection
 from proxy.edge.listener import RESERVED_FILES, room_for
 from proxy.members.directory import Directory
-from proxy.members.member import Member
 
 # --- slow clients ------------------------------------------------------------------------------
 
@@ -123,15 +122,6 @@ async def test_headers_without_end_are_400(running: Any) -> None:
     async with running() as server:
         reader, _ = await server.connect(HEAD + b"X: y\r\n" * 200 + b"\r\n")
         assert b" 400 Bad Request" in await reader.readline()
-
-
-@pytest.fixture
-async def members() -> AsyncIterator[Directory]:
-    directory = Directory()
-    for name in ("ann", "bob"):
-        await directory.add(Member(name))
-    yield directory
-    await directory.close()
 
 
 #: `resource.RLIM_INFINITY`

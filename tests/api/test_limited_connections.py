@@ -4,7 +4,6 @@ wrong."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from wire import HEAD, POST, rest
 
 from proxy.edge import counted_connections
 from proxy.members.directory import Directory
-from proxy.members.member import Member
 
 UPGRADE = (
     HEAD.replace(b"/queue", b"/ws") + b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -26,19 +24,6 @@ async def only(server: Any) -> Any:
     await until(lambda: bool(server.server.connections))
     (connection,) = server.server.connections
     return connection
-
-
-@pytest.fixture
-async def members() -> AsyncIterator[Directory]:
-    directory = Directory()
-    await directory.add(Member("ann"))
-    yield directory
-    await directory.close()
-
-
-@pytest.fixture
-async def token(members: Directory) -> str:
-    return (await members.new_token("ann"))[0]
 
 
 @pytest.fixture

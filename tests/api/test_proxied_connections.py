@@ -11,24 +11,10 @@ import pytest
 from wire import HEAD
 
 from proxy.members.directory import Directory
-from proxy.members.member import Member
 from proxy.owners import Owner
 
 ANN, STRANGER = "203.0.113.9", "198.51.100.7"
 HERE = (ipaddress.ip_network("127.0.0.1"),)
-
-
-@pytest.fixture
-async def members() -> AsyncIterator[Directory]:
-    directory = Directory()
-    await directory.add(Member("ann"))
-    yield directory
-    await directory.close()
-
-
-@pytest.fixture
-async def token(members: Directory) -> str:
-    return (await members.new_token("ann"))[0]
 
 
 class Upstream:
