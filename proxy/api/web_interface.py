@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from importlib import metadata, resources
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 from msgspec import Struct, field
@@ -108,23 +110,33 @@ def _templates() -> tuple[dict[str, Path], frozenset[str]]:
         core = importlib.import_module(_TEMPLATES)
     except ModuleNotFoundError:
         return {}, frozenset()
-    found, missing = {}, set()
-    absent: set[str] = set()
+    bundles = defaultdict[str, list[tuple[str, str]]](list)
     for entry in core.iter_templates():
         for asset in entry.assets:
-            workflow = asset.filename.endswith(".json")
-            bundle = "" if workflow else asset.bundle or entry.bundle
-            if bundle not in absent:
-                try:
-                    path = core.get_asset_path(entry.template_id, asset.filename)
-                    found[asset.filename] = Path(path)
-                except FileNotFoundError as error:
-                    # To look for a package that is not installed takes long: once is enough.
-                    if isinstance(error.__cause__, ModuleNotFoundError):
-                        absent.add(bundle)
-            if not workflow and asset.filename not in found:
-                missing.add(asset.filename)
-    return found, frozenset(missing)
+            bundle = "" if _is_workflow(asset.filename) else asset.bundle or entry.bundle
+            bundles[bundle].append((entry.template_id, asset.filename))
+    found: dict[str, Path] = {}
+    for files in bundles.values():
+        found |= _installed_files(core, files)
+    names = {name for files in bundles.values() for _, name in files if not _is_workflow(name)}
+    return found, frozenset(names - found.keys())
+
+
+def _is_workflow(name: str) -> bool:
+    return name.endswith(".json")
+
+
+def _installed_files(core: Any, files: Iterable[tuple[str, str]]) -> dict[str, Path]:
+    """Return the paths of one package's files, given as template and name, that are installed."""
+    found = {}
+    for template, name in files:
+        try:
+            found[name] = Path(core.get_asset_path(template, name))
+        except FileNotFoundError as error:
+            # To look for a package that is not installed takes long: once is enough.
+            if isinstance(error.__cause__, ModuleNotFoundError):
+                break
+    return found
 
 
 def _version(package: str) -> str | None:
