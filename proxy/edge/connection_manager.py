@@ -54,7 +54,8 @@ class ConnectionManager:
         return sum(task.cancel() for task in tasks)
 
     async def close(self, seconds: float) -> None:
-        """Abort all connections that are not closed after `seconds`."""
+        """Abort the refused connections, and all others that are not closed after `seconds`."""
+        self.counted.cut_refused()
         await until_set(self.counted.empty, seconds)
         for connection in self.counted.all():
             connection.cut()

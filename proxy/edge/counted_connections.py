@@ -82,6 +82,11 @@ class CountedConnections(Generic[C]):
         else:
             transport.abort()
 
+    def cut_refused(self) -> None:
+        """Abort the refused connections that are still open."""
+        for connection in list(self._refused):
+            connection.cut()
+
     def join(self, connection: C, member: str, now: float) -> None:
         """Count a connection for a member; an idle one of the member may be closed for it.
 

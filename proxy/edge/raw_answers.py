@@ -52,7 +52,7 @@ class RefusedConnection(asyncio.Protocol):
         self._others = others
         others.add(self)
         transport.set_protocol(self)
-        asyncio.get_running_loop().call_later(REFUSAL_TIMEOUT, transport.abort)
+        self._timer = asyncio.get_running_loop().call_later(REFUSAL_TIMEOUT, self.cut)
 
     def data_received(self, data: bytes) -> None:
         """Answer the request."""
@@ -61,4 +61,9 @@ class RefusedConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget the connection."""
+        self._timer.cancel()
         self._others.discard(self)
+
+    def cut(self) -> None:
+        """Abort the connection."""
+        self._transport.abort()

@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 from structlog.testing import capture_logs
+from waiting import until
 from wire import HEAD, POST, rest
 
 from proxy.edge import counted_connections, raw_answers
@@ -49,6 +50,19 @@ async def test_a_refused_client_that_says_nothing_is_closed(
         await server.connect()
         reader, _ = await server.connect()
         assert await rest(reader) == b""
+
+
+async def test_a_stop_closes_refused_connections(
+    running: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(raw_answers, "REFUSAL_TIMEOUT", 600.0)
+    async with running(max_connections=1) as server:
+        await server.connect()
+        with capture_logs() as logs:
+            refused, _ = await server.connect()
+            await until(lambda: "connection_limit_reached" in [line["event"] for line in logs])
+        await server.server.stop()
+        assert await rest(refused) == b""
 
 
 @pytest.mark.parametrize(
