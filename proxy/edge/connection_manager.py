@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from proxy.edge.admission import Admission
 from proxy.edge.connections import Connection
@@ -19,6 +20,8 @@ class ConnectionManager:
         self._members = context.members
         self.pool = Pool(limit, MIN_SHARE)
         self.counted: CountedConnections[Connection] = CountedConnections(self.pool)
+        #: The handlers that run, those of websockets and of lost connections among them.
+        self.handlers: set[asyncio.Task[Any]] = set()
 
     def review(self) -> None:
         """End the connections of members whose access has ended."""
@@ -54,8 +57,16 @@ class ConnectionManager:
         return sum(task.cancel() for task in tasks)
 
     async def close(self, seconds: float) -> None:
-        """Abort the refused connections, and all others that are not closed after `seconds`."""
+        """Abort the refused connections, and all others that are not closed after half of
+        `seconds`; wait for their handlers in the rest.
+
+        aiohttp logs an error of its own for each handler that ends as it gives up waiting.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
         self.counted.cut_refused()
-        await until_set(self.counted.empty, seconds)
+        await until_set(self.counted.empty, seconds / 2)
         for connection in self.counted.all():
             connection.cut()
+        if self.handlers:
+            await asyncio.wait(self.handlers, timeout=max(0.0, end - loop.time()))

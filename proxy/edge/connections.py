@@ -166,12 +166,16 @@ class Connection(LimitedConnection):
 
 def driven(
     handle: Callable[[web.Request], Coroutine[Any, Any, web.StreamResponse]],
+    running: set[asyncio.Task[Any]],
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """Return a handler whose steps are charged to the senders of its requests."""
+    """Return a handler whose steps are charged to the senders of its requests, and whose task is
+    one of `running` until it ends."""
 
     def drive(request: web.Request) -> Awaitable[web.StreamResponse]:
         connection: Any = request.protocol
-        connection.task = asyncio.current_task()
+        connection.task = task = cast("asyncio.Task[Any]", asyncio.current_task())
+        running.add(task)
+        task.add_done_callback(running.discard)
         answer: Awaitable[web.StreamResponse] = connection.driver.drive(handle(request))
         return answer
 

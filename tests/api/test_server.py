@@ -42,6 +42,19 @@ async def test_stopping_waits_for_an_answer_under_way(running: Any) -> None:
         await stopping
 
 
+async def test_stopping_waits_for_the_handler_of_a_lost_connection(running: Any) -> None:
+    async with running(stop_timeout=60) as server:
+        _, writer = await server.connect(POST.replace(b"100000", b"14") + b'{"prompt": {}}')
+        await server.began.wait()
+        writer.transport.abort()
+        await until(lambda: not server.server.connections)
+        stopping = asyncio.create_task(server.server.stop())
+        ended, _ = await asyncio.wait([stopping], timeout=1.0)  # aiohttp gives up after 0.2 s
+        assert not ended
+        server.go.set()
+        await stopping
+
+
 async def test_a_connection_ends_with_its_answer_while_the_server_stops(
     running: Any, room_of_jobs: Any
 ) -> None:
