@@ -64,6 +64,10 @@ class Forecast:
             self._version = scheduler.version
         return self._places
 
+    def clear(self) -> None:
+        """Forget all positions, since no job waits."""
+        self._version, self._places = -1, []
+
     def before(self, member: str) -> int:
         """Return how many jobs of others go before the member's last waiting one."""
         queue = self._scheduler.queue

@@ -41,7 +41,10 @@ class QueueNews:
 
     def changed(self) -> None:
         """Tell members whose waiting jobs have moved because of somebody else's, in a while."""
-        if self._announcer.ahead or len(self._scheduler.queue):
+        waits = len(self._scheduler.queue) > 0
+        if not waits:
+            self._forecast.clear()
+        if waits or self._announcer.ahead:
             self._wanted.set()
 
     def repeat(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 
 import pytest
@@ -10,6 +11,7 @@ from engine.worlds import World
 from jobs.samples import job
 from waiting import until
 
+from proxy.engine.fair_share import QueuePosition
 from proxy.jobs.messages import JobChanged, JobsAhead
 from proxy.jobs.models import JobState
 
@@ -34,6 +36,15 @@ async def test_a_member_hears_when_others_no_longer_go_before_it(world: World) -
     world.news.changed()
     await until(lambda: JobsAhead("ben", 0, True) in world.received)
     assert JobsAhead("ben", 1, True) in world.received
+
+
+async def test_no_job_is_kept_by_what_was_foreseen_once_none_waits(world: World) -> None:
+    waiting = world.add(job("a"))
+    assert len(world.overview.jobs(None).jobs) == 1
+    assert any(isinstance(each, QueuePosition) for each in gc.get_referrers(waiting))
+    world.scheduler.dequeue(waiting)
+    world.news.changed()
+    assert not any(isinstance(each, QueuePosition) for each in gc.get_referrers(waiting))
 
 
 async def test_who_has_missed_something_hears_of_all_jobs_that_clients_know(world: World) -> None:
