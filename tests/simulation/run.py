@@ -303,7 +303,7 @@ class Run:
                     )
             case "upgrade":
                 for each in self.replicas:
-                    if each.serves and not each.process.frozen:
+                    if each.serves and not each.process.frozen and not weather.healed:
                         await each.stop()
                         await asyncio.sleep(fault.seconds)
                         each.is_newer = True
