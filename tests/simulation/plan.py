@@ -185,7 +185,8 @@ def drawn(seed: int) -> Plan:
 
 def drawn_long(seed: int) -> Plan:
     """Return the plan of a run of hours: what is drawn for some seeds, one after the other, with
-    pauses between. Some faults last as many minutes as others do seconds, and so do jobs."""
+    pauses between. Some faults last as many minutes as others do seconds, and so do jobs. A calm
+    run stays calm."""
     rng = random.Random(f"long {seed}")
     plan = drawn(seed)
     hours = rng.choice(HOURS)
@@ -203,7 +204,7 @@ def drawn_long(seed: int) -> Plan:
                 replica=min(fault.replica, plan.replicas - 1),
                 seconds=fault.seconds * (1 if fault.kind == "clock" else rng.choice((1, 1, 60))),
             )
-            for fault in more.faults
+            for fault in (more.faults if plan.faults or plan.rates else ())
         )
     return replace(
         plan,

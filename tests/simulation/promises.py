@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from simulation.cloud import PRICE
 from simulation.database import server
 from simulation.plan import BUDGET, SPENDER
+from simulation.tables import tables
 
 from proxy.engine.live_job import LiveJob, RowState
 from proxy.jobs.models import Wish
@@ -298,6 +299,11 @@ def _check_hooks(run: Run, ended: Counter[tuple[str, str]]) -> None:
                 raise BrokenPromiseError("webhook_missing", id_)
 
 
+#: How many items a table has at most that is no cache when no job is under way: the largest has run
+#: times of each member and shape of a graph, of which there are 30 here. None grows with the jobs.
+MAX_TABLE = 40
+
+
 def _check_replica(run: Run, replica: Any) -> None:
     """No slot, lock, byte of a budget, task or entry of a table is left."""
     parts = replica.parts
@@ -328,6 +334,7 @@ def _check_replica(run: Run, replica: Any) -> None:
             "busy clients": {who: n for who, n in scheduler._busy.items() if n},
             "changes": len(engine.recorder._changed),
         }
+    left |= {path: size for path, size in tables(parts) if size > MAX_TABLE}
     found = {name: value for name, value in left.items() if value}
     if found:
         raise BrokenPromiseError("left_behind", f"{replica.name} {found}")

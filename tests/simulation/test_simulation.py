@@ -18,8 +18,8 @@ from simulation.mutants import MUTANTS, caught, changed, source_of
 TESTS = Path(__file__).parents[1]
 #: The seeds that run with every change, in parts of this size.
 SEEDS, PART = 200, 25
-#: Seeds of runs that take hours, over midnight.
-LONG = (91, 153)
+#: Seeds of runs that take hours: two over midnight, and a calm one with hundreds of jobs.
+LONG = (91, 153, 2789)
 
 #: Seeds by which defects of the product were found, each with what they found. What a seed does
 #: changes with the simulation: each defect has a plain test of its own as well.
