@@ -20,8 +20,6 @@ class ConnectionManager:
         self._members = context.members
         self.pool = Pool(limit, MIN_SHARE)
         self.counted: CountedConnections[Connection] = CountedConnections(self.pool)
-        #: The handlers that run, those of websockets and of lost connections among them.
-        self.handlers: set[asyncio.Task[Any]] = set()
 
     def review(self) -> None:
         """End the connections of members whose access has ended."""
@@ -53,8 +51,7 @@ class ConnectionManager:
 
     def cancel(self) -> int:
         """Cancel the running handlers, and return their number; the middleware answers then."""
-        tasks = [connection.task for connection in self.counted.all() if connection.task]
-        return sum(task.cancel() for task in tasks)
+        return sum(task.cancel() for task in self._running())
 
     async def close(self, seconds: float) -> None:
         """Abort the refused connections, and all others that are not closed after half of
@@ -64,9 +61,14 @@ class ConnectionManager:
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
+        handlers = {*self._running(), *self.counted.handlers}
         self.counted.cut_refused()
         await until_set(self.counted.empty, seconds / 2)
         for connection in self.counted.all():
             connection.cut()
-        if self.handlers:
-            await asyncio.wait(self.handlers, timeout=max(0.0, end - loop.time()))
+        if handlers:
+            await asyncio.wait(handlers, timeout=max(0.0, end - loop.time()))
+
+    def _running(self) -> list[asyncio.Task[Any]]:
+        """Return the handlers of the requests under way."""
+        return [connection.task for connection in self.counted.all() if connection.task]

@@ -119,6 +119,8 @@ class Connection(LimitedConnection):
     def upgraded(self, leave: Leave) -> None:
         """Treat the connection as a websocket from now on; `leave` closes it."""
         self._leave = leave
+        if self.task is not None:
+            self._counted.keep(self.task)
         self.answered()
 
     # --- the end ---------------------------------------------------------------------------
@@ -161,21 +163,19 @@ class Connection(LimitedConnection):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget the connection."""
         self._counted.leave(self)
+        if self.task is not None:
+            self._counted.keep(self.task)
         super().connection_lost(exc)
 
 
 def driven(
     handle: Callable[[web.Request], Coroutine[Any, Any, web.StreamResponse]],
-    running: set[asyncio.Task[Any]],
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """Return a handler whose steps are charged to the senders of its requests, and whose task is
-    one of `running` until it ends."""
+    """Return a handler whose steps are charged to the senders of its requests."""
 
     def drive(request: web.Request) -> Awaitable[web.StreamResponse]:
         connection: Any = request.protocol
-        connection.task = task = cast("asyncio.Task[Any]", asyncio.current_task())
-        running.add(task)
-        task.add_done_callback(running.discard)
+        connection.task = asyncio.current_task()
         answer: Awaitable[web.StreamResponse] = connection.driver.drive(handle(request))
         return answer
 

@@ -11,7 +11,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Iterator
 from itertools import islice
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import structlog
 
@@ -51,11 +51,19 @@ class CountedConnections(Generic[C]):
         #: Set while there are none.
         self.empty = asyncio.Event()
         self.empty.set()
+        #: Handlers that run beside the requests of these connections: those of websockets, and of
+        #: connections that were lost.
+        self.handlers: set[asyncio.Task[Any]] = set()
         self._refused: set[RefusedConnection] = set()
 
     def all(self) -> list[C]:
         """Return all connections."""
         return [*self._strangers, *self._members]
+
+    def keep(self, handler: asyncio.Task[Any]) -> None:
+        """Remember a handler until it ends."""
+        self.handlers.add(handler)
+        handler.add_done_callback(self.handlers.discard)
 
     def enter(self, connection: C, now: float) -> bool:
         """Add a new connection of a stranger; others may be closed for it.

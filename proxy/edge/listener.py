@@ -147,7 +147,7 @@ class HttpListener:
         inner, limits = self._runner.server, self._context.limits
         assert inner is not None  # noqa: S101
         handle = self._gate(cast("Application", inner.request_handler))
-        intercept(inner, begun, driven(handle, self.manager.handlers))
+        intercept(inner, begun, driven(handle))
         buffer = memoryview(bytearray(READ))
         make = partial(
             Connection,
