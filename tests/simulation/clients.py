@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from simulation.deployment import OWN_CLASS, TEXT_CLASS
 from simulation.plan import SPENDER, Action, ClientPlan
 from simulation.promises import BrokenPromiseError
 from simulation.replica import GoneError, Replica
@@ -33,6 +34,9 @@ _CUT_OFF = 10.0
 
 #: Seconds within which an engine that runs takes a job: a little less than a replica waits for it.
 _TAKEN_TIMEOUT = 25.0
+
+#: The classes of a deployment that may take the places of others.
+_OWN = {"Filter": OWN_CLASS, "SaveImage": TEXT_CLASS}
 
 #: Errors after which a client does not know whether its job was taken.
 _UNKNOWN = (GoneError, TimeoutError, OutcomeUnknownError)
@@ -132,7 +136,7 @@ class SimulatedClient:
         job.unwanted = {kind for member, kind in self.run.ending if member == self.member}
         self.run.jobs.append(job)
         request = JobRequest(
-            graph=_graph(rng, partner=self.member == SPENDER),
+            graph=self._graph(rng),
             client_id=self.client_id if self.listens else None,
             prompt_id=job.prompt_id,
             front=front,
@@ -155,6 +159,17 @@ class SimulatedClient:
         if job.outcome == "accepted":
             self.run.spawn(self._watch(job, rng))
 
+    def _graph(self, rng: random.Random) -> dict[str, Any]:
+        """Draw a workflow, which may need the nodes of a deployment."""
+        graph = _graph(rng, partner=self.member == SPENDER)
+        plan = self.run.plan
+        own = random.Random(rng.random()) if plan.deployment is not None else None
+        if own is not None and (not plan.accounts or own.random() < 0.5):
+            for node in graph.values():
+                class_type = node["class_type"]
+                node["class_type"] = own.choice((class_type, _OWN.get(class_type, class_type)))
+        return graph
+
     async def _submit(self, replica: Replica, request: JobRequest, attempt: int) -> tuple[str, str]:
         async def work(jobs: Jobs, send: Callable[[Any], None]) -> Any:
             async with jobs.service.submissions.submitted(self.member, request) as answer:
@@ -167,13 +182,18 @@ class SimulatedClient:
         except _UNKNOWN as error:
             return "unknown", repr(error)
         except LocalError as error:
-            unconfirmed = error.kind == "unconfirmed" or attempt > 0
+            unconfirmed = error.kind == "unconfirmed" or self._is_lost(error) or attempt > 0
             return "unknown" if unconfirmed else "refused", error.type
         except StorageError as error:
             return "unknown" if attempt else "refused", str(error)
         if self.world.weather.chance("answer_to_client_lost"):
             return "unknown", "the answer was lost"
         return "accepted", ""
+
+    def _is_lost(self, error: LocalError) -> bool:
+        """Return whether a job may run that cannot be found on a deployment."""
+        deployment = self.run.plan.deployment
+        return error.type == "JobLost" and deployment is not None and deployment.labels != "kept"
 
     def _check_taken(self, job: Submission) -> None:
         """An engine that runs takes a job, also where the bus does not bring it."""

@@ -8,7 +8,7 @@ exchanges, forgets and tells late. `contract/cloud-api.md` is what it follows.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -77,12 +77,19 @@ class CloudJob:
     listed_at: float = 0.0
     known_at: float = 0.0
     forgotten: bool = False
+    #: Whether it is found by its mark.
+    is_found: bool = True
     cancelled: bool = False
 
     @property
     def counts(self) -> bool:
         """Whether it takes a slot: one that was cancelled ends in a moment."""
         return self.live and not self.forgotten and not self.cancelled
+
+    @property
+    def outcome(self) -> str:
+        """As what it is to end for its client."""
+        return "succeeded" if self.status == "completed" else self.status
 
     @property
     def live(self) -> bool:
@@ -111,9 +118,19 @@ class CloudModel:
     # --- requests --------------------------------------------------------------------------
 
     def handle(
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str],
+        body: bytes,
+        _headers: Mapping[str, str],
+    ) -> tuple[int, Any, dict[str, str]]:
+        """Return the status, the answer and the headers of a request."""
+        return (*self._answer(method, path, query, body), {})
+
+    def _answer(
         self, method: str, path: str, query: dict[str, str], body: bytes
     ) -> tuple[int, dict[str, Any] | list[Any] | bytes]:
-        """Return the status and the answer of a request."""
         parts = path.strip("/").split("/")[1:]
         match [method, *parts]:
             case ["POST", "prompt"]:
@@ -300,6 +317,3 @@ class CloudModel:
         for _ in range(2 if weather.chance("event_repeated") else 1):
             late = weather.draw(0.0, 1.0) if weather.chance("event_reordered") else 0.0
             socket.receive(message, late)
-
-
-Handler = Callable[[str, str, dict[str, str], bytes], tuple[int, Any]]

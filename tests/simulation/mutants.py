@@ -21,17 +21,20 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import NamedTuple
 
+from simulation.plan import DEPLOYMENTS
+
 #: Within how many seeds a defect must be caught.
 SEEDS = 200
 
 
 class Mutant(NamedTuple):
-    """A defect: in a module `old` is replaced by `new`, once. One that needs many jobs, or hours,
-    is looked for in long runs from a seed on."""
+    """A defect: in a module `old` is replaced by `new`, once. It is looked for from the seed
+    `first` on; one that needs many jobs, or hours, in long runs from a seed on."""
 
     module: str
     old: str
     new: str
+    first: int = 0
     long_from: int | None = None
 
 
@@ -189,6 +192,26 @@ MUTANTS = {
         "if subscribers.opened_before(",
         "if False and subscribers.opened_before(",
     ),
+    # deployments
+    "sent_again_with_another_key": Mutant(
+        "cloud.v2.client",
+        '(prompt.mark, "attempt")',
+        '(prompt.mark, f"attempt {prompt.again}")',
+        DEPLOYMENTS,
+    ),
+    "lost_job_goes_elsewhere": Mutant(
+        "engine.submitter", "bound=error.repeatable", "bound=False", DEPLOYMENTS
+    ),
+    "early_expiry_believed": Mutant(
+        "cloud.v2.readings",
+        'settled=job.get("status") != "expired" or cloud_id in self._expired,',
+        "settled=True,",
+        DEPLOYMENTS,
+    ),
+    "stream_left_open": Mutant("cloud.v2.streams", "task.cancel()", "pass", DEPLOYMENTS),
+    "cancelled_job_fails": Mutant(
+        "cloud.v2.client", "self._readings.cancelled(cloud_id)", "pass", DEPLOYMENTS
+    ),
 }
 
 
@@ -249,9 +272,12 @@ def plant(name: str) -> None:
 def caught(name: str, seeds: int = SEEDS) -> str:
     """Run seeds with a defect until it is caught; return what they say, empty if it is not."""
     tests = str(Path(__file__).parents[1])
-    command = [sys.executable, "-m", "simulation.simulate", "--mutant", name, "--seeds", str(seeds)]
-    if (first := MUTANTS[name].long_from) is not None:
-        command += ["--long", "--first", str(first)]
+    mutant = MUTANTS[name]
+    first = mutant.first if mutant.long_from is None else mutant.long_from
+    options = ["--mutant", name, "--seeds", str(seeds), "--first", str(first)]
+    command = [sys.executable, "-m", "simulation.simulate", *options]
+    if mutant.long_from is not None:
+        command.append("--long")
     ran = subprocess.run(
         command,
         capture_output=True,

@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from aiohttp import WSMsgType
 from multidict import CIMultiDict
+from simulation.deployment import STORAGE_HOST
+from simulation.event_stream import EventStream
 from simulation.loop import Process
 from simulation.weather import LATE
 from yarl import URL
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
 #: The hosts of the cloud, one for each account, and that of webhooks.
 CLOUD_HOSTS, HOOK_HOST = ("cloud.test", "other.test"), "hooks.test"
+
+#: Where jobs are submitted, on Comfy Cloud and on a deployment.
+_SUBMISSIONS = ("/api/prompt", "/api/v2/jobs")
 
 
 class SimulatedConnections:
@@ -65,12 +70,19 @@ class SimulatedConnections:
             if url.host == HOOK_HOST:
                 status = await self.world.hooks.post(url, options["data"], options["headers"])
                 return SimulatedResponse(status, b"")
-            return await self._request(method, url, options.get("data"))
+            response = await self._request(
+                method, url, options.get("data"), options.get("headers") or {}
+            )
+        if isinstance(response.content, EventStream):
+            response.content.silence = options["timeout"].sock_read
+        return response
 
-    async def _request(self, method: str, url: URL, data: bytes | None) -> SimulatedResponse:
+    async def _request(
+        self, method: str, url: URL, data: bytes | None, headers: Mapping[str, str]
+    ) -> SimulatedResponse:
         world, weather, loop = self.world, self.world.weather, self.world.loop
         process = world.process()
-        submits = url.path == "/api/prompt"
+        submits = method == "POST" and url.path in _SUBMISSIONS
         ambushed = process if submits else None
         await world.ambush(ambushed, "before")
         await asyncio.sleep(weather.draw(0.001, 0.02))  # the connection
@@ -84,29 +96,33 @@ class SimulatedConnections:
             world.note("", "", "calls", f"{method} {url.path}")
             world.check_epoch(process)
         half_lost = weather.cloud_half_lost(process)
-        reads = method == "GET" and url.path == "/api/jobs"
-        if reads and weather.chance("list_lost"):
+        if method == "GET" and weather.chance(_readings(url)):
             await self._broken()
         if weather.chance("request_lost") or (half_lost and weather.draw(0, 1) < 0.5):
             await self._broken()
         if submits and (weather.chance("request_late") or weather.chance("submission_late")):
             late = weather.draw(1.0, LATE)
-            loop.in_world(late, world.handle, method, url, body, loop.create_future())
+            loop.in_world(late, world.handle, method, url, body, headers, loop.create_future())
             await self._broken()
-        answer: asyncio.Future[tuple[int, Any]] = loop.create_future()
-        loop.in_world(weather.way_to_cloud(), world.handle, method, url, body, answer)
+        answer: asyncio.Future[tuple[int, Any, dict[str, str]]] = loop.create_future()
+        loop.in_world(weather.way_to_cloud(), world.handle, method, url, body, headers, answer)
         await world.ambush(ambushed, "sent")
-        status, content = await answer
+        status, content, told = await answer
         await asyncio.sleep(weather.way_to_cloud())
         await world.ambush(ambushed, "answered")
         if half_lost or weather.chance("response_lost") or weather.cloud_away(process, url.host):
             await self._broken()
+        if submits and weather.chance("submission_lost"):
+            await self._broken()
         if weather.chance("gateway_error"):
             return SimulatedResponse(504, b"<html>")
-        if weather.chance("garbage") and method == "GET":
+        if weather.chance("garbage") and method == "GET" and url.host != STORAGE_HOST:
             return SimulatedResponse(200, b"{broken")
+        if isinstance(content, EventStream):
+            content.process = process
+            return SimulatedResponse(status, content, told)
         text = content if isinstance(content, bytes) else json.dumps(content).encode()
-        return SimulatedResponse(status, text)
+        return SimulatedResponse(status, text, told, url)
 
     async def _broken(self) -> None:
         """Let a connection break after a while."""
@@ -114,13 +130,28 @@ class SimulatedConnections:
         raise aiohttp.ServerDisconnectedError
 
 
+def _readings(url: URL) -> str:
+    """Return the rate at which readings of jobs are lost, for an address of them."""
+    if url.path == "/api/jobs":
+        return "list_lost"
+    return "reading_lost" if url.path.startswith("/api/v2/jobs") else ""
+
+
 class SimulatedResponse:
     """Stands for `aiohttp.ClientResponse`."""
 
-    def __init__(self, status: int, body: bytes) -> None:
+    def __init__(
+        self,
+        status: int,
+        body: bytes | EventStream,
+        headers: Mapping[str, str] | None = None,
+        url: URL | None = None,
+    ) -> None:
         self.status = status
-        self.headers = CIMultiDict({"Content-Type": "application/json"})
-        self.content = _Content(body)
+        self.url = url
+        self.headers = CIMultiDict({"Content-Type": "application/json", **(headers or {})})
+        self.content_length = None if isinstance(body, EventStream) else len(body)
+        self.content = _Content(body) if isinstance(body, bytes) else body
 
     async def __aenter__(self) -> SimulatedResponse:
         return self
@@ -132,7 +163,9 @@ class SimulatedResponse:
         """Nothing is held."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Close a stream; else nothing is open."""
+        if isinstance(self.content, EventStream):
+            self.content.close()
 
 
 class _Content:
@@ -143,6 +176,11 @@ class _Content:
         """Yield the body."""
         body, self._body = self._body, b""
         yield body
+
+    async def iter_chunks(self) -> AsyncIterator[tuple[bytes, bool]]:
+        """Yield the body as one chunk."""
+        async for chunk in self.iter_any():
+            yield chunk, True
 
 
 class SimulatedSession:

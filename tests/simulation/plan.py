@@ -8,9 +8,9 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from simulation.weather import MORE_RATES, RATES
+from simulation.weather import DEPLOYMENT_RATES, MORE_RATES, RATES
 
 MEMBERS = ("ann", "bob", "carol")
 #: The member with a hard budget a day, in credits.
@@ -44,12 +44,30 @@ class ClientPlan(NamedTuple):
     listens: bool
 
 
+class DeploymentPlan(NamedTuple):
+    """A deployment beside the accounts of Comfy Cloud, for some `members` alone or for all.
+
+    It keeps the `labels` of jobs, forgets or refuses them; then it has no list of them either. It
+    may have `streams`, tell progress where a job is read, tell times, and name the nodes of
+    outputs. One that `is_cold` starts a worker when a job comes.
+    """
+
+    members: tuple[str, ...]
+    labels: Literal["kept", "forgotten", "refused"]
+    streams: bool
+    polls_progress: bool
+    tells_times: bool
+    names_nodes: bool
+    is_cold: bool
+
+
 @dataclass(frozen=True)
 class Plan:
     """A run. `alone` is one replica with SQLite's semantics and a bus in memory. The replicas know
     the number of slots where it is fixed, and learn it where it is not. With a `hook` a webhook
     hears of all jobs. Where `reads_often`, the jobs of accounts are read every few seconds. A run
-    that `is_long` takes hours, and begins `after_noon` (s)."""
+    that `is_long` takes hours, and begins `after_noon` (s). Without `accounts` there is a
+    `deployment` alone."""
 
     seed: int
     replicas: int
@@ -70,6 +88,7 @@ class Plan:
     faults: tuple[Fault, ...]
     is_long: bool = False
     after_noon: float = 0.0
+    deployment: DeploymentPlan | None = None
 
     def kept(
         self,
@@ -134,6 +153,17 @@ _MORE_FAULTS = {
     "other_cloud": (1, 1.0, 60.0),
 }
 
+#: Those of a deployment: it is not reached, is stopped, starts, or has a full queue.
+_DEPLOYMENT_FAULTS = {
+    "deployment_away": (2, 1.0, 60.0),
+    "deployment_stopped": (2, 1.0, 40.0),
+    "deployment_starting": (2, 1.0, 60.0),
+    "deployment_full": (1, 1.0, 30.0),
+}
+
+#: From which seed on there may be a deployment, and how often there is one.
+DEPLOYMENTS, _HAS_DEPLOYMENT = 200_000, 0.7
+
 #: Those of one replica, never of all.
 _OF_ONE = frozenset({"kill", "freeze", "ambush_kill", "ambush_freeze", "restart", "clock"})
 
@@ -146,6 +176,13 @@ _HOOKS = {"hook_lost": 0.2, "hook_refused": 0.2}
 
 def drawn(seed: int) -> Plan:
     """Return the plan of a seed."""
+    plan = _drawn(seed)
+    rng = random.Random(f"deployment {seed}")
+    has_deployment = seed >= DEPLOYMENTS and rng.random() < _HAS_DEPLOYMENT
+    return _with_deployment(plan, rng) if has_deployment else plan
+
+
+def _drawn(seed: int) -> Plan:
     rng = random.Random(f"plan {seed}")
     alone = rng.random() < 0.2
     replicas = 1 if alone else rng.choice((1, 2, 2, 3, 3))
@@ -193,7 +230,7 @@ def drawn_long(seed: int) -> Plan:
     actions, faults = list(plan.actions), list(plan.faults)
     for _ in range(rng.choice((2, 6, 20))):
         begins = rng.uniform(0.0, hours * 3600.0)
-        more = drawn(rng.getrandbits(32))
+        more = _drawn(rng.getrandbits(32))
         actions += (
             action._replace(at=begins + action.at, client=action.client % len(plan.clients))
             for action in more.actions
@@ -214,6 +251,40 @@ def drawn_long(seed: int) -> Plan:
         faults=tuple(sorted(faults)),
         is_long=True,
         after_noon=rng.uniform(0.0, 12.0) * 3600.0,
+    )
+
+
+def _with_deployment(plan: Plan, rng: random.Random) -> Plan:
+    """Return a plan with a deployment beside its accounts, or in the place of them."""
+    is_alone = rng.random() < 0.4
+    calm = not plan.rates and not plan.faults
+    deployment = DeploymentPlan(
+        members=() if is_alone else rng.choice(((), MEMBERS[:1], MEMBERS)),
+        labels=rng.choice(("kept", "kept", "kept", "forgotten", "refused")),
+        streams=rng.random() < 0.9,
+        polls_progress=rng.random() < 0.7,
+        tells_times=rng.random() < 0.7,
+        names_nodes=rng.random() < 0.8,
+        is_cold=rng.random() < 0.3 and not calm,
+    )
+    rates = {
+        name: rng.uniform(0.2, 1.0) * highest
+        for name, highest in DEPLOYMENT_RATES.items()
+        if rng.random() < 0.4
+    }
+    weights = [often for often, *_ in _DEPLOYMENT_FAULTS.values()]
+    kinds = rng.choices([*_DEPLOYMENT_FAULTS], weights, k=rng.choice((0, 1, 1, 2)))
+    faults = (
+        Fault(rng.uniform(1.0, plan.duration), kind, -1, rng.uniform(least, most), 0)
+        for kind in kinds
+        for _, least, most in (_DEPLOYMENT_FAULTS[kind],)
+    )
+    return replace(
+        plan,
+        deployment=deployment,
+        accounts=0 if is_alone else plan.accounts,
+        rates=plan.rates if calm else {**plan.rates, **rates},
+        faults=plan.faults if calm else (*plan.faults, *faults),
     )
 
 

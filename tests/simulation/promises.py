@@ -34,6 +34,7 @@ PROMISES = {
     "neither_queue_nor_history": "docs/reliability.md: a poll finds a job in the queue or history",
     "queue_after_end": "docs/how-it-works.md: a job that has ended has left the queue",
     "end_before_history": "docs/how-it-works.md: history before execution_success",
+    "end_differs": "docs/how-it-works.md: a job ends as the cloud says that it has",
     "end_not_heard": "docs/reliability.md: open websockets get an end",
     "message_order": "docs/how-it-works.md: the messages of a local ComfyUI in the same order",
     "message_of_another_member": "docs/security.md: members hear of their own jobs",
@@ -214,6 +215,7 @@ def check_end(run: Run) -> None:
             raise BrokenPromiseError("refused_job_ran", f"{id_} {job.refusal}")
         if count and not job.submitted_again:
             _check_heard(run, job)
+    _check_ends(run.world)
     _check_budget()
     _check_hooks(run, ended)
     _check_waits(run)
@@ -222,11 +224,28 @@ def check_end(run: Run) -> None:
         raise BrokenPromiseError("two_engines", active)
     for replica in run.replicas:
         _check_replica(run, replica)
+    deployment = run.world.deployment
+    sockets = [] if deployment is None else deployment.sockets
+    if open_ := [stream.job for stream in sockets if stream.process is not None]:
+        raise BrokenPromiseError("left_behind", f"streams of {open_}")
 
 
 def _history() -> Counter[tuple[str, str]]:
     rows = server().raw.execute("SELECT member, prompt_id FROM history").fetchall()
     return Counter((str(member), str(id_)) for member, id_ in rows)
+
+
+def _check_ends(world: World) -> None:
+    """A job that the cloud still knows has ended there as the history says."""
+    jobs = {job.mark: job for job in world.cloud_jobs() if job.is_found and not job.forgotten}
+    rows = server().raw.execute(
+        "SELECT member || '/' || prompt_id || '/' || created_at, cloud_id, state FROM history"
+    )
+    for mark, cloud_id, state in rows.fetchall():
+        job = jobs.get(mark)
+        if job is not None and (cloud_id, state) != (job.id, job.outcome):
+            about = f"{mark} {state} as {cloud_id!r}, on the cloud {job.status} as {job.id}"
+            raise BrokenPromiseError("end_differs", about)
 
 
 def _check_heard(run: Run, job: Submission) -> None:

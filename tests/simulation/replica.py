@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec.structs import replace
+from simulation.deployment import DEPLOYMENT_HOST
 from simulation.loop import PROCESS, Process
 from yarl import URL
 
@@ -193,10 +194,15 @@ class Replica:
             MemoryBudget(settings.memory_bytes),
         )
         slots = self._plan.slots if self._plan.fixed_slots else 0
+        names, hosts = ("default", "second"), [*self._world.clouds]
         access = [
             AccountAccess(name, URL(f"https://{host}"), KEY, slots)
-            for name, host in zip(("default", "second"), self._world.clouds, strict=False)
+            for name, host in zip(names, hosts[: self._plan.accounts], strict=False)
         ]
+        if (deployment := self._plan.deployment) is not None:
+            members, nodes = deployment.members, self._world.nodes
+            url = URL(f"https://{DEPLOYMENT_HOST}")
+            access.append(AccountAccess("studio", url, KEY, slots, members=members, nodes=nodes))
         async with (
             open_storage(given) as storage,
             open_accounts(given, storage, access) as cloud,

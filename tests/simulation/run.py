@@ -19,6 +19,7 @@ from unittest import mock
 from simulation import promises
 from simulation.clients import SimulatedClient, Submission
 from simulation.database import server
+from simulation.deployment import DEPLOYMENT_HOST
 from simulation.loop import DeadlockError
 from simulation.network import CLOUD_HOSTS
 from simulation.plan import POINTS, SPENDER, Fault, Plan
@@ -36,6 +37,7 @@ from proxy.webhooks.schedule import RetrySchedule
 #: Faults that are outages of a kind, of one replica or of all.
 OUTAGES = frozenset(
     {"bus", "bus_stalls", "database", "slow_database", "cloud", "half_lost", "no_credits"}
+    | {"deployment_stopped", "deployment_starting", "deployment_full"}
 )
 
 #: Runs after which their memory is given back.
@@ -80,6 +82,7 @@ class Run:
             accounts=plan.accounts,
             previews=plan.previews,
             after_noon=plan.after_noon,
+            deployment=plan.deployment,
         )
         self.jobs: list[Submission] = []
         self.by_id: dict[str, Submission] = {}
@@ -319,6 +322,8 @@ class Run:
                 world.bus.cut(None if replica is None else replica.process)
             case "other_cloud":
                 weather.begin("cloud", fault.seconds, CLOUD_HOSTS[-1])
+            case "deployment_away":
+                weather.begin("cloud", fault.seconds, DEPLOYMENT_HOST)
             case _ if fault.kind in OUTAGES:
                 weather.begin(fault.kind, fault.seconds, name)
                 if fault.kind == "bus":

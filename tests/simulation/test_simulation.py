@@ -14,10 +14,13 @@ from pathlib import Path
 
 import pytest
 from simulation.mutants import MUTANTS, caught, changed, source_of
+from simulation.plan import DEPLOYMENTS
 
 TESTS = Path(__file__).parents[1]
 #: The seeds that run with every change, in parts of this size.
 SEEDS, PART = 200, 25
+#: Those of runs with deployments.
+WITH_DEPLOYMENTS = 50
 #: Seeds of runs that take hours: two over midnight, and a calm one with hundreds of jobs.
 LONG = (91, 153, 2789)
 
@@ -80,7 +83,10 @@ def simulate(*words: str) -> str:
     return ran.stdout
 
 
-@pytest.mark.parametrize("first", range(0, SEEDS, PART))
+@pytest.mark.parametrize(
+    "first",
+    [*range(0, SEEDS, PART), *range(DEPLOYMENTS, DEPLOYMENTS + WITH_DEPLOYMENTS, PART)],
+)
 def test_all_promises_are_kept(first: int) -> None:
     assert " 0 failures" in simulate("--seeds", str(PART), "--first", str(first))
 
@@ -95,7 +101,7 @@ def test_what_found_a_defect_finds_none_now() -> None:
     simulate("--long", "--only", ",".join(map(str, FOUND_LONG)), "--failures", str(len(FOUND_LONG)))
 
 
-@pytest.mark.parametrize("seed", [3, 8, 11])
+@pytest.mark.parametrize("seed", [3, 8, 11, DEPLOYMENTS + 4])
 def test_a_run_is_a_function_of_its_seed(seed: int) -> None:
     first, second = (simulate("--seed", str(seed), "--trace") for _ in range(2))
     assert first == second

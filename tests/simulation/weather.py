@@ -50,6 +50,25 @@ MORE_RATES: Mapping[str, float] = {
     "submission_late": 0.3,  # a submission whose connection has broken
 }
 
+#: Those of a deployment alone, beside those of the cloud.
+DEPLOYMENT_RATES: Mapping[str, float] = {
+    "not_ready": 0.05,
+    "queue_full": 0.05,
+    "submission_lost": 0.3,  # the answer to one that was taken
+    "key_held": 0.05,  # an error of the server that keeps the `Idempotency-Key`, without a job
+    "rate_limited": 0.05,
+    "too_many_streams": 0.2,
+    "stream_closed": 0.05,
+    "stream_hangs": 0.05,
+    "stream_late": 0.1,
+    "progress_back": 0.1,
+    "job_expired": 0.05,
+    "expired_early": 0.3,  # a job is `expired` for a moment before it has succeeded
+    "worker_lost": 0.05,
+    "reading_lost": 0.5,
+    "signature_expired": 0.2,
+}
+
 #: Seconds after which a late request arrives, at most; it has long been given up.
 LATE = 8.0
 
@@ -123,9 +142,13 @@ class Weather:
         """Whether each second request of a process is lost now, or its answer."""
         return self._is("half_lost", process) and self._rng.random() < 0.5
 
+    def lasts(self, kind: str) -> bool:
+        """Whether an outage of all lasts."""
+        return self._is(kind, None)
+
     def no_credits(self) -> bool:
         """Whether the cloud takes no job for want of credits."""
-        return self._is("no_credits", None)
+        return self.lasts("no_credits")
 
     def way_to_database(self, process: Process | None) -> float:
         """Return the seconds that one way takes."""

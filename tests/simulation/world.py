@@ -15,13 +15,14 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest import mock
 
 import structlog
 from simulation import database
 from simulation.bus import SimulatedRedis, ValkeyServer
 from simulation.cloud import CloudJob, CloudModel
+from simulation.deployment import DEPLOYMENT_HOST, OBJECT_INFO, STORAGE_HOST, DeploymentModel
 from simulation.hooks import Hooks
 from simulation.loop import PROCESS, Process, SimulatedLoop
 from simulation.network import CLOUD_HOSTS, HOOK_HOST, SimulatedConnections
@@ -34,8 +35,13 @@ from proxy.app import storage as app_storage
 from proxy.bus import valkey
 from proxy.clock import SystemClock
 from proxy.cloud.connections import Connections
+from proxy.cloud.v2 import client
 from proxy.members import directory
 from proxy.storage.start import migrate
+from proxy.translate.v2.submissions import id_by_mark
+
+if TYPE_CHECKING:
+    from simulation.plan import DeploymentPlan
 
 #: When runs begin that begin at noon: of a day in the past, in seconds since 1970, so that files on
 #: the disk are never older than the world.
@@ -93,6 +99,7 @@ class World:
         accounts: int = 1,
         previews: bool = False,
         after_noon: float = 0.0,
+        deployment: DeploymentPlan | None = None,
     ) -> None:
         self.rng = random.Random(seed)
         self.loop = SimulatedLoop(random.Random(self.rng.random()))
@@ -103,7 +110,7 @@ class World:
         #: Promises that were found broken on the way, with what about.
         self.problems: list[tuple[str, str]] = []
         #: The account of each host.
-        self.clouds = {
+        self.clouds: dict[str, CloudModel | DeploymentModel] = {
             host: CloudModel(
                 self, host.partition(".")[0], slots=slots, seconds=seconds, previews=previews
             )
@@ -112,6 +119,16 @@ class World:
         self.bus = ValkeyServer(self)
         self.hooks = Hooks(self)
         self.folder = Path(tempfile.mkdtemp(prefix="simulation-", dir=_memory()))
+        #: The list of nodes of the deployment, if there is one.
+        self.nodes = self.folder / "object_info.json"
+        #: The marks of jobs by the ids that are made of them.
+        self.marks: dict[str, str] = {}
+        self.deployment: DeploymentModel | None = None
+        if deployment is not None:
+            self.nodes.write_bytes(OBJECT_INFO)
+            self.deployment = self.clouds[DEPLOYMENT_HOST] = DeploymentModel(
+                self, deployment, slots=slots, seconds=seconds, previews=previews
+            )
         self._began = self.loop.time()
         #: What is done to processes at a point of their next submission, by their names.
         self.ambushes: defaultdict[str, dict[str, Callable[[], None]]] = defaultdict(dict)
@@ -154,10 +171,18 @@ class World:
         return [job for cloud in self.clouds.values() for job in cloud.jobs.values()]
 
     def handle(
-        self, method: str, url: URL, body: bytes, answer: asyncio.Future[tuple[int, Any]]
+        self,
+        method: str,
+        url: URL,
+        body: bytes,
+        headers: Mapping[str, str],
+        answer: asyncio.Future[tuple[int, Any, dict[str, str]]],
     ) -> None:
         """Let the cloud take a request that has arrived."""
-        found = self.clouds[url.host].handle(method, url.path, dict(url.query), body)
+        if url.host == STORAGE_HOST and self.deployment is not None:
+            found = self.deployment.stored(url.path)
+        else:
+            found = self.clouds[url.host].handle(method, url.path, dict(url.query), body, headers)
         if not answer.done():
             answer.set_result(found)
 
@@ -213,6 +238,7 @@ class World:
             replace(mock.patch.object(randomness, "source", random.Random(self.rng.random())))
             replace(mock.patch.object(valkey, "Redis", SimulatedRedis))
             replace(mock.patch.object(directory, "INTERVAL", _MEMBERS_INTERVAL))
+            replace(mock.patch.object(client, "id_by_mark", self._id_by_mark))
             replace(mock.patch.object(app_jobs, "_replica_name", self._replica_name))
             replace(mock.patch.object(app_storage, "locked_folder", _unlocked))
             replace(mock.patch.object(app_storage, "_open_database", self._open_database))
@@ -225,6 +251,12 @@ class World:
                 self.loop.close()
                 structlog.reset_defaults()
                 shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _id_by_mark(self, mark: str, purpose: str) -> str:
+        """Stands for `id_by_mark`: a deployment hears no mark, but an id that is made of it."""
+        id_ = id_by_mark(mark, purpose)
+        self.marks[id_] = mark
+        return id_
 
     def _replica_name(self) -> str:
         process = PROCESS.get()
