@@ -8,10 +8,11 @@ from typing import ClassVar, TypedDict
 from msgspec.structs import replace
 from yarl import URL
 
+from proxy.cloud.calls import API, CloudApi, CloudCall
 from proxy.cloud.connections import CloudAddresses
 from proxy.cloud.contact import CallMonitor
 from proxy.cloud.downloads import Downloads
-from proxy.cloud.http import API, CloudApi, CloudCall, Http
+from proxy.cloud.http import Http
 from proxy.cloud.resilience import (
     ONCE,
     ApiKey,

@@ -30,6 +30,7 @@ from proxy.cloud.answers import (
     uploaded_name,
 )
 from proxy.cloud.billing import CloudBilling
+from proxy.cloud.calls import JSON, CloudCall, SentFile
 from proxy.cloud.errors import (
     GATEWAY_STATUSES,
     CloudAmbiguous,
@@ -39,7 +40,6 @@ from proxy.cloud.errors import (
     CloudUnreachable,
 )
 from proxy.cloud.event_socket import EventSocket, Timeouts
-from proxy.cloud.http import JSON, CloudCall, SentFile
 from proxy.cloud.marks import MARK, MarkedJobs, id_by_mark
 from proxy.cloud.observer import Observer
 from proxy.cloud.upstream import Capabilities, Known, Prompt

@@ -12,6 +12,7 @@ import structlog
 from msgspec import Struct
 from yarl import URL
 
+from proxy.cloud.calls import CloudCall
 from proxy.cloud.connections import (
     CONNECT_TIMEOUT,
     CONNECTION_ERRORS,
@@ -19,7 +20,7 @@ from proxy.cloud.connections import (
     refused_address,
 )
 from proxy.cloud.errors import CloudError, CloudGarbage, CloudRefused, refusal
-from proxy.cloud.http import REDIRECTS, CloudCall, Http, unreachable
+from proxy.cloud.http import REDIRECTS, Http, unreachable
 from proxy.translate.urls import url_of
 
 log = structlog.get_logger(__name__)

@@ -5,27 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import (
-    AbstractAsyncContextManager,
-    asynccontextmanager,
-    contextmanager,
-    nullcontext,
-)
-from contextvars import ContextVar
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from io import BytesIO
-from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import aiohttp
 from aiohttp import MultipartWriter
-from yarl import URL
 
 from proxy import clock
 from proxy.cloud.answers import MAX_PARSED_INLINE, USUAL, Answer, AnswerLimits
+from proxy.cloud.calls import OTHER, CloudApi, CloudCall, Query, SentFile
 from proxy.cloud.connections import (
     CONNECT_TIMEOUT,
     CONNECTION_ERRORS,
@@ -45,6 +38,7 @@ from proxy.cloud.errors import (
     refusal,
 )
 from proxy.cloud.resilience import ONCE, TRIAL, ApiKey, Attempts, CallGate, RetryPolicy, retry_after
+from proxy.cloud.sending import TrackedRequest, request_sent
 from proxy.logging import word
 from proxy.observations import AccountObservations
 from proxy.translate import codec
@@ -66,79 +60,14 @@ REDIRECTS = frozenset({301, 302, 303, 307, 308})
 #: Maximum bytes of an error body that are read.
 MAX_REFUSAL = 1024 * 1024
 
-#: The headers of a JSON body.
-JSON = {"Content-Type": "application/json"}
 
 Body = Callable[[], AbstractAsyncContextManager[Any]]
-Query = Mapping[str, str | int]
 
 T = TypeVar("T")
 
-#: The route by which calls of any route are counted that is not listed.
-_OTHER = "other"
 
 #: What no segment of a path can be.
 _NO_NAMES = frozenset({"", ".", ".."})
-
-
-class CloudCall(NamedTuple):
-    """What is asked of the cloud; `route` is the template of its path, by which it is counted."""
-
-    method: str
-    url: URL
-    route: str = _OTHER
-
-    def __str__(self) -> str:
-        return f"{self.method} {self.url.path}"
-
-
-class SentFile(NamedTuple):
-    """A file of a form: where it is, its field, its name and its type."""
-
-    path: Path
-    field: str
-    name: str
-    content_type: str
-
-
-class CloudApi(NamedTuple):
-    """A kind of API: its `routes` below `/api`, by which calls are counted, each with the method of
-    most of its calls; `credential` makes the headers with a key."""
-
-    routes: Mapping[str, str]
-    credential: Callable[[str], Mapping[str, str]]
-
-
-#: The API of Comfy Cloud.
-API = CloudApi(
-    {
-        "prompt": "POST",
-        "jobs": "GET",
-        "jobs/{id}": "GET",
-        "jobs/{id}/cancel": "POST",
-        "upload/image": "POST",
-        "view": "GET",
-        "object_info": "GET",
-        "experiment/models": "GET",
-        "experiment/models/preview/{path}": "GET",
-        "experiment/models/{folder}": "GET",
-        "global_subgraphs": "GET",
-        "global_subgraphs/{id}": "GET",
-        "node_replacements": "GET",
-        "userdata": "GET",
-        "userdata/{file}": "POST",
-        "userdata/{file}/move/{dest}": "POST",
-        "settings": "GET",
-        "settings/{id}": "POST",
-        "user": "GET",
-        "system_stats": "GET",
-        "features": "GET",
-        "billing/status": "GET",
-        "billing/balance": "GET",
-        "billing/events": "GET",
-    },
-    lambda key: {"X-API-Key": key},
-)
 
 
 @dataclass(eq=False, repr=False)
@@ -162,7 +91,7 @@ class Http:
         self.connections = Connections(
             self.addresses.check_cloud,
             headers={"User-Agent": USER_AGENT},
-            request_class=_Request,
+            request_class=TrackedRequest,
         )
         self._large = asyncio.Semaphore(_MAX_CONCURRENT_LARGE)
         self.monitor.calls.expect(
@@ -185,7 +114,7 @@ class Http:
             parts[part] = "/".join(quote(segment, safe="") for segment in segments)
         path = route.format(**parts)
         url = self.addresses.base_url.joinpath("api", path, encoded=True).with_query(query)
-        return CloudCall(method, url, f"/api/{route}" if route in self.api.routes else _OTHER)
+        return CloudCall(method, url, f"/api/{route}" if route in self.api.routes else OTHER)
 
     async def read(
         self,
@@ -309,7 +238,7 @@ class Http:
         if isinstance(data, bytes) and len(data) > _MAX_SENT_WHOLE:
             data = BytesIO(data)
         await self.gate.enter(call, key, trial=trial)
-        _sent.set(False)
+        request_sent.set(False)
         began, status = clock.monotonic(), None
         self.monitor.began(began)
         try:
@@ -339,7 +268,7 @@ class Http:
     ) -> CloudRefused | CloudUnreachable:
         """Return the error of a call that was refused or not answered, which the gate notes."""
         if not isinstance(error, CloudRefused):
-            error = unreachable(call, error, sent=_sent.get())
+            error = unreachable(call, error, sent=request_sent.get())
         self.gate.failed(error, key)
         return error
 
@@ -401,41 +330,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientPayloadError):
         return "the answer was cut off"
     return f"the connection was lost ({type(error).__name__})"
-
-
-#: Whether the current task's request has begun to be sent.
-_sent: ContextVar[bool] = ContextVar("sent", default=False)
-#: What may still stop the current task's requests.
-_check: ContextVar[Callable[[], None] | None] = ContextVar("check", default=None)
-
-
-@contextmanager
-def checked(check: Callable[[], None]) -> Iterator[None]:
-    """Call `check` immediately before each request of the block is sent. What it raises is raised,
-    and nothing is sent.
-
-    Before that a request waits for its turn and for a connection, for seconds, and the process may
-    stand still meanwhile.
-    """
-    token = _check.set(check)
-    try:
-        yield
-    finally:
-        _check.reset(token)
-
-
-def begin_to_send() -> None:
-    """Note that the current task's request is sent now. Raises what its check raises."""
-    check = _check.get()
-    if check is not None:
-        check()
-    _sent.set(True)
-
-
-class _Request(aiohttp.ClientRequest):
-    """Notes when it is sent; a `TraceConfig` would cost more."""
-
-    async def send(self, conn: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
-        """Note that the request is sent, and send it. Raises what its check raises."""
-        begin_to_send()
-        return await super().send(conn)

@@ -22,7 +22,7 @@ from proxy.cloud.errors import (
     CloudUnreachable,
     unanswered,
 )
-from proxy.cloud.http import checked
+from proxy.cloud.sending import checked
 from proxy.cloud.upstream import Prompt, Upstream
 from proxy.engine.accounts import PASSING, Reason
 from proxy.engine.finder import JobFinder, UnansweredError

@@ -12,8 +12,9 @@ from typing import Any, TypeAlias
 from msgspec.structs import replace
 
 from proxy.cloud.answers import FILE, Answer, status_only
+from proxy.cloud.calls import JSON
 from proxy.cloud.errors import CloudError, CloudGarbage, CloudRefused
-from proxy.cloud.http import JSON, Http
+from proxy.cloud.http import Http
 from proxy.translate import codec
 from proxy.translate.as_cloud import UserFile, user_file
 from proxy.translate.errors import LocalError, from_cloud

@@ -15,8 +15,9 @@ from waiting import until
 from yarl import URL
 
 from proxy.backoff import Backoff
-from proxy.cloud import http
+from proxy.cloud import http, sending
 from proxy.cloud.answers import AnswerLimits
+from proxy.cloud.calls import API
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import (
     CloudDown,
@@ -25,7 +26,6 @@ from proxy.cloud.errors import (
     CloudUnauthorized,
     CloudUnreachable,
 )
-from proxy.cloud.http import API
 from proxy.cloud.resilience import MAX_RETRY_AFTER, CircuitBreaker, RetryPolicy
 from proxy.cloud.upstream import Prompt
 from proxy.metrics import PREFIX, Metrics
@@ -61,7 +61,7 @@ async def test_a_check_stops_a_request_before_anything_is_sent(
     def refuse() -> None:
         raise FencedError("the lease has run out")
 
-    with pytest.raises(FencedError), http.checked(refuse):
+    with pytest.raises(FencedError), sending.checked(refuse):
         await client.submit(Prompt({}, {}))
     assert cloud.seen == []
     await client.system_stats()

@@ -64,7 +64,7 @@ MUTANTS = {
     ),
     # those that the simulation has found in the product
     "lease_not_checked_when_sent": Mutant(
-        "cloud.http", "if check is not None:\n        check()", "pass"
+        "cloud.sending", "if check is not None:\n        check()", "pass"
     ),
     "cancellation_after_the_term": Mutant(
         "engine.cancellation", "except FencedError:", "except ZeroDivisionError:"

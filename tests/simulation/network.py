@@ -20,7 +20,7 @@ from simulation.loop import Process
 from simulation.weather import LATE
 from yarl import URL
 
-from proxy.cloud import http
+from proxy.cloud import connections, sending
 
 if TYPE_CHECKING:
     from simulation.world import World
@@ -88,9 +88,9 @@ class SimulatedConnections:
         await asyncio.sleep(weather.draw(0.001, 0.02))  # the connection
         await world.ambush(ambushed, "connected")
         if weather.cloud_away(process, url.host):
-            await asyncio.sleep(weather.draw(0.0, http.CONNECT_TIMEOUT))
+            await asyncio.sleep(weather.draw(0.0, connections.CONNECT_TIMEOUT))
             raise aiohttp.ClientConnectionError
-        http.begin_to_send()
+        sending.begin_to_send()
         body = data if isinstance(data, bytes) else b""
         if submits:
             world.note("", "", "calls", f"{method} {url.path}")

@@ -13,6 +13,7 @@ from yarl import URL
 
 from proxy.cloud.account_client import AccountClient, ClientOptions
 from proxy.cloud.answers import DETAIL, Answer, Submission, status_only
+from proxy.cloud.calls import JSON, CloudApi, CloudCall
 from proxy.cloud.errors import (
     CloudAmbiguous,
     CloudError,
@@ -23,7 +24,6 @@ from proxy.cloud.errors import (
     refusal,
 )
 from proxy.cloud.event_socket import Timeouts
-from proxy.cloud.http import JSON, CloudApi, CloudCall
 from proxy.cloud.observer import Observer
 from proxy.cloud.upstream import Capabilities, Known, Prompt
 from proxy.cloud.v2.catalog import NodeList

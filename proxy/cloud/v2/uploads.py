@@ -11,8 +11,9 @@ from cachetools import LRUCache
 
 from proxy import clock
 from proxy.cloud.answers import Answer
+from proxy.cloud.calls import JSON, SentFile
 from proxy.cloud.errors import CloudGarbage, CloudRefused
-from proxy.cloud.http import JSON, Http, SentFile
+from proxy.cloud.http import Http
 from proxy.translate import codec
 from proxy.translate.times import ms_of
 from proxy.translate.v2.assets import asset_id, cloud_name, file_path
