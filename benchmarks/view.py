@@ -30,9 +30,9 @@ from blake3 import blake3
 from yarl import URL
 
 from proxy.files.namespace import make_record
-from proxy.storage.database import FILE, open_sqlite
 from proxy.storage.file_tables import FileRecord
 from proxy.storage.files import FileRepository
+from proxy.storage.sqlite import FILE, open_sqlite
 from proxy.storage.start import migrate
 from proxy.translate.names import Place
 

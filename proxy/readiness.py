@@ -11,13 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from proxy import clock
 from proxy.bus import EventBus
 from proxy.key_checks import KeyChecks
-from proxy.storage.database import (
-    BusyError,
-    Database,
-    OutcomeUnknownError,
-    SqliteDatabase,
-    StorageError,
-)
+from proxy.storage.database import BusyError, Database, OutcomeUnknownError, StorageError
+from proxy.storage.sqlite import SqliteDatabase
 from proxy.storage.statements import put_meta
 from proxy.waits import stop, until_set
 

@@ -16,7 +16,8 @@ from typing import Any
 import servers
 
 from proxy.settings import AccountSettings, Settings
-from proxy.storage.database import FILE, Database
+from proxy.storage.database import Database
+from proxy.storage.sqlite import FILE
 from proxy.storage.start import migrate_server, open_folder, open_server
 
 

@@ -12,8 +12,9 @@ from sqlalchemy import Connection
 
 from proxy.members.directory import Directory
 from proxy.members.marker import MARKER
-from proxy.storage.database import FILE, Database, SqliteDatabase, open_sqlite
+from proxy.storage.database import Database
 from proxy.storage.members import MemberRepository
+from proxy.storage.sqlite import FILE, SqliteDatabase, open_sqlite
 from proxy.storage.start import migrate
 
 

@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from process import command, serving
 
-from proxy.storage.database import FILE
+from proxy.storage.sqlite import FILE
 from proxy.storage.start import HEAD
 
 pytestmark = pytest.mark.sqlite

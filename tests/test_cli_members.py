@@ -22,7 +22,7 @@ from proxy.cli import main
 from proxy.cli.serve import refuse_open_access
 from proxy.members.marker import MARKER
 from proxy.settings import ConfigError, Settings, load
-from proxy.storage.database import FILE
+from proxy.storage.sqlite import FILE
 
 
 def test_the_life_of_a_member(run: Any) -> None:

@@ -25,8 +25,9 @@ from proxy.files.blobs import BlobError, open_blobs
 from proxy.members.directory import Directory
 from proxy.observations import AccountObservations, identity_of
 from proxy.settings import ConfigError, Settings, nodes_of
-from proxy.storage.database import FILE, Database, StorageError, open_sqlite
+from proxy.storage.database import Database, StorageError
 from proxy.storage.members import MemberRepository
+from proxy.storage.sqlite import FILE, open_sqlite
 from proxy.storage.start import HEAD, has_database, is_usable, open_server, revision
 from proxy.storage.usage import FACT, Observation, ObservationRepository
 from proxy.translate import codec

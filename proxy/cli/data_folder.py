@@ -13,8 +13,9 @@ from proxy.cli.tables import say
 from proxy.settings import Settings, read_secrets
 from proxy.storage import backup as copies
 from proxy.storage.backup import copy_folder
-from proxy.storage.database import FILE, StorageError, open_sqlite
+from proxy.storage.database import StorageError
 from proxy.storage.encryption import rotate_secret as rotate
+from proxy.storage.sqlite import FILE, open_sqlite
 from proxy.storage.start import (
     HEAD,
     locked_folder,

@@ -12,7 +12,8 @@ import sqlite3
 from pathlib import Path
 
 from proxy.settings import Settings
-from proxy.storage.database import FILE, StorageError
+from proxy.storage.database import StorageError
+from proxy.storage.sqlite import FILE
 
 #: The name of the file.
 MARKER = "has-members"

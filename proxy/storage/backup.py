@@ -26,10 +26,11 @@ from sqlalchemy import Connection, create_engine, func, insert, select, text
 from sqlalchemy.engine import URL
 
 from proxy import __version__, clock
-from proxy.storage.database import FILE, Database, StorageError, free_path
+from proxy.storage.database import Database, StorageError
 from proxy.storage.encryption import SECRET_FILE, adopt_secrets
 from proxy.storage.job_tables import history, jobs
 from proxy.storage.leases import ENGINE, LeaseRepository
+from proxy.storage.sqlite import FILE, free_path
 from proxy.storage.start import knows
 from proxy.storage.statements import Upsert
 from proxy.storage.tables import leases, meta, metadata

@@ -39,16 +39,8 @@ from proxy.storage import (  # noqa: F401 (they define tables)
     usage,
     workflows,
 )
-from proxy.storage.database import (
-    FILE,
-    BusyError,
-    DamagedError,
-    Database,
-    SqliteDatabase,
-    StorageError,
-    open_sqlite,
-    set_aside,
-)
+from proxy.storage.database import BusyError, DamagedError, Database, StorageError
+from proxy.storage.sqlite import FILE, SqliteDatabase, open_sqlite, set_aside
 from proxy.storage.statements import get_meta, put_meta
 from proxy.storage.tables import metadata
 

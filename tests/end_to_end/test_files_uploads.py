@@ -19,8 +19,9 @@ from process import Process, before, serving
 from stack import Client, Proxy
 
 from proxy.simulator import HttpFault, Simulator
-from proxy.storage.database import SqliteDatabase, StorageError
+from proxy.storage.database import StorageError
 from proxy.storage.files import FileRepository
+from proxy.storage.sqlite import SqliteDatabase
 
 MB = 1024 * 1024
 #: As much of a video as tells that it is one.

@@ -21,7 +21,7 @@ from structlog.testing import capture_logs
 
 from proxy.settings import ConfigError
 from proxy.simulator import Simulator
-from proxy.storage import database
+from proxy.storage import sqlite
 from proxy.storage.job_tables import StoredJob
 from proxy.storage.jobs import JobRepository
 from proxy.storage.payloads import Payload
@@ -125,17 +125,17 @@ async def test_a_folder_of_another_process_is_an_error_of_one_sentence(
 async def test_a_damaged_database_is_replaced_only_when_asked_for(
     simulator: Simulator, tmp_path: Path, session: aiohttp.ClientSession
 ) -> None:
-    (tmp_path / database.FILE).write_bytes(b"junk " * 1000)
+    (tmp_path / sqlite.FILE).write_bytes(b"junk " * 1000)
     code, output = await exit_of(tmp_path, before(simulator))
     assert code == 2
     assert "restore FILE" in output
     assert "--start-empty" in output
-    assert (tmp_path / database.FILE).read_bytes() == b"junk " * 1000
+    assert (tmp_path / sqlite.FILE).read_bytes() == b"junk " * 1000
     async with serving(tmp_path, "--start-empty", environment=before(simulator)) as process:
         await Client(session, process.url).run(graphs.plain())
         assert await process.stop() == 0
     assert b"database_replaced" in b"".join(process.said)
-    assert (tmp_path / f"{database.FILE}.damaged-1").read_bytes() == b"junk " * 1000
+    assert (tmp_path / f"{sqlite.FILE}.damaged-1").read_bytes() == b"junk " * 1000
 
 
 async def test_a_job_that_cannot_be_read_stops_the_start(
@@ -159,10 +159,10 @@ async def test_while_another_process_locks_the_database_nothing_is_accepted(
     session: aiohttp.ClientSession,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(database, "BUSY_TIMEOUT", 50)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 50)
     async with running_proxy(simulator, tmp_path) as proxy:
         client = Client(session, proxy.url)
-        other = sqlite3.connect(tmp_path / database.FILE, isolation_level=None)
+        other = sqlite3.connect(tmp_path / sqlite.FILE, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         assert await refusal(client) == (503, "store_unavailable")
         assert simulator.calls["POST /api/prompt"] == 0
@@ -175,8 +175,8 @@ async def test_while_another_process_locks_the_database_nothing_is_accepted(
 async def test_a_database_that_is_locked_at_the_start_is_not_taken_for_damaged(
     simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "BUSY_TIMEOUT", 50)
-    other = sqlite3.connect(tmp_path / database.FILE, isolation_level=None)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 50)
+    other = sqlite3.connect(tmp_path / sqlite.FILE, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     with pytest.raises(ConfigError, match="locked"):
         async with running_proxy(simulator, tmp_path):

@@ -18,7 +18,8 @@ from proxy.backoff import Backoff
 from proxy.cloud.event_socket import Timeouts
 from proxy.cloud.resilience import CircuitBreaker, RetryPolicy
 from proxy.simulator import HttpFault, Simulator, SocketFault
-from proxy.storage.database import SqliteDatabase, StorageError
+from proxy.storage.database import StorageError
+from proxy.storage.sqlite import SqliteDatabase
 
 QUICK = Timeouts(
     retries=RetryPolicy(budget=0.2, backoff=Backoff(first=0.01, longest=0.05)),

@@ -13,7 +13,7 @@ from proxy.jobs.conversion import payload_of, stored_of
 from proxy.jobs.messages import CancelAnswered, CancelRequested
 from proxy.jobs.models import Job, JobState
 from proxy.jobs.service import JobQuery, ended_states, interrupted, select
-from proxy.storage.database import SqliteDatabase
+from proxy.storage.sqlite import SqliteDatabase
 
 
 async def test_the_queue_is_shown_in_comfyuis_tuples(room: Room) -> None:

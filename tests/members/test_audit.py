@@ -20,7 +20,8 @@ from stopped_clock import StoppedClock, stopped
 from proxy.logging import register_secret
 from proxy.members import audit
 from proxy.members.audit import Audit
-from proxy.storage.database import FILE, Database, StorageError, open_sqlite
+from proxy.storage.database import Database, StorageError
+from proxy.storage.sqlite import FILE, open_sqlite
 from proxy.storage.start import migrate
 from proxy.storage.usage import UsageRepository, forget_audit
 from proxy.supervisor import Supervisor

@@ -25,8 +25,9 @@ from proxy.members.member import (
     UnknownTokenError,
 )
 from proxy.members.tokens import Token, Use, digest
-from proxy.storage.database import FILE, StorageError
+from proxy.storage.database import StorageError
 from proxy.storage.members import MemberRepository
+from proxy.storage.sqlite import FILE
 from proxy.supervisor import Supervisor
 
 TIMEOUT = 60.0

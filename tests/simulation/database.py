@@ -21,14 +21,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from proxy.members.directory import Directory
 from proxy.members.member import Limits, Member
-from proxy.storage.database import (
-    FILE,
-    BusyError,
-    Database,
-    OutcomeUnknownError,
-    StorageError,
-)
+from proxy.storage.database import BusyError, Database, OutcomeUnknownError, StorageError
 from proxy.storage.members import MemberRepository
+from proxy.storage.sqlite import FILE
 from proxy.storage.start import open_folder
 
 if TYPE_CHECKING:

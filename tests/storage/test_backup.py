@@ -15,13 +15,14 @@ from databases import _empty
 from sqlalchemy import BigInteger, Boolean, Column, Connection, Double, LargeBinary, insert, select
 
 from proxy.storage.backup import BackupError, backup, copy_folder, restore
-from proxy.storage.database import FILE, Database, StorageError, open_sqlite
+from proxy.storage.database import Database, StorageError
 from proxy.storage.encryption import SECRET_FILE, Cipher, stored_secrets
 from proxy.storage.job_tables import StoredJob, history, jobs
 from proxy.storage.jobs import JobRepository
 from proxy.storage.leases import ENGINE, LeaseRepository
 from proxy.storage.payloads import Payload
 from proxy.storage.postgresql import open_postgresql
+from proxy.storage.sqlite import FILE, open_sqlite
 from proxy.storage.start import migrate, open_folder
 from proxy.storage.statements import get_meta, put_meta
 from proxy.storage.tables import AnyText, leases, meta, metadata

@@ -8,10 +8,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy.storage import start
-from proxy.storage.database import FILE, BusyError, DamagedError, StorageError
+from proxy.storage.database import BusyError, DamagedError, StorageError
 from proxy.storage.job_tables import StoredJob
 from proxy.storage.jobs import JobRepository
 from proxy.storage.payloads import Payload
+from proxy.storage.sqlite import FILE
 from proxy.storage.start import HEAD, at_start, open_folder, revision
 
 
