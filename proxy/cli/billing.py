@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from proxy import clock
 from proxy.admin.schema.usage import account_billed
-from proxy.cli.common import CommandError, UsageError, argument, in_database, read_stored
-from proxy.cli.members import note_action
+from proxy.cli.common import CommandError, UsageError, argument
+from proxy.cli.records import in_database, note_action, read_stored
 from proxy.cli.tables import AsJson, Columns, print_json, print_table, say
 from proxy.costs.billing import DAYS, Billing, EnteredBalance, UnknownAccountError
 from proxy.costs.credits import from_credits

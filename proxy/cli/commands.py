@@ -23,8 +23,9 @@ from proxy.cli.common import (
     examples,
     option,
 )
-from proxy.cli.members import member, token
+from proxy.cli.members import member
 from proxy.cli.tables import AsJson
+from proxy.cli.tokens import token
 from proxy.cli.usage import audit, usage
 from proxy.cli.webhooks import webhook
 from proxy.settings import SERVE_SETTINGS, SETTINGS, load, load_with_sources

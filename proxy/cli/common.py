@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import structlog
 import typer
@@ -26,14 +25,10 @@ from proxy.settings import (
     Settings,
     read_accounts,
 )
-from proxy.storage.database import Database, StorageError
-from proxy.storage.start import has_database, opened_database
 
 if TYPE_CHECKING:
     from proxy.simulator import Simulator
     from proxy.simulator.account import Plan
-
-T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -53,33 +48,6 @@ class UsageError(CommandError):
     """Raised to end the command with one sentence on standard error, because of wrong arguments."""
 
     exit_code = 2
-
-
-def in_database(settings: Settings, use: Callable[[Database], Awaitable[T]]) -> T:
-    """Return what `use` gives for the database of the settings. Raises `StorageError`."""
-
-    async def run() -> T:
-        async with opened_database(settings) as database:
-            return await use(database)
-
-    return asyncio.run(run())
-
-
-def read_stored(
-    settings: Settings, what: str, ask: Callable[[Database], Awaitable[list[T]]]
-) -> list[T]:
-    """Return what is stored, which is nothing where no proxy has ever run.
-
-    Raises `CommandError`, which says that `what` cannot be read.
-    """
-    if not has_database(settings):
-        return []
-    try:
-        return in_database(settings, ask)
-    except StorageError as error:
-        shared = settings.database is not None
-        detail = f": {error}" if shared else f" ({error}): run this as the user that runs the proxy"
-        raise CommandError(f"The {what} cannot be read{detail}.") from None
 
 
 def examples(*lines: str) -> str:

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from proxy import logging as logs
-from proxy.cli.common import CommandError, UsageError, in_database
+from proxy.cli.common import CommandError, UsageError
+from proxy.cli.records import in_database
 from proxy.cli.tables import say
 from proxy.settings import Settings, read_secrets
 from proxy.storage import backup as copies

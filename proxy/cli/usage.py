@@ -14,7 +14,8 @@ from rich.filesize import decimal
 from proxy import clock
 from proxy.admin.reports import costs_csv, usage_csv
 from proxy.admin.schema.usage import cost_of_day, usage_shown
-from proxy.cli.common import UsageError, option, read_stored
+from proxy.cli.common import UsageError, option
+from proxy.cli.records import read_stored
 from proxy.cli.tables import AsJson, Columns, print_json, print_table, say
 from proxy.costs.credits import to_credits
 from proxy.members.tokens import shown_id

@@ -10,17 +10,8 @@ import typer
 
 from proxy import clock
 from proxy.admin.schema.webhooks import DeliveryShown, WebhookShown, webhook_shown
-from proxy.cli.common import (
-    WHERE,
-    CommandError,
-    UsageError,
-    argument,
-    command,
-    examples,
-    in_database,
-    option,
-)
-from proxy.cli.members import note_action
+from proxy.cli.common import WHERE, CommandError, UsageError, argument, command, examples, option
+from proxy.cli.records import in_database, note_action
 from proxy.cli.tables import AsJson, Columns, print_json, print_table, say, shown_time
 from proxy.members.directory import Directory
 from proxy.members.member import LOCAL, DirectoryError, validated
