@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from proxy import __version__
-from proxy.cli import config, data_folder, service
+from proxy.cli import data_folder
 from proxy.cli.billing import balance
 from proxy.cli.common import (
     PROGRAM,
@@ -23,12 +23,13 @@ from proxy.cli.common import (
     examples,
     option,
 )
+from proxy.cli.config import config
 from proxy.cli.members import member
-from proxy.cli.tables import AsJson
+from proxy.cli.service import service
 from proxy.cli.tokens import token
 from proxy.cli.usage import audit, usage
 from proxy.cli.webhooks import webhook
-from proxy.settings import SERVE_SETTINGS, SETTINGS, load, load_with_sources
+from proxy.settings import SERVE_SETTINGS, SETTINGS, load
 
 _CLOUD = [*WHERE, *(row for row in SETTINGS if row.name in ("api_key_file", "base_url"))]
 
@@ -374,36 +375,12 @@ def _rotate_secret(options: dict[str, Any]) -> int:
     return data_folder.rotate_secret(load(options))
 
 
-_config = typer.Typer(
-    help="Show the settings.", no_args_is_help=True, epilog=examples("config show")
-)
-app.add_typer(_config, name="config")
-
-
-@command(
-    _config,
-    "show",
-    "config show",
-    "config show --config config.toml --json",
-    short="Print the settings that are used, and where each comes from.",
-    settings=SETTINGS,
-)
-def _show_config(
-    options: dict[str, Any],
-    as_json: AsJson = False,
-) -> int:
-    """Print the settings that `serve` would use with these options, this environment and this file.
-
-    Secrets are not printed.
-    """
-    return config.show(load_with_sources(options), as_json=as_json)
-
-
 _catalog = typer.Typer(
     help="Keep the list of nodes of a deployment.",
     no_args_is_help=True,
     epilog=examples("catalog save http://127.0.0.1:8188 object_info.json"),
 )
+app.add_typer(config, name="config")
 app.add_typer(_catalog, name="catalog")
 
 
@@ -430,44 +407,6 @@ def _save_catalog(
     return save(address, target)
 
 
-_service = typer.Typer(
-    help="Run the proxy as a service of your user.",
-    no_args_is_help=True,
-    epilog=examples("service install", "service uninstall"),
-)
-app.add_typer(_service, name="service")
-
-
-@command(
-    _service,
-    "install",
-    "service install",
-    "service install --config config.toml",
-    "service install --simulate --print",
-    short="Install and start the service.",
-    settings=SETTINGS,
-)
-def _install(
-    options: dict[str, Any],
-    show: Annotated[
-        bool, typer.Option("--print", help="Print the service file without installing it.")
-    ] = False,
-) -> int:
-    """Install the proxy as a service that starts at login (systemd or launchd).
-
-    The service uses these options and the settings of the environment. A key in
-    COMFY_CLOUD_API_KEY is written to a file that only you can read. Run the command again to
-    change the options.
-    """
-    return service.install(load(options), options, show=show)
-
-
-@command(_service, "uninstall", "service uninstall", settings=())
-def _uninstall(options: dict[str, Any]) -> int:
-    """Stop the service and remove it. The data folder stays."""
-    return service.uninstall()
-
-
 command(
     app,
     "usage",
@@ -492,6 +431,7 @@ command(
     "audit --member anna --action submit",
     short="Print the audit log.",
 )(audit)
+app.add_typer(service, name="service")
 app.add_typer(member, name="member")
 app.add_typer(token, name="token")
 app.add_typer(webhook, name="webhook")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import typer
 from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from proxy.cli.tables import print_json
-from proxy.settings import SETTINGS, LoadedSettings
+from proxy.cli.common import command, examples
+from proxy.cli.tables import AsJson, print_json
+from proxy.settings import SETTINGS, LoadedSettings, load_with_sources
 
 HIDDEN = "(hidden)"
 DEFAULT = "default"
@@ -20,8 +22,31 @@ DEFAULT = "default"
 _WIDTH = 500
 
 
-def show(loaded: LoadedSettings, *, as_json: bool = False) -> int:
-    """Print the settings. Secrets are never printed."""
+config = typer.Typer(
+    help="Show the settings.", no_args_is_help=True, epilog=examples("config show")
+)
+
+
+@command(
+    config,
+    "show",
+    "config show",
+    "config show --config config.toml --json",
+    short="Print the settings that are used, and where each comes from.",
+    settings=SETTINGS,
+)
+def _show_config(
+    options: dict[str, Any],
+    as_json: AsJson = False,
+) -> int:
+    """Print the settings that `serve` would use with these options, this environment and this file.
+
+    Secrets are not printed.
+    """
+    return _print(load_with_sources(options), as_json=as_json)
+
+
+def _print(loaded: LoadedSettings, *, as_json: bool) -> int:
     values = {row.name: _plain(getattr(loaded.settings, row.name)) for row in SETTINGS}
     if loaded.settings.accounts:
         values["accounts"] = [account.name for account in loaded.settings.accounts]

@@ -9,13 +9,14 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import platformdirs
+import typer
 
-from proxy.cli.common import CommandError
+from proxy.cli.common import CommandError, command, examples
 from proxy.cli.tables import say
-from proxy.settings import SETTINGS, ConfigError, Settings, read_accounts
+from proxy.settings import SETTINGS, ConfigError, Settings, load, read_accounts
 
 _NAME = "comfy-cloud-proxy"
 _LABEL = "org.comfy-cloud-proxy"
@@ -38,19 +39,64 @@ WantedBy=default.target
 """
 
 
-def install(settings: Settings, options: Mapping[str, Any], *, show: bool) -> int:
+service = typer.Typer(
+    help="Run the proxy as a service of your user.",
+    no_args_is_help=True,
+    epilog=examples("service install", "service uninstall"),
+)
+
+
+@command(
+    service,
+    "install",
+    "service install",
+    "service install --config config.toml",
+    "service install --simulate --print",
+    short="Install and start the service.",
+    settings=SETTINGS,
+)
+def _install(
+    options: dict[str, Any],
+    show: Annotated[
+        bool, typer.Option("--print", help="Print the service file without installing it.")
+    ] = False,
+) -> int:
+    """Install the proxy as a service that starts at login (systemd or launchd).
+
+    The service uses these options and the settings of the environment. A key in
+    COMFY_CLOUD_API_KEY is written to a file that only you can read. Run the command again to
+    change the options.
+    """
+    return _install_service(load(options), options, show=show)
+
+
+@command(service, "uninstall", "service uninstall", settings=())
+def _uninstall(options: dict[str, Any]) -> int:
+    """Stop the service and remove it. The data folder stays."""
+    path = _unit_path()
+    if not path.exists():
+        raise CommandError(f"The service is not installed: {path} does not exist.")
+    _stop(path)
+    path.unlink()
+    if sys.platform != "darwin":
+        _call("systemctl", "--user", "daemon-reload")
+    say("The service was removed. The data folder and the key file stay.")
+    return 0
+
+
+def _install_service(settings: Settings, options: Mapping[str, Any], *, show: bool) -> int:
     """Install and start the service with these options and the environment's settings.
 
     `show` prints its file instead. Raises `CommandError`, and `ConfigError` without a key.
     """
     key_file = _key_file(settings, write=not show)
-    command = _command(settings, options)
+    words = _command(settings, options)
     environment = _environment(settings, key_file)
     path = _unit_path()
     if path.suffix == ".plist":
-        text = plistlib.dumps(agent(command, environment)).decode()
+        text = plistlib.dumps(agent(words, environment)).decode()
     else:
-        text = unit(command, environment)
+        text = unit(words, environment)
     if show:
         say(text.removesuffix("\n"))
         return 0
@@ -67,19 +113,6 @@ def install(settings: Settings, options: Mapping[str, Any], *, show: bool) -> in
     else:
         say(f"Its log: journalctl --user --unit {_NAME} --follow")
         say("To keep it running after you log out: loginctl enable-linger")
-    return 0
-
-
-def uninstall() -> int:
-    """Stop the service and remove its file; the data folder stays. Raises `CommandError`."""
-    path = _unit_path()
-    if not path.exists():
-        raise CommandError(f"The service is not installed: {path} does not exist.")
-    _stop(path)
-    path.unlink()
-    if sys.platform != "darwin":
-        _call("systemctl", "--user", "daemon-reload")
-    say("The service was removed. The data folder and the key file stay.")
     return 0
 
 
