@@ -23,15 +23,11 @@ from proxy.members import tokens
 from proxy.members.marker import mark
 from proxy.members.member import LOCAL, DirectoryError, Limits, Member, TooManyTokensError
 from proxy.members.roster import Change, Roster, quoted
+from proxy.members.rows import roster_of, rows_of
+from proxy.members.token_uses import TokenUses
 from proxy.members.tokens import Sessions, Token, Use
 from proxy.storage.database import StorageError
-from proxy.storage.members import (
-    MemberRepository,
-    StaleError,
-    StoredMember,
-    StoredMembers,
-    StoredToken,
-)
+from proxy.storage.members import MemberRepository, StaleError, StoredMembers
 from proxy.supervisor import Supervisor
 from proxy.waits import stop
 
@@ -39,10 +35,7 @@ log = structlog.get_logger(__name__)
 
 #: Seconds between two checks for changes by other processes.
 INTERVAL = 0.25
-#: Minimum milliseconds between two writes of a token's last use.
-USE_INTERVAL = 60_000
 
-_MEMBER = msgspec.json.Decoder(Member)
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,38}[A-Za-z0-9_-])?", re.ASCII)
 
 #: The one member of a proxy without members.
@@ -83,10 +76,9 @@ class Directory:
         self._revision = -1
         self._loads = 0
         self._roster = Roster()
-        self._uses: dict[str, Use] = {}
+        self._uses = TokenUses(repository)
         #: Whether clients need a token; if not, everybody is the member `local`.
         self.has_members = provisioned
-        self._written: dict[str, int] = {}
         self._callbacks: list[Callable[[], None]] = []
         self._checked_at = clock.now()
         self._watching: asyncio.Task[None] | None = None
@@ -105,7 +97,7 @@ class Directory:
         """Stop the task, and write the last uses of tokens."""
         await stop(self._watching)
         with contextlib.suppress(StorageError):
-            await self._write_uses(every=True)
+            await self._uses.write(self._roster.token_ids, every=True)
 
     def get(self, name: str) -> Member:
         """Return the member of that name.
@@ -140,7 +132,7 @@ class Directory:
 
     def last_use(self, token: Token) -> Use | None:
         """Return when and from where the token was used last, `None` if it never was."""
-        return self._uses.get(token.id)
+        return self._uses.last(token)
 
     def access(self, token: str) -> Access | None:
         """Return the access of a token, `None` if it is unknown, revoked or expired, or its member
@@ -178,8 +170,8 @@ class Directory:
             self._notify()
 
     def used(self, token: Token, address: str) -> None:
-        """Note a use of a token; it is written at most once in `USE_INTERVAL`."""
-        self._uses[token.id] = Use(clock.now(), address)
+        """Note a use of a token."""
+        self._uses.note(token, address)
 
     def subscribe(self, callback: Callable[[], None]) -> None:
         """Call `callback` after each change of members or tokens, when a token expires, and when a
@@ -348,18 +340,7 @@ class Directory:
             return
         self._revision = await self._repository.change(
             self._revision,
-            members=[
-                *(
-                    StoredMember(
-                        member.name.lower(), member.name, False, msgspec.json.encode(member)
-                    )
-                    for member in change.members
-                ),
-                *(
-                    StoredMember(member.name.lower(), member.name, True, b"{}")
-                    for member in change.removed
-                ),
-            ],
+            members=rows_of(change),
             tokens=change.tokens,
             revoked=[token.id for token in change.revoked],
         )
@@ -368,7 +349,7 @@ class Directory:
         """Apply a written change in memory."""
         self._roster.apply(change)
         for token in change.revoked:
-            self._uses.pop(token.id, None)
+            self._uses.forget(token)
         self.sessions.retain(self._roster.token_ids)
         self.has_members = self.has_members or bool(len(self._roster))
 
@@ -387,21 +368,10 @@ class Directory:
 
     def _replace(self, stored: StoredMembers) -> None:
         """Take what was read for all that there is. Raises `StorageError`."""
-        try:
-            members = [_MEMBER.decode(row.data) for row in stored.members if not row.removed]
-        except msgspec.DecodeError as error:
-            raise StorageError(f"the database contains an invalid member: {error}") from error
-        removed = {row.key: row.name for row in stored.members if row.removed}
-        self._roster = Roster(members, removed, map(_token_of, stored.tokens))
-        for row in stored.tokens:
-            ours = self._uses.get(row.id)
-            if row.used_at is not None and (ours is None or ours.at < row.used_at):
-                self._uses[row.id] = Use(row.used_at, row.used_from or "")
-                self._written[row.id] = row.used_at
-        known = self._roster.token_ids
-        self._uses = {id_: use for id_, use in self._uses.items() if id_ in known}
+        self._roster = roster_of(stored)
+        self._uses.replace(stored.tokens)
         self.sessions.replace(stored.sessions)
-        self.has_members = self.has_members or bool(members)
+        self.has_members = self.has_members or bool(len(self._roster))
         self._revision = stored.revision
 
     async def _watch(self) -> None:
@@ -412,7 +382,7 @@ class Directory:
             changed = False
             try:
                 changed = await self._refresh()
-                await self._write_uses()
+                await self._uses.write(self._roster.token_ids)
                 failing = False
             except StorageError as error:
                 if not failing:
@@ -422,17 +392,6 @@ class Directory:
             expired = self._roster.any_expires(previous, self._checked_at)
             if changed or expired:
                 self._notify()
-
-    async def _write_uses(self, *, every: bool = False) -> None:
-        due = {
-            id_: use
-            for id_, use in self._uses.items()
-            if use.at > self._written.get(id_, 0) + (0 if every else USE_INTERVAL)
-            and id_ in self._roster.token_ids
-        }
-        if due and self._repository is not None:
-            await self._repository.put_uses(due)
-            self._written.update((id_, use.at) for id_, use in due.items())
 
     def _notify(self) -> None:
         """Call all subscribers; log what they raise."""
@@ -450,7 +409,3 @@ def _subfolders(folders: Iterable[Path]) -> frozenset[str]:
         with contextlib.suppress(OSError):
             found.update(path.name.lower() for path in folder.iterdir())
     return frozenset(found)
-
-
-def _token_of(row: StoredToken) -> Token:
-    return Token(row.id, row.member, row.digest, row.note, row.created, row.expires)

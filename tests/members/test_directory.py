@@ -24,6 +24,7 @@ from proxy.members.member import (
     UnknownMemberError,
     UnknownTokenError,
 )
+from proxy.members.token_uses import TokenUses
 from proxy.members.tokens import Token, Use, digest
 from proxy.storage.database import StorageError
 from proxy.storage.members import MemberRepository
@@ -325,7 +326,7 @@ async def test_the_watch_goes_on_after_any_fault(
         raise RuntimeError("a fault of ours")
 
     opened.start(Supervisor())
-    monkeypatch.setattr(opened, "_write_uses", fail)
+    monkeypatch.setattr(TokenUses, "write", fail)
     await failed.wait()
     monkeypatch.undo()
     changed = asyncio.Event()
@@ -359,9 +360,9 @@ async def test_uses_are_written_at_most_once_a_minute(tmp_path: Path) -> None:
         await server.add(Member("ann"))
         _, token = await server.new_token("ann")
         server.used(token, "192.0.2.1")
-        await server._write_uses()
+        await server._uses.write([token.id])
         server.used(token, "192.0.2.2")
-        await server._write_uses()
+        await server._uses.write([token.id])
         use = await written_use(tmp_path, token)
         assert use is not None
         assert use.address == "192.0.2.1"
