@@ -173,14 +173,18 @@ class Authenticator:
         if found is not None and found[1].ambient:
             self.refuse_foreign(request)
         elif len(given) == 1:
-            headers = request.headers
-            for sent in (headers.get("Authorization"), headers.get(KEY_HEADER)):
-                if sent is not None and sent.endswith(given[0].token):
-                    if len(self._known) >= MAX_CACHED:
-                        self._known.clear()
-                    self._known[_digest(sent)] = _KnownHeader(admission, token.digest)
+            self._keep(request, given[0].token, _KnownHeader(admission, token.digest))
         self._members.used(token, address)
         return admission
+
+    def _keep(self, request: web.Request, token: str, known: _KnownHeader) -> None:
+        """Keep what is known of the header with a token."""
+        for name in ("Authorization", KEY_HEADER):
+            sent = request.headers.get(name)
+            if sent is not None and sent.endswith(token):
+                if len(self._known) >= MAX_CACHED:
+                    self._known.clear()
+                self._known[_digest(sent)] = known
 
     def wrong(self, token: str, address: str) -> LocalError:
         """Count a wrong token of an address; the answer to it."""

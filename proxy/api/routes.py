@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
+from itertools import product
 
 from aiohttp import web
 from msgspec import Struct
@@ -63,6 +64,8 @@ def _pack(route: PackRoute) -> Route:
 
 #: A route of the assets API.
 _asset = partial(Route, twin=False, assets=True)
+#: What `*` stands for: aiohttp-cors does not support wildcards.
+_ALL_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 #: A route of it without the setting.
 _off = partial(Route, twin=False, assets=False)
@@ -182,12 +185,10 @@ def add_routes(app: web.Application, routes: Iterable[Route]) -> None:
     """Add routes to the application."""
     for route in routes:
         handler = assets.nested(route.handler) if route.assets else route.handler
-        for path in (route.path, f"/api{route.path}") if route.twin else (route.path,):
-            if route.method == "GET":
+        paths = (route.path, f"/api{route.path}") if route.twin else (route.path,)
+        methods = _ALL_METHODS if route.method == "*" else (route.method,)
+        for path, method in product(paths, methods):
+            if method == "GET":
                 app.router.add_get(path, handler, allow_head=True)
-            elif route.method == "*":  # one by one: aiohttp-cors does not support wildcards
-                app.router.add_get(path, handler, allow_head=True)
-                for method in ("POST", "PUT", "PATCH", "DELETE"):
-                    app.router.add_route(method, path, handler)
             else:
-                app.router.add_route(route.method, path, handler, expect_handler=route.expects)
+                app.router.add_route(method, path, handler, expect_handler=route.expects)

@@ -102,6 +102,15 @@ class Subscription(msgspec.Struct, eq=False):
             self.handler = None  # it may hold what holds this
             self.bus.remove(self)
 
+    def deliver(self, message: BusMessage | Missed) -> None:
+        """Call the handler, unless the subscription has ended; log what it raises."""
+        if self.handler is None:
+            return
+        try:
+            self.handler(message)
+        except Exception:  # the next one must get the message all the same
+            log.exception("subscriber_failed", topic=self.topic)
+
     def __enter__(self) -> Self:
         return self
 
@@ -181,12 +190,7 @@ class EventBus:
             while self._waiting:
                 topic, message = self._waiting.popleft()
                 for subscription in self._topics.get(topic, ()):
-                    if subscription.handler is None:
-                        continue
-                    try:
-                        subscription.handler(message)
-                    except Exception:  # the next one must get the message all the same
-                        log.exception("subscriber_failed", topic=topic)
+                    subscription.deliver(message)
         finally:
             self._delivering = False
 

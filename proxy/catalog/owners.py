@@ -77,11 +77,9 @@ class Merging:
 
     def keep(self, account: str, owners: Owners) -> None:
         """Add an account without an answer, by what `owners` of the last merge say of it."""
-        for name, inputs in owners.items():
-            for input_, choices in inputs.items():
-                for choice, names in choices.items():
-                    if account in names and name in self.classes:
-                        self._add_choice(name, input_, choice, account)
+        for name, input_, choice, names in _choices_in(owners):
+            if account in names and name in self.classes:
+                self._add_choice(name, input_, choice, account)
         self._names.append(account)
 
     def _merge(self, account: str, previous: list[str], name: str, info: Any) -> None:
@@ -133,12 +131,18 @@ def _choice_text(choice: object) -> str:
 def hidden_from(owners: Owners, accounts: frozenset[str]) -> Owners:
     """Return what none of these accounts has."""
     found: Owners = {}
+    for name, input_, choice, names in _choices_in(owners):
+        if accounts.isdisjoint(names):
+            found.setdefault(name, {}).setdefault(input_, {})[choice] = names
+    return found
+
+
+def _choices_in(owners: Owners) -> Iterator[tuple[str, str, str, list[str]]]:
+    """Yield each choice with its class, its input and the names of the accounts that have it."""
     for name, inputs in owners.items():
         for input_, choices in inputs.items():
             for choice, names in choices.items():
-                if accounts.isdisjoint(names):
-                    found.setdefault(name, {}).setdefault(input_, {})[choice] = names
-    return found
+                yield name, input_, choice, names
 
 
 def without(info: Mapping[str, Any], hidden: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

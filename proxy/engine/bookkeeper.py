@@ -80,14 +80,19 @@ class Bookkeeper:
             while True:
                 await self._export()
                 await asyncio.sleep(await self.due_in())
-                with suppress(TimeoutError):  # a balance comes with its account's plan
-                    async with asyncio.timeout(PLAN_TIMEOUT):
-                        for account in self._booking:
-                            await account.plan_read.wait()
+                await self._plans_read()
                 for account in self._booking:
                     await self.read(account)
         finally:
             self._metrics.forget_billing()
+
+    async def _plans_read(self) -> None:
+        """Wait up to `PLAN_TIMEOUT` seconds until the accounts have been asked for their plans: a
+        balance comes with its account's plan."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PLAN_TIMEOUT):
+                for account in self._booking:
+                    await account.plan_read.wait()
 
     async def read(self, account: Account) -> None:
         """Read what was booked for an account since the last reading. Raises `StorageError`."""

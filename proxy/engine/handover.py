@@ -93,14 +93,22 @@ class Handover:
                 if since is None or await self._reaches():
                     await self._withdraw()
                 elif clock.monotonic() - since >= self._times.outage and not self.rests:
-                    with suppress(StorageError):
-                        await self._publish_offer(clock.monotonic() - since)
-                        name = await self._reply()
-                        # The cloud may have come back for all replicas at once.
-                        if name is not None and not await self._reaches(self._times.answer / 2):
-                            return name
+                    name = await self._offered(clock.monotonic() - since)
+                    if name is not None:
+                        return name
         finally:
             self._metrics.engine_offered.set(0)
+
+    async def _offered(self, outage: float) -> str | None:
+        """Offer the engine after `outage` seconds; return the replica that is to have it, if
+        any."""
+        with suppress(StorageError):
+            await self._publish_offer(outage)
+            name = await self._reply()
+            # The cloud may have come back for all replicas at once.
+            if name is not None and not await self._reaches(self._times.answer / 2):
+                return name
+        return None
 
     async def give(self, lease: Lease, name: str) -> None:
         """Reserve the engine's lease for another replica; its engine has stopped. Never raises."""

@@ -12,7 +12,7 @@ import os
 import posixpath
 import re
 import stat
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -49,6 +49,7 @@ _NO_LINKS = frozenset(
 
 _DIRECTORY = getattr(os, "O_DIRECTORY", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+_FOLDER = os.O_RDONLY | _DIRECTORY
 _BINARY = getattr(os, "O_BINARY", 0)
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 _RELATIVE = os.open in os.supports_dir_fd
@@ -269,19 +270,25 @@ class DiskFolder:
             if not _RELATIVE:
                 yield _Folder(None, _checked_path(self.root, parts, create=create))
                 return
-            flags = os.O_RDONLY | _DIRECTORY
-            descriptor = os.open(self.root, flags)
+            descriptor = _descend(os.open(self.root, _FOLDER), parts, create=create)
             try:
-                for part in parts:
-                    if create:
-                        with suppress(FileExistsError):
-                            os.mkdir(part, dir_fd=descriptor)
-                    inner = os.open(part, flags | _NO_LINK, dir_fd=descriptor)
-                    os.close(descriptor)
-                    descriptor = inner
                 yield _Folder(descriptor, "")
             finally:
                 os.close(descriptor)
+
+
+def _descend(descriptor: int, parts: Sequence[str], *, create: bool) -> int:
+    """Open a folder below one, which is closed, and below that the next."""
+    for part in parts:
+        try:
+            if create:
+                with suppress(FileExistsError):
+                    os.mkdir(part, dir_fd=descriptor)
+            inner = os.open(part, _FOLDER | _NO_LINK, dir_fd=descriptor)
+        finally:
+            os.close(descriptor)
+        descriptor = inner
+    return descriptor
 
 
 def _check_depth(path: str) -> None:

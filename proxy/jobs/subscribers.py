@@ -307,24 +307,27 @@ class Subscribers:
             socket.subscriber.send(message, for_all=True)
 
     async def _send_in_turns(self) -> None:
-        loop = asyncio.get_running_loop()
         try:
             while self._outdated:
                 await asyncio.sleep(GATHER)
                 members, self._outdated = self._outdated, set()
                 for member in members:
-                    sockets = self._sockets[member]
-                    client_ids = list(sockets)
-                    for start in range(0, len(client_ids), STRETCH):
-                        begun = loop.time()
-                        for client_id in client_ids[start : start + STRETCH]:
-                            if client_id in sockets:
-                                self._send_status(member, sockets[client_id])
-                        await asyncio.sleep(0)  # here they write
-                        pause = (loop.time() - begun) * (1 / SHARE - 1)
-                        await asyncio.sleep(min(pause, LONGEST_PAUSE))
+                    await self._send_statuses(member)
         finally:
             self._turns = None  # what is broadcast next starts it again
+
+    async def _send_statuses(self, member: str) -> None:
+        """Send the newest `status` to the sockets of a member, a stretch of them in a turn."""
+        loop, sockets = asyncio.get_running_loop(), self._sockets[member]
+        client_ids = list(sockets)
+        for start in range(0, len(client_ids), STRETCH):
+            begun = loop.time()
+            for client_id in client_ids[start : start + STRETCH]:
+                if client_id in sockets:
+                    self._send_status(member, sockets[client_id])
+            await asyncio.sleep(0)  # here they write
+            pause = (loop.time() - begun) * (1 / SHARE - 1)
+            await asyncio.sleep(min(pause, LONGEST_PAUSE))
 
     # --- what was missed -------------------------------------------------------------------
 

@@ -272,14 +272,19 @@ def _named_values(
         value = left.pop(0)
         yield name, value, options
         if kind == "COMFY_DYNAMICCOMBO_V3":
-            for option in objects_of(options.get("options")):
-                if option.get("key") == value:
-                    for below in (option.get("inputs") or {}).values():
-                        yield from _named_values(below, f"{name}.", left, entries)
+            for below in _groups_of_choice(options, value):
+                yield from _named_values(below, f"{name}.", left, entries)
         seed = kind == "INT" and short in ("seed", "noise_seed")
         controlled = options.get("control_after_generate", seed)
         if controlled and left and isinstance(left[0], str) and left[0] in _CONTROLS:
             del left[0]
+
+
+def _groups_of_choice(options: Mapping[str, Any], value: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield the groups of inputs that a dynamic combo has for its value."""
+    for option in objects_of(options.get("options")):
+        if option.get("key") == value:
+            yield from (option.get("inputs") or {}).values()
 
 
 _COMMENT_START = re.compile(r"/(?=[*/])")
