@@ -62,10 +62,11 @@ def _pack(route: PackRoute) -> Route:
     )
 
 
-#: A route of the assets API.
-_asset = partial(Route, twin=False, assets=True)
 #: What `*` stands for: aiohttp-cors does not support wildcards.
 _ALL_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+#: A route of the assets API.
+_asset = partial(Route, twin=False, assets=True)
 
 #: A route of it without the setting.
 _off = partial(Route, twin=False, assets=False)
