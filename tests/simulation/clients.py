@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from simulation.deployment import OWN_CLASS, TEXT_CLASS
+from simulation import workflows
 from simulation.plan import SPENDER, Action, ClientPlan
 from simulation.promises import BrokenPromiseError
 from simulation.replica import GoneError, Replica
@@ -34,9 +34,6 @@ _CUT_OFF = 10.0
 
 #: Seconds within which an engine that runs takes a job: a little less than a replica waits for it.
 _TAKEN_TIMEOUT = 25.0
-
-#: The classes of a deployment that may take the places of others.
-_OWN = {"Filter": OWN_CLASS, "SaveImage": TEXT_CLASS}
 
 #: Errors after which a client does not know whether its job was taken.
 _UNKNOWN = (GoneError, TimeoutError, OutcomeUnknownError)
@@ -131,12 +128,16 @@ class SimulatedClient:
 
     async def submit(self, rng: random.Random, *, front: bool = False) -> None:
         """Submit a job, again with the same id where no answer came."""
-        job = Submission(self, str(UUID(int=rng.getrandbits(128), version=4)), self.world.seconds)
+        prompt_id = str(UUID(int=rng.getrandbits(128), version=4))
+        graph = workflows.drawn(rng, self.run.plan, partner=self.member == SPENDER)
+        for name in workflows.files_of(graph):
+            await self._upload(rng, name)
+        job = Submission(self, prompt_id, self.world.seconds)
         # What is cleared meanwhile may be this one.
         job.unwanted = {kind for member, kind in self.run.ending if member == self.member}
         self.run.jobs.append(job)
         request = JobRequest(
-            graph=self._graph(rng),
+            graph=graph,
             client_id=self.client_id if self.listens else None,
             prompt_id=job.prompt_id,
             front=front,
@@ -159,16 +160,18 @@ class SimulatedClient:
         if job.outcome == "accepted":
             self.run.spawn(self._watch(job, rng))
 
-    def _graph(self, rng: random.Random) -> dict[str, Any]:
-        """Draw a workflow, which may need the nodes of a deployment."""
-        graph = _graph(rng, partner=self.member == SPENDER)
-        plan = self.run.plan
-        own = random.Random(rng.random()) if plan.deployment is not None else None
-        if own is not None and (not plan.accounts or own.random() < 0.5):
-            for node in graph.values():
-                class_type = node["class_type"]
-                node["class_type"] = own.choice((class_type, _OWN.get(class_type, class_type)))
-        return graph
+    async def _upload(self, rng: random.Random, name: str) -> None:
+        """Upload a file, if a replica takes it."""
+        replica = self.run.any_replica(rng)
+
+        async def body() -> AsyncIterator[bytes]:
+            yield name.encode()
+
+        async def upload(_: Jobs) -> None:
+            if replica is not None and (parts := replica.parts) is not None:
+                await parts.files.upload(self.member, body(), filename=name)
+
+        await self._ask(rng, upload, replica)
 
     async def _submit(self, replica: Replica, request: JobRequest, attempt: int) -> tuple[str, str]:
         async def work(jobs: Jobs, send: Callable[[Any], None]) -> Any:
@@ -439,18 +442,3 @@ class SimulatedClient:
         )
         if isinstance(listed, bytes) and f'"{job.prompt_id}"' not in listed.decode():
             raise BrokenPromiseError("end_before_history", f"{job.prompt_id} in the list")
-
-
-def _graph(rng: random.Random, *, partner: bool) -> dict[str, Any]:
-    source = "PartnerImage" if partner else "Paint"
-    nodes: dict[str, Any] = {"1": {"class_type": source, "inputs": {"seed": rng.getrandbits(20)}}}
-    for number in range(2, rng.randint(2, 4)):
-        link = [str(number - 1), 0]
-        nodes[str(number)] = {"class_type": "Filter", "inputs": {"image": link}}
-    last = len(nodes)
-    for number in range(rng.randint(1, 2)):
-        nodes[str(last + 1 + number)] = {
-            "class_type": "SaveImage",
-            "inputs": {"images": [str(last), 0], "filename_prefix": "C"},
-        }
-    return nodes

@@ -8,7 +8,7 @@ exchanges, forgets and tells late. `contract/cloud-api.md` is what it follows.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 PRICE = 20.0
 
 
-def _class(name: str, inputs: dict[str, Any], outputs: list[str], **more: Any) -> dict[str, Any]:
+def node_class(
+    name: str, inputs: dict[str, Any], outputs: list[str], **more: Any
+) -> dict[str, Any]:
+    """Return a class as `GET /object_info` has it."""
     return {
         "input": {"required": inputs},
         "input_order": {"required": list(inputs)},
@@ -40,12 +43,12 @@ def _class(name: str, inputs: dict[str, Any], outputs: list[str], **more: Any) -
 
 _SEED = {"seed": ["INT", {"default": 0, "min": 0, "max": 2**32}]}
 CLASSES = {
-    "Paint": _class("Paint", _SEED, ["IMAGE"]),
-    "Filter": _class("Filter", {"image": ["IMAGE"]}, ["IMAGE"]),
-    "SaveImage": _class(
+    "Paint": node_class("Paint", _SEED, ["IMAGE"]),
+    "Filter": node_class("Filter", {"image": ["IMAGE"]}, ["IMAGE"]),
+    "SaveImage": node_class(
         "SaveImage", {"images": ["IMAGE"], "filename_prefix": ["STRING", {"default": "C"}]}, []
     ),
-    "PartnerImage": _class(
+    "PartnerImage": node_class(
         "PartnerImage",
         _SEED,
         ["IMAGE"],
@@ -87,9 +90,14 @@ class CloudJob:
         return self.live and not self.forgotten and not self.cancelled
 
     @property
-    def outcome(self) -> str:
-        """As what it is to end for its client."""
-        return "succeeded" if self.status == "completed" else self.status
+    def saved(self) -> set[str]:
+        """The nodes that have saved files, as far as they are told."""
+        return set(self.outputs)
+
+    @property
+    def outcomes(self) -> Collection[str]:
+        """As what it may end for its client."""
+        return ["succeeded" if self.status == "completed" else self.status]
 
     @property
     def live(self) -> bool:

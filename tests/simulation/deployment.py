@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-from simulation.cloud import CLASSES, CloudJob
+from simulation.cloud import CLASSES, CloudJob, node_class
+from simulation.deployment_files import Answered, DeploymentFiles, refused, time_of
 from simulation.event_stream import EventStream
 
 from proxy.translate.v2.submissions import LABEL
@@ -23,16 +23,18 @@ if TYPE_CHECKING:
     from simulation.plan import DeploymentPlan
     from simulation.world import World
 
-#: Its host, and that of the storage to which it redirects downloads.
-DEPLOYMENT_HOST, STORAGE_HOST = "studio.test", "storage.test"
+#: Its host.
+DEPLOYMENT_HOST = "studio.test"
 
-#: The class that Comfy Cloud lacks, and the output node whose result is a text.
-OWN_CLASS, TEXT_CLASS = "Frame", "PreviewAny"
+#: The class that Comfy Cloud lacks, the output node whose result is a text, and the one that reads
+#: a file.
+OWN_CLASS, TEXT_CLASS, LOADER = "Frame", "PreviewAny", "LoadLatent"
 OBJECT_INFO = json.dumps(
     {
         **CLASSES,
         OWN_CLASS: {**CLASSES["Filter"], "name": OWN_CLASS},
         TEXT_CLASS: {**CLASSES["SaveImage"], "name": TEXT_CLASS},
+        LOADER: node_class(LOADER, {"latent": [[], {}]}, ["IMAGE"]),
     }
 ).encode()
 
@@ -41,9 +43,6 @@ _IDLE, _START = 30.0, (0.5, 20.0)
 
 #: Seconds for which a job may be `expired` before it has succeeded.
 _EXPIRED_EARLY = (0.005, 0.06)
-
-#: A status, a body (JSON, bytes or a stream) and headers.
-Answered: TypeAlias = tuple[int, Any, dict[str, str]]
 
 
 @dataclass(eq=False)
@@ -57,13 +56,19 @@ class DeploymentJob(CloudJob):
     preview: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
     expired_until: float = 0.0
+    cancelled_late: bool = False
 
     @property
-    def outcome(self) -> str:
-        """As what it is to end for its client."""
-        if self.status == "expired":
-            return "cancelled" if self.cancelled else "failed"
-        return {"canceled": "cancelled"}.get(self.status, self.status)
+    def saved(self) -> set[str]:
+        """The nodes that have saved files, as far as they are told."""
+        return {output["node_id"] for output in self.made if output["type"] != "text"} - {""}
+
+    @property
+    def outcomes(self) -> Collection[str]:
+        """As what it may end for its client: one that has expired may be cancelled after that."""
+        if self.status == "expired" and not self.cancelled:
+            return ["failed", "cancelled"] if self.cancelled_late else ["failed"]
+        return ["cancelled" if self.status in ("canceled", "expired") else self.status]
 
     @property
     def live(self) -> bool:
@@ -87,7 +92,7 @@ class DeploymentModel:
         self.sockets: list[EventStream] = []
         self.most_live = 0
         self._keys: set[str] = set()
-        self._contents: dict[str, tuple[DeploymentJob, bytes]] = {}
+        self.files = DeploymentFiles(world)
         self._running = 0
         self._starting = False
         self._warm_until = 0.0
@@ -105,7 +110,7 @@ class DeploymentModel:
         """Return the answer of a request."""
         parts = path.strip("/").split("/")[2:]
         if method == "GET" and parts[:1] == ["jobs"] and self._weather.chance("rate_limited"):
-            return self._refused(429, "rate_limited")
+            return self._later("rate_limited")
         match [method, *parts]:
             case ["POST", "jobs"]:
                 return self._submit(json.loads(body), headers)
@@ -117,15 +122,20 @@ class DeploymentModel:
                 return self._open_stream(id_)
             case ["POST", "jobs", id_, "cancel"]:
                 return self._cancel(id_)
+            case ["POST", "assets"]:
+                return self.files.uploaded()
+            case ["POST", "assets", "from-hash"]:
+                return self.files.by_hash()
+            case ["GET", "assets", id_]:
+                return self.files.find(id_)
             case ["GET", "assets", id_, "content"]:
-                return self._content(id_)
-        return self._refused(404, "not_found")
+                return self.files.content(id_)
+        return refused(404, "not_found")
 
-    def _refused(self, status: int, code: str) -> Answered:
-        """Return an error. A 429 says when to come again, but for a full queue."""
-        waits = status == 429 and (code != "queue_full" or self._weather.draw(0.0, 1.0) < 0.5)
-        headers = {"Retry-After": str(int(self._weather.draw(1.0, 6.0)))} if waits else {}
-        return status, {"error": {"code": code, "message": code}}, headers
+    def _later(self, code: str) -> Answered:
+        """Return a 429, which says when to come again, but for a full queue."""
+        waits = code != "queue_full" or self._weather.draw(0.0, 1.0) < 0.5
+        return refused(429, code, self._weather.draw(1.0, 6.0) if waits else None)
 
     def _submit(self, body: dict[str, Any], headers: Mapping[str, str]) -> Answered:
         answer = self._submitted(body, headers)
@@ -136,22 +146,24 @@ class DeploymentModel:
     def _submitted(self, body: dict[str, Any], headers: Mapping[str, str]) -> Answered:
         weather, key = self._weather, headers["Idempotency-Key"]
         if weather.lasts("deployment_stopped"):
-            return self._refused(422, "deployment_stopped")
+            return refused(422, "deployment_stopped")
         if weather.lasts("deployment_starting") or weather.chance("not_ready"):
-            return self._refused(429, "deployment_not_ready")
+            return self._later("deployment_not_ready")
         if weather.chance("no_credits") or weather.no_credits():
-            return self._refused(402, "insufficient_credits")
+            return refused(402, "insufficient_credits")
         if key in self._keys:
-            return self._refused(422, "idempotency_key_reuse")
+            return refused(422, "idempotency_key_reuse")
         if weather.lasts("deployment_full") or weather.chance("queue_full"):
-            return self._refused(429, "queue_full")
+            return self._later("queue_full")
         if "metadata" in body and self._plan.labels == "refused":
-            return self._refused(422, "metadata_not_supported")
+            return refused(422, "metadata_not_supported")
         if set(body.get("extra_data", {})) - {"api_key_comfy_org"}:
-            return self._refused(400, "invalid_request")
+            return refused(400, "invalid_request")
+        if not self.files.has_all(body["workflow"]):
+            return refused(422, "missing_asset")
         self._keys.add(key)
         if weather.chance("key_held"):  # it does not know itself what has become of the job
-            return self._refused(500, "upstream_error")
+            return refused(500, "upstream_error")
         world, now = self._world, self._loop.time()
         late = weather.draw(0.0, 2.0) if weather.chance("unlisted") else 0.0
         job = DeploymentJob(
@@ -182,7 +194,7 @@ class DeploymentModel:
     def _list(self, query: dict[str, str]) -> Answered:
         """Return the newest jobs, or those with a label unless those are forgotten."""
         if self._plan.labels == "refused":
-            return self._refused(403, "public_deployment_no_list")
+            return refused(403, "public_deployment_no_list")
         wanted = query.get(f"metadata[{LABEL}]") if self._plan.labels == "kept" else None
         found = [
             {
@@ -204,27 +216,27 @@ class DeploymentModel:
 
     def _read(self, id_: str) -> Answered:
         job = self._find(id_)
-        return self._refused(404, "job_not_found") if job is None else (200, self._shown(job), {})
+        return refused(404, "job_not_found") if job is None else (200, self._shown(job), {})
 
     def _shown(self, job: DeploymentJob) -> dict[str, Any]:
         early = self._loop.time() < job.expired_until
         shown: dict[str, Any] = {
             "id": job.id,
             "status": "expired" if early else job.status,
-            "created_at": _time(job.created),
+            "created_at": time_of(job.created),
             "outputs": job.made[:],
             "progress": job.progress if self._plan.polls_progress and job.live else None,
             "error": job.error,
             "release_version": 1,
         }
         if self._plan.tells_times:
-            shown |= {"started_at": _time(job.started), "completed_at": _time(job.ended)}
+            shown |= {"started_at": time_of(job.started), "completed_at": time_of(job.ended)}
         return shown
 
     def _cancel(self, id_: str) -> Answered:
         job = self._find(id_)
         if job is None:
-            return self._refused(404, "job_not_found")
+            return refused(404, "job_not_found")
         if job.live and not job.cancelled:
             job.cancelled = True
             self._world.note("cloud", job.mark, "cancel", job.id)
@@ -233,6 +245,8 @@ class DeploymentModel:
                 self._end(job, "expired" if expires else "canceled")
             else:
                 self._move(job, "canceling")
+        elif not job.cancelled:
+            job.cancelled_late = True
         return 200, self._shown(job), {}
 
     # --- runs ------------------------------------------------------------------------------
@@ -308,17 +322,9 @@ class DeploymentModel:
     def _node_done(self, job: DeploymentJob, node: str, nodes: Any) -> None:
         class_type = job.graph[node]["class_type"]
         if class_type in ("SaveImage", TEXT_CLASS):
-            is_text = class_type == TEXT_CLASS
-            output = {
-                "id": f"{job.id}-{node}",
-                "node_id": node if self._plan.names_nodes else "",
-                "name": "text.txt" if is_text else "C_00001_.png",
-                "type": "text" if is_text else "image",
-                "content_type": "text/plain" if is_text else "image/png",
-                "size_bytes": 4,
-            }
+            output = self.files.keep(job, node, is_text=class_type == TEXT_CLASS)
+            output["node_id"] = node if self._plan.names_nodes else ""
             job.made.append(output)
-            self._contents[f"{job.id}-{node}"] = job, b"text" if is_text else b"\x89PNG"
             if not self._weather.chance("event_lost"):  # it comes after the end, or before
                 late = self._weather.draw(0.0, 1.0)
                 self._loop.in_world(late, self._tell, job, "output", output)
@@ -343,17 +349,17 @@ class DeploymentModel:
         self._warm_until = self._loop.time() + _IDLE
         self._loop.in_world(self._weather.draw(0.01, 0.2), self._start_waiting)
 
-    # --- streams and files -----------------------------------------------------------------
+    # --- streams ---------------------------------------------------------------------------
 
     def _open_stream(self, id_: str) -> Answered:
         """Open a stream, which begins with what is known; nothing is told again."""
         job = self._find(id_)
         if not self._plan.streams:
-            return self._refused(501, "not_implemented")
+            return refused(501, "not_implemented")
         if job is None:
-            return self._refused(404, "job_not_found")
+            return refused(404, "job_not_found")
         if self._weather.chance("too_many_streams"):
-            return self._refused(429, "too_many_streams")
+            return self._later("too_many_streams")
         stream = EventStream(self._world, DEPLOYMENT_HOST, id_)
         self.sockets.append(stream)
         stream.tell("status", {"status": job.status})
@@ -370,19 +376,3 @@ class DeploymentModel:
     def _tell(self, job: DeploymentJob, type_: str, data: dict[str, Any]) -> None:
         for stream in self._streams(job):
             stream.tell(type_, data)
-
-    def _content(self, id_: str) -> Answered:
-        job, _ = self._contents.get(id_, (None, b""))
-        if job is None or job.forgotten:
-            return self._refused(404, "asset_not_found")
-        return 302, b"", {"Location": f"https://{STORAGE_HOST}/{id_}?signed"}
-
-    def stored(self, path: str) -> Answered:
-        """Return what the storage has at a signed address, which may have expired."""
-        if self._weather.chance("signature_expired"):
-            return 403, b"", {}
-        return 200, self._contents[path.strip("/")][1], {}
-
-
-def _time(ms: int | None) -> str | None:
-    return None if ms is None else datetime.fromtimestamp(ms / 1000, UTC).isoformat()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 from aiohttp import WSMsgType
 from multidict import CIMultiDict
-from simulation.deployment import STORAGE_HOST
+from simulation.deployment_files import STORAGE_HOST
 from simulation.event_stream import EventStream
 from simulation.loop import Process
 from simulation.weather import LATE

@@ -258,6 +258,16 @@ def _with_deployment(plan: Plan, rng: random.Random) -> Plan:
     """Return a plan with a deployment beside its accounts, or in the place of them."""
     is_alone = rng.random() < 0.4
     calm = not plan.rates and not plan.faults
+    kinds = rng.choices(("cancel", "interrupt"), k=rng.choice((0, 0, 2, 5)))
+    ends = (
+        Action(
+            rng.uniform(0.0, plan.duration),
+            rng.randrange(len(plan.clients)),
+            kind,
+            rng.getrandbits(32),
+        )
+        for kind in kinds
+    )
     deployment = DeploymentPlan(
         members=() if is_alone else rng.choice(((), MEMBERS[:1], MEMBERS)),
         labels=rng.choice(("kept", "kept", "kept", "forgotten", "refused")),
@@ -273,15 +283,16 @@ def _with_deployment(plan: Plan, rng: random.Random) -> Plan:
         if rng.random() < 0.4
     }
     weights = [often for often, *_ in _DEPLOYMENT_FAULTS.values()]
-    kinds = rng.choices([*_DEPLOYMENT_FAULTS], weights, k=rng.choice((0, 1, 1, 2)))
+    outages = rng.choices([*_DEPLOYMENT_FAULTS], weights, k=rng.choice((0, 1, 1, 2)))
     faults = (
         Fault(rng.uniform(1.0, plan.duration), kind, -1, rng.uniform(least, most), 0)
-        for kind in kinds
+        for kind in outages
         for _, least, most in (_DEPLOYMENT_FAULTS[kind],)
     )
     return replace(
         plan,
         deployment=deployment,
+        actions=tuple(sorted((*plan.actions, *ends))),
         accounts=0 if is_alone else plan.accounts,
         rates=plan.rates if calm else {**plan.rates, **rates},
         faults=plan.faults if calm else (*plan.faults, *faults),

@@ -6,6 +6,7 @@ everything has healed.
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
@@ -239,13 +240,17 @@ def _check_ends(world: World) -> None:
     """A job that the cloud still knows has ended there as the history says."""
     jobs = {job.mark: job for job in world.cloud_jobs() if job.is_found and not job.forgotten}
     rows = server().raw.execute(
-        "SELECT member || '/' || prompt_id || '/' || created_at, cloud_id, state FROM history"
+        "SELECT member || '/' || prompt_id || '/' || created_at, cloud_id, state, result "
+        "FROM history"
     )
-    for mark, cloud_id, state in rows.fetchall():
-        job = jobs.get(mark)
-        if job is not None and (cloud_id, state) != (job.id, job.outcome):
+    for mark, cloud_id, state, result in rows.fetchall():
+        if (job := jobs.get(mark)) is None:
+            continue
+        if cloud_id != job.id or state not in job.outcomes:
             about = f"{mark} {state} as {cloud_id!r}, on the cloud {job.status} as {job.id}"
             raise BrokenPromiseError("end_differs", about)
+        if state == "succeeded" and (missing := job.saved - set(json.loads(result)["outputs"])):
+            raise BrokenPromiseError("end_differs", f"{mark} lacks outputs of {missing}")
 
 
 def _check_heard(run: Run, job: Submission) -> None:

@@ -22,6 +22,7 @@ from proxy.app.webhooks import open_webhooks
 from proxy.backoff import Backoff
 from proxy.budget import MemoryBudget
 from proxy.cloud.event_socket import Timeouts
+from proxy.files.service import Files
 from proxy.metrics import Metrics
 from proxy.settings import AccountAccess, Settings
 from proxy.webhooks.endpoints import Webhooks
@@ -48,10 +49,17 @@ class Parts:
     """The services of a running replica, as properties look at them."""
 
     def __init__(
-        self, given: Given, jobs: Jobs, election: Any, accounts: Any, webhooks: Webhooks
+        self,
+        given: Given,
+        files: Files,
+        jobs: Jobs,
+        election: Any,
+        accounts: Any,
+        webhooks: Webhooks,
     ) -> None:
         self.given = given
         self.webhooks = webhooks
+        self.files = files
         self.jobs = jobs
         self.election = election
         self.accounts = accounts
@@ -211,7 +219,7 @@ class Replica:
             open_webhooks(given, storage, jobs) as webhooks,
             run_engine(given, storage, cloud, resources, jobs, webhooks.runner) as election,
         ):
-            yield Parts(given, jobs, election, cloud.accounts, webhooks.endpoints)
+            yield Parts(given, resources.files, jobs, election, cloud.accounts, webhooks.endpoints)
 
     # --- requests --------------------------------------------------------------------------
 

@@ -67,6 +67,9 @@ DEPLOYMENT_RATES: Mapping[str, float] = {
     "worker_lost": 0.05,
     "reading_lost": 0.5,
     "signature_expired": 0.2,
+    "input_expires": 0.5,
+    "input_gone": 0.3,
+    "content_known": 0.5,  # the platform has the content of an input
 }
 
 #: Seconds after which a late request arrives, at most; it has long been given up.

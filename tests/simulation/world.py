@@ -22,7 +22,8 @@ import structlog
 from simulation import database
 from simulation.bus import SimulatedRedis, ValkeyServer
 from simulation.cloud import CloudJob, CloudModel
-from simulation.deployment import DEPLOYMENT_HOST, OBJECT_INFO, STORAGE_HOST, DeploymentModel
+from simulation.deployment import DEPLOYMENT_HOST, OBJECT_INFO, DeploymentModel
+from simulation.deployment_files import STORAGE_HOST
 from simulation.hooks import Hooks
 from simulation.loop import PROCESS, Process, SimulatedLoop
 from simulation.network import CLOUD_HOSTS, HOOK_HOST, SimulatedConnections
@@ -180,7 +181,7 @@ class World:
     ) -> None:
         """Let the cloud take a request that has arrived."""
         if url.host == STORAGE_HOST and self.deployment is not None:
-            found = self.deployment.stored(url.path)
+            found = self.deployment.files.stored(url.path)
         else:
             found = self.clouds[url.host].handle(method, url.path, dict(url.query), body, headers)
         if not answer.done():
