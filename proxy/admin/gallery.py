@@ -72,7 +72,7 @@ async def list_jobs(request: web.Request) -> JsonAnswer[EndedJobs]:
     cursor = query.get("before") or None
     read = None if cursor is None else _CURSOR.fullmatch(cursor)
     if cursor is not None and read is None:
-        raise LocalError("invalid_before", "before must be the next of the previous page.")
+        raise LocalError("invalid_before", "before must be the `next` of the previous page.")
     limit = request_bodies.query_number(query, "limit", PAGE, 1, MAX_FOUND)
     history = request.app[HISTORY]
     rows = await history.search(

@@ -62,7 +62,7 @@ async def get_provider_callback(request: web.Request) -> web.Response:
     provider = _provider(request)
     attempt = _attempt(request, provider)
     if attempt is None:
-        problem = SignInError("This sign-in has expired or was not begun here; try again.")
+        problem = SignInError("This sign-in has expired or was not started here; try again.")
         return _refused(request, provider, problem, "/")
     try:
         authenticator_of(request).count_sign_in(address_of(request))

@@ -213,7 +213,7 @@ class Authenticator:
         if wait:
             raise LocalError(
                 "too_many_sign_ins",
-                f"Too many sign-ins were begun from your address; wait {wait} s, then try again.",
+                f"Too many sign-ins were started from your address; wait {wait} s, then try again.",
                 kind="rate_limited",
                 retry_after=wait,
             )

@@ -20,7 +20,7 @@ def interrupted(request: web.Request) -> web.Response:
     return bodies.refusal(
         LocalError(
             "stopping",
-            "The proxy stopped before it finished this request. If it was a job, check "
+            "The proxy stopped before it finished this request. If it submitted a job, check "
             "/history and /queue after the restart before you submit it again.",
             kind="unavailable",
             retry_after=5,
@@ -46,7 +46,7 @@ def not_stored(request: web.Request, error: StorageError) -> web.Response:
         log.warning("request_shed", path=request.path, reason=str(error))
         refused = LocalError(
             "busy",
-            "The proxy has too much to do. Nothing was changed; try again in a few seconds.",
+            "The proxy is overloaded. Nothing was changed; try again in a few seconds.",
             kind="unavailable",
             retry_after=bodies.STORE_WAIT,
         )

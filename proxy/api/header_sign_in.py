@@ -40,7 +40,7 @@ def identity_of(
         return None
     if len(subject) > MAX_SUBJECT or not subject.isprintable():
         raise LocalError(
-            "invalid_user", f"The header {sign_in.header} has no name that a user can have."
+            "invalid_user", f"The header {sign_in.header} does not contain a valid name of a user."
         )
     groups: frozenset[str] = frozenset()
     if sign_in.groups_header is not None:

@@ -84,7 +84,7 @@ class CountedStream:
             raise LocalError(
                 "too_many_streams",
                 f"You have {self._pool.held(self._owner)} websockets and streams of events, and "
-                "others need the rest; close some and try again.",
+                "the rest is reserved for others; close some and try again.",
                 kind="unavailable",
                 retry_after=5,
             )

@@ -236,8 +236,8 @@ class Gate:
 def _unknown_host() -> LocalError:
     return LocalError(
         "host_not_allowed",
-        "This server does not know the name by which you called it; use localhost, or add the name "
-        "to the setting `allowed_hosts`.",
+        "This server does not answer to the host name of this request; use localhost, or add the "
+        "name to the setting `allowed_hosts`.",
         kind="forbidden",
     )
 

@@ -179,8 +179,8 @@ async def read_json(request: web.Request) -> Any:
 def _too_large(max_json: int) -> LocalError:
     return LocalError(
         "json_too_large",
-        f"The JSON of the request body has more than {max_json:,} bytes; send less, or raise "
-        "the setting `max_json_mb`.",
+        f"The JSON of the request body has more than {max_json:,} bytes; send less, or "
+        "increase the setting `max_json_mb`.",
         kind="too_large",
     )
 

@@ -173,7 +173,7 @@ class _Parts(aiohttp.MultipartReader):
         for charset in _EXTENDED.findall(disposition):
             request_bodies.checked_charset(charset)
         if _CONTINUED.search(disposition):
-            raise ValueError("The parts of the form must have names in one piece.")
+            raise ValueError("The name of each part of the form must be one parameter.")
         return part
 
 
@@ -239,7 +239,9 @@ class _FormReader:
         async for piece in self._pieces(part):
             self._field_bytes += len(piece)
             if self._field_bytes > MAX_FIELD_BYTES:
-                raise ValueError(f"The fields beside files have more than {MAX_FIELD_BYTES} bytes.")
+                raise ValueError(
+                    f"The fields without files have more than {MAX_FIELD_BYTES} bytes."
+                )
             self._memory.grow(len(piece))
             value += piece
         if not (kind or "text/").startswith("text/"):

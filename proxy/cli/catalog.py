@@ -19,13 +19,13 @@ from proxy.cloud.v2.catalog import NodeList
 def save(address: str, target: Path) -> int:
     """Write the list of a ComfyUI into a file, whole or not at all. Return 0."""
     if not address.startswith(("http://", "https://")):
-        raise UsageError(f"{address} is no address of a ComfyUI: begin it with http://.")
+        raise UsageError(f"{address} is not the address of a ComfyUI: begin it with http://.")
     try:
         body = asyncio.run(NodeList(URL(address)).read())
         classes, _ = parted(body)
     except (CloudError, ValueError) as error:
         raise CommandError(
-            f"{address} gives no list of nodes ({error}): start ComfyUI there, or correct the "
+            f"{address} returned no list of nodes ({error}): start ComfyUI there, or correct the "
             "address."
         ) from None
     try:

@@ -72,7 +72,9 @@ def _copy_folder(settings: Settings, folder: Path) -> int:
             "--from copies a data folder into PostgreSQL: set database to its address."
         )
     if not (folder / FILE).exists():
-        raise UsageError(f"There is no {FILE} in {folder}.")
+        raise UsageError(
+            f"There is no {FILE} in {folder}: set --from to the data folder of a proxy."
+        )
     logs.configure()
 
     async def copy() -> dict[str, int]:
@@ -112,9 +114,9 @@ def backup(settings: Settings, target: Path, *, force: bool = False) -> int:
     there. Raises `CommandError`."""
     if settings.database is not None:
         raise UsageError(
-            "The records are in PostgreSQL and not in the data folder: copy them with its own "
-            "tools, as by pg_dump --format=custom --file=FILE DATABASE. The uploads are in the "
-            "folder or bucket of blobs, if it is set."
+            "The records are in PostgreSQL and not in the data folder: copy them with "
+            "PostgreSQL's tools, as in pg_dump --format=custom --file=FILE DATABASE. The uploads "
+            "are in the folder or bucket of blobs, if it is set."
         )
     if target.is_file() and not force:
         raise UsageError(f"The file {target} exists: choose another name, or add --force.")
@@ -129,7 +131,7 @@ def restore(settings: Settings, source: Path) -> int:
     if settings.database is not None:
         raise UsageError(
             "The records are in PostgreSQL and not in the data folder: stop all replicas, then "
-            "bring a copy back with its own tools, as by pg_restore --clean --dbname=NAME FILE."
+            "restore a copy with PostgreSQL's tools, as in pg_restore --clean --dbname=NAME FILE."
         )
     folder = settings.data_dir
     with _command_errors("Nothing was restored"), locked_folder(folder):

@@ -106,7 +106,7 @@ def _install_service(settings: Settings, options: Mapping[str, Any], *, show: bo
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     _start(path)
-    say(f"The service {'runs anew' if replaced else 'runs'} and starts when you log in.")
+    say(f"The service {'was restarted' if replaced else 'is running'} and starts when you log in.")
     say(f"Its file is {path}.")
     if sys.platform == "darwin":
         say(f"Its log is {_log()}.")

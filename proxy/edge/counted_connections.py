@@ -109,8 +109,8 @@ class CountedConnections(Generic[C]):
             if idle is None:
                 raise LocalError(
                     "too_many_connections",
-                    f"You have {len(others)} connections, and others need the rest; close some "
-                    "and try again.",
+                    f"You have {len(others)} connections, and the rest is reserved for others; "
+                    "close some and try again.",
                     kind="unavailable",
                     retry_after=5,
                 )

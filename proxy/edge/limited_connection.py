@@ -38,8 +38,8 @@ LEAVE_TIMEOUT = 0.5
 #: The error of a request whose body cannot be parsed.
 INVALID_BODY = LocalError(
     "invalid_body",
-    "The chunks of the request body, or the trailers after them, cannot be read; send them as of "
-    "RFC 9112, 7.1, with short trailers.",
+    "The chunks of the request body, or the trailers after them, cannot be read; send them as in "
+    "RFC 9112, section 7.1, with short trailers.",
 )
 #: The reason in the close frame of a client whose message takes too much memory.
 MESSAGE_REFUSED = "The proxy holds too much unfinished data of yours; connect again."

@@ -26,7 +26,7 @@ HEADERS_TOO_LARGE = _raw(
     "431 Request Header Fields Too Large",
     LocalError(
         "headers_too_large",
-        "The headers of this request are too large together; send fewer cookies or headers, or "
+        "The headers of this request are too large in total; send fewer cookies or headers, or "
         "increase the setting `max_header_kb`.",
     ),
 )

@@ -154,7 +154,7 @@ class Assets:
         if asset.is_model:
             raise AssetError(
                 "BACKEND_UNSUPPORTED",
-                "The model is on Comfy Cloud, which does not hand it out.",
+                "The model is on Comfy Cloud and cannot be downloaded.",
                 kind="not_implemented",
             )
         names = self._files.namespace
@@ -183,7 +183,10 @@ class Assets:
         known = await self._repository.read(lambda unit: unit.by_hash(member, hash_))
         if known is None:
             raise AssetError(
-                "ASSET_NOT_FOUND", "There is no content of this hash.", kind="not_found", hash=hash_
+                "ASSET_NOT_FOUND",
+                "There is no content with this hash.",
+                kind="not_found",
+                hash=hash_,
             )
         return await self._add(known, new, new.name or hash_)
 
@@ -195,10 +198,10 @@ class Assets:
         if new.preview_id is not None:
             preview = new.preview_id
             if await self._repository.read(lambda unit: unit.get(member, preview)) is None:
-                raise AssetError("INVALID_BODY", "preview_id names no record.", id=preview)
+                raise AssetError("INVALID_BODY", "preview_id does not name a record.", id=preview)
         async with self._files.uploads.received(member, body, filename) as taken:
             if claimed is not None and claimed != taken.hash:
-                raise AssetError("HASH_MISMATCH", "The hash is not that of the bytes.")
+                raise AssetError("HASH_MISMATCH", "The hash does not match the content.")
             if taken.size == 0:
                 raise AssetError("EMPTY_UPLOAD", "The file is empty.")
             known = await self._repository.read(lambda unit: unit.by_hash(member, taken.hash))
@@ -238,7 +241,7 @@ class Assets:
             preview = await self._repository.write(lambda unit: unit.add(asset))
         except UnknownPreviewError:
             raise AssetError(
-                "INVALID_BODY", "preview_id names no record.", id=new.preview_id
+                "INVALID_BODY", "preview_id does not name a record.", id=new.preview_id
             ) from None
         except TooManyAssetsError:
             raise _too_many() from None
@@ -315,8 +318,10 @@ def _unknown(id_: str) -> AssetError:
 
 def gone(id_: str) -> AssetError:
     """Return the error of a deleted content."""
-    return AssetError("FILE_NOT_FOUND", "The file of the asset is gone.", kind="not_found", id=id_)
+    return AssetError(
+        "FILE_NOT_FOUND", "The file of the asset no longer exists.", kind="not_found", id=id_
+    )
 
 
 def _too_many() -> AssetError:
-    return AssetError("TOO_MANY_ASSETS", "There are as many records or tags as there may be.")
+    return AssetError("TOO_MANY_ASSETS", "There are too many records or tags; delete some.")

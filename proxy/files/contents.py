@@ -156,7 +156,9 @@ class Content:
                 generation = fetch.generation
             size = self._size
             if fetch is not None and fetch.size not in (None, size):
-                raise ContentBrokenError("the content has not the size that the storage reported")
+                raise ContentBrokenError(
+                    "the content does not have the size that the storage reported"
+                )
             end, limit = self._extent(size, start, stop, last)
             if position < limit:
                 part = b"" if fetch is None else fetch.arrived(position, limit)

@@ -304,7 +304,9 @@ def compose(original: Path, mask: Path, target: Path, filename: str, rename: Ren
     extension = posixpath.splitext(filename)[1].lower()
     format_ = pillow().registered_extensions().get(extension)
     if format_ is None:
-        raise NotAPictureError(f"a mask cannot be saved as {extension or 'a file of no kind'}")
+        raise NotAPictureError(
+            f"a mask cannot be saved as {extension or 'a file without an extension'}"
+        )
     wanted, got = size_of(original), size_of(mask)
     if wanted != got:
         raise NotAPictureError(

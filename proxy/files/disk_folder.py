@@ -293,7 +293,7 @@ def _descend(descriptor: int, parts: Sequence[str], *, create: bool) -> int:
 
 def _check_depth(path: str) -> None:
     if folders_of(path) > MAX_FOLDERS:
-        raise UnusableNameError(f"more than {MAX_FOLDERS} folders, one in another")
+        raise UnusableNameError(f"more than {MAX_FOLDERS} nested folders")
 
 
 def _checked(name: str) -> str:

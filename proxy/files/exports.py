@@ -323,7 +323,7 @@ class Archive:
                     target.write(chunk)
                     yield buffer.drain()
                 if size != entry.size:
-                    raise ContentBrokenError("the content of an exported file is another one now")
+                    raise ContentBrokenError("the content of an exported file has changed")
         archive.close()
         yield buffer.drain()
 

@@ -210,8 +210,8 @@ def unreadable(filename: str, error: NotAPictureError) -> LocalError:
     if isinstance(error, TooManyPixelsError):
         return LocalError(
             "image_too_large",
-            f"{filename} has more than {error.max_pixels} pixels, the maximum for what is asked of "
-            "it; use a smaller picture.",
+            f"{filename} has more than {error.max_pixels} pixels, the maximum for this request; "
+            "use a smaller picture.",
             extra_info={"max_pixels": error.max_pixels},
         )
     return LocalError(

@@ -107,7 +107,7 @@ class Checks:
             raise LocalError(
                 "models_of_several_accounts",
                 "No account that you may use has all nodes and models of this workflow. "
-                f"{name} is in some accounts only: choose others, or import the models into one "
+                f"{name} is only in some accounts: choose others, or import the models into one "
                 "account.",
             )
 

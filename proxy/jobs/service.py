@@ -277,7 +277,7 @@ class JobService:
 def _not_cancelled() -> LocalError:
     return LocalError(
         "cancel_unanswered",
-        "The cancellation is stored but not done yet; check the queue later.",
+        "The cancellation is stored but not carried out yet; check the queue later.",
         kind="unavailable",
         retry_after=5.0,
     )

@@ -189,7 +189,7 @@ class SubmissionService:
                 log.warning("job_look_failed", job=job.prompt_id, error=str(error))
                 if waited >= self.timeout:
                     raise OutcomeUnknownError(
-                        "the database went away before the engine took the job"
+                        "the connection to the database was lost before the engine took the job"
                     ) from error
             with suppress(TimeoutError):
                 async with asyncio.timeout(poll_interval(self.bus)):

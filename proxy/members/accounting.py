@@ -241,8 +241,8 @@ class Limiter:
         limit = self._member(member).limits.stored_bytes or 0
         return LocalError(
             LIMIT_REACHED,
-            f"This and the {stored:,} bytes that you have stored are more than the {limit:,} "
-            "bytes that you may; delete saved files, or ask an admin of this server for more.",
+            f"You have stored {stored:,} bytes, and with this it would be more than your limit of "
+            f"{limit:,} bytes; delete saved files, or ask an admin of this server for more.",
             kind="too_large",
             details="stored_bytes",
             extra_info={"limit": "stored_bytes", "value": limit},

@@ -109,7 +109,7 @@ class Invitations:
         await self._directory.refresh()
         access = self._directory.access(text)
         if access is None:
-            raise InvalidInvitationError("The member was disabled meanwhile.")
+            raise InvalidInvitationError("The member has been disabled.")
         return text, access
 
 

@@ -138,7 +138,7 @@ class Roster:
             other = self.of_identity(identity)
             if other is not None and other.name != member.name:
                 raise NameTakenError(
-                    f"The member {other.name} has the identity {quoted(identity)}: take it from "
+                    f"The member {other.name} has the identity {quoted(identity)}: remove it "
                     "there first."
                 )
 

@@ -84,11 +84,11 @@ def _loaded(point: EntryPoint, others: Iterable[Pack]) -> Pack:
     no pack, `ValueError` if another one has the same class or route."""
     pack = point.load()
     if not isinstance(pack, Pack):
-        raise TypeError(f"{point.value} is no proxy.packs.pack.Pack")
+        raise TypeError(f"{point.value} is not a proxy.packs.pack.Pack")
     offered = {*_offers(pack)}
     for other in others:
         if both := sorted(offered.intersection(_offers(other))):
-            raise ValueError(f"the pack {other.name} has {both[0]}, too")
+            raise ValueError(f"the pack {other.name} also has {both[0]}")
     return pack
 
 

@@ -67,8 +67,10 @@ class RemoteFiles:
             if refused is not None:
                 log.warning("url_refused", reason=str(refused))
                 raise NotFetchedError(str(refused)) from None
-            raise NotFetchedError("the server cannot be reached or broke off") from error
-        raise NotFetchedError("it is redirected too often")
+            raise NotFetchedError(
+                "the server cannot be reached, or closed the connection"
+            ) from error
+        raise NotFetchedError("it redirects too often")
 
     async def _write_body(self, response: aiohttp.ClientResponse, target: Path) -> None:
         if response.status != 200:
@@ -86,7 +88,7 @@ class RemoteFiles:
 
     def _check_url(self, url: URL) -> None:
         if url.scheme not in ("http", "https") or not url.host:
-            raise NotFetchedError("it is no http or https address")
+            raise NotFetchedError("it is not an http or https address")
         host = url.host.lower()
         if not is_host_of(self._hosts, host):
             raise NotFetchedError(
@@ -96,4 +98,4 @@ class RemoteFiles:
     def _check(self, address: str) -> None:
         reach = reach_of(address)
         if self._reach == "public" and reach != "public":
-            raise AddressRefusedError("the address is not of the public network")
+            raise AddressRefusedError("the address is not in the public network")

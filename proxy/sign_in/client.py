@@ -109,7 +109,7 @@ class ProviderClient:
                 self._keys, self._keys_at = KeySet.import_key_set(document), now
             except (JoseError, ValueError, KeyError, TypeError) as error:
                 raise ProviderUnavailableError(
-                    f"{self.options.label} did not answer as it should; try again later.",
+                    f"{self.options.label} sent an invalid answer; try again later.",
                     f"{metadata.jwks_uri} has no keys of a provider ({error!r}): check issuer.",
                 ) from None
         return self._keys
@@ -193,7 +193,7 @@ class ProviderClient:
             return msgspec.json.decode(body, type=dict[str, Any])
         except ValueError as error:
             raise ProviderUnavailableError(
-                f"{self.options.label} did not answer as it should ({error}); try again later.",
+                f"{self.options.label} sent an invalid answer ({error}); try again later.",
                 f"{self.options.issuer} did not answer as a provider ({error}): check issuer.",
             ) from None
 
@@ -225,7 +225,7 @@ class ProviderClient:
 
     def _misconfigured(self, reason: str) -> ProviderUnavailableError:
         return ProviderUnavailableError(
-            f"Sign-in with {self.options.label} is set up wrongly here; tell an admin of this "
+            f"Sign-in with {self.options.label} is not configured correctly; tell an admin of this "
             "server.",
             f"Nobody can sign in at {self.options.issuer}: {reason}.",
         )

@@ -81,7 +81,7 @@ class Provider:
         `ProviderUnavailableError`, `StorageError`.
         """
         if not await self._uses.use(f"sign-in {digest(attempt.state)}", ATTEMPT_LIFETIME):
-            raise SignInError("This sign-in was used before; begin again.")
+            raise SignInError("This sign-in was already used; start again.")
         metadata = await self._client.metadata()
         self._check_issuer(metadata, query.get("iss"))
         if "error" in query:
@@ -97,7 +97,9 @@ class Provider:
         if lacks and metadata.userinfo_endpoint is not None and isinstance(token, str):
             more = await self._client.get(metadata.userinfo_endpoint, bearer=token)
             if more.get("sub") != claims["sub"]:
-                raise SignInError(f"{self.options.label} speaks of somebody else; try again.")
+                raise SignInError(
+                    f"The answer of {self.options.label} is about another user; try again."
+                )
             claims = {**more, **claims}
         return self._admitted(claims)
 

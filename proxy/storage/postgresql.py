@@ -192,7 +192,7 @@ class PostgresqlDatabase(Database):
                 if committed is not None:
                     return committed
             await asyncio.sleep(min(INTERVAL_AWAY, max(0.0, ends - loop_time())))
-        raise OutcomeUnknownError("the database went away while it wrote")
+        raise OutcomeUnknownError("the connection to the database was lost during a write")
 
     async def _was_committed(self, transaction: str, unit_timeout: float) -> bool | None:
         """Return whether a transaction was committed; `None` while it continues. Raises
@@ -222,7 +222,7 @@ class PostgresqlDatabase(Database):
                 return await self._attempt(work, begin, unit_timeout, use)
         except NoAnswerError as error:
             if loop_time() - self._answered_at < SILENCE:
-                raise BusyError("the database has too much to do") from error
+                raise BusyError("the database is overloaded") from error
             if self._watched:
                 self._found(str(error))
             raise

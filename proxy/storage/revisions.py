@@ -25,9 +25,9 @@ def upgrade(connection: Connection, before: str, folder: Path) -> None:
         script.get_revisions(before)
     except CommandError as error:
         raise UnknownSchemaError(
-            f"the database has the schema {before}, and this version of comfy-cloud-proxy knows "
-            f"none after {script.get_current_head()}: run the version that wrote it, or restore a "
-            "copy from before"
+            f"the database has the schema {before}, which is newer than this version of "
+            f"comfy-cloud-proxy knows ({script.get_current_head()}): run the version that wrote "
+            "it, or restore an older backup"
         ) from error
     missing = list(script.iterate_revisions("head", before))
     context = MigrationContext.configure(connection, opts={"target_metadata": metadata})

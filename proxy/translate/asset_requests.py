@@ -290,7 +290,7 @@ def read_upload(fields: Mapping[str, str], tags: Iterable[str]) -> NewAsset:
     `tags` are the values of all its parts: each a JSON list, values with commas, or one tag.
     """
     if "id" in fields:
-        raise AssetError("UNSUPPORTED_FIELD", "The server gives ids; leave id out.", field="id")
+        raise AssetError("UNSUPPORTED_FIELD", "The server assigns ids; leave id out.", field="id")
     known = {"name", "mime_type", "preview_id", "hash"}
     value: dict[str, Any] = {name: fields[name] for name in known if fields.get(name)}
     if fields.get("user_metadata"):

@@ -311,7 +311,7 @@ def write_cursor(cursor: Cursor, sort: Sort, order: Order) -> str:
 def read_cursor(text: str, sort: Sort, order: Order) -> Cursor:
     """Return the cursor that a client sends back. Raises `AssetError` for a cursor of another
     list."""
-    refused = AssetError("INVALID_CURSOR", "The cursor is not of this list.")
+    refused = AssetError("INVALID_CURSOR", "The cursor does not belong to this list.")
     if sort == "last_access_time" or not 0 < len(text) <= MAX_CURSOR:
         raise refused
     try:
@@ -338,6 +338,6 @@ def destination(tags: Sequence[str]) -> str:
         if len(types) != 1:
             raise AssetError("INVALID_BODY", "Tags of a model must name exactly one model_type:….")
         raise AssetError(
-            "INVALID_BODY", "Comfy Cloud takes no models from here; import them at cloud.comfy.org."
+            "INVALID_BODY", "Models cannot be uploaded from here; import them at cloud.comfy.org."
         )
     return roots[0]

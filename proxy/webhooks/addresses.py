@@ -37,7 +37,7 @@ class WebhookAddresses(Struct, frozen=True):
             (mapped or ip) in network for network in self.networks
         ):
             raise AddressRefusedError(
-                "The address is not of the public network: an admin can allow it with the setting "
+                "The address is not in the public network: an admin can allow it with the setting "
                 "webhook_networks."
             )
 

@@ -182,7 +182,7 @@ class Webhooks:
         if wait:
             raise LocalError(
                 "too_many_webhook_tests",
-                f"You have tested webhooks {MAX_TESTS} times in short order; wait {wait} s, then "
+                f"You have tested webhooks {MAX_TESTS} times in a short time; wait {wait} s, then "
                 "test again.",
                 kind="rate_limited",
                 retry_after=wait,

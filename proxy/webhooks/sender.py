@@ -111,4 +111,4 @@ def _reason_of(error: Exception) -> str:
         case aiohttp.ClientConnectorError():
             return f"The connection failed: {error.os_error.strerror or 'no answer'}."
         case _:
-            return "The connection broke off before the answer."
+            return "The connection was closed before the answer."

@@ -149,8 +149,8 @@ def test_a_pack_of_another_distribution_replaces_ours_of_its_name() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
-        ("copy", HOUDINI, "ValueError: the pack houdini-connection has "),
-        ("no-pack", "proxy.packs.houdini:info", "is no proxy.packs.pack.Pack"),
+        ("copy", HOUDINI, "ValueError: the pack houdini-connection also has "),
+        ("no-pack", "proxy.packs.houdini:info", "is not a proxy.packs.pack.Pack"),
         ("none", "proxy.packs.houdini:NOTHING", "AttributeError"),
     ],
 )

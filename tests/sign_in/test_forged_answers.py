@@ -230,7 +230,7 @@ async def test_keys_that_cannot_be_read_are_told_to_the_admin(
 ) -> None:
     issuer.key_document = document
     issuer.answer(issuer.claims(attempt))
-    with pytest.raises(SignInError, match="did not answer as it should"):
+    with pytest.raises(SignInError, match="sent an invalid answer"):
         await subject(provider, attempt)
     problem = await provider.problem()
     assert problem is not None
@@ -362,7 +362,7 @@ async def test_groups_are_a_list_or_one_text(
 async def test_an_attempt_counts_once(issuer: Issuer, provider: Provider, attempt: Attempt) -> None:
     issuer.answer(issuer.claims(attempt))
     await provider.identity(attempt, {"code": "c"}, REDIRECT)
-    with pytest.raises(SignInError, match="was used before"):
+    with pytest.raises(SignInError, match="was already used"):
         await provider.identity(attempt, {"code": "c"}, REDIRECT)
     assert len(issuer.forms) == 1
 
@@ -371,7 +371,7 @@ async def test_wrong_settings_are_told_to_admins_and_not_called_passing(
     issuer: Issuer, provider: Provider, attempt: Attempt
 ) -> None:
     issuer.metadata = {"issuer": f"{issuer.issuer}/"}
-    with pytest.raises(ProviderUnavailableError, match="set up wrongly here; tell an admin"):
+    with pytest.raises(ProviderUnavailableError, match="not configured correctly; tell an admin"):
         await provider.authorization_url(attempt, REDIRECT)
     assert await provider.problem() == (
         f"Nobody can sign in at {issuer.issuer}: it calls itself {issuer.issuer}/, not "

@@ -195,7 +195,7 @@ async def test_an_answer_counts_once(gateway: Gateway) -> None:
         headers = {"Cookie": f"{ATTEMPT_COOKIE}={attempt.value}"}
         async with other.get(url, headers=headers) as answer:
             assert answer.status == 403
-            assert "was used before" in await answer.text()
+            assert "was already used" in await answer.text()
 
 
 async def test_the_provider_is_asked_once_for_a_cookie_and_little_for_an_address(
@@ -208,15 +208,15 @@ async def test_the_provider_is_asked_once_for_a_cookie_and_little_for_an_address
 
     async def reason(code: str) -> str:
         async with other.get(url.update_query(code=code), headers=headers) as answer:
-            found = re.search("did not sign you in|was used before|Too many", await answer.text())
+            found = re.search("did not sign you in|was already used|Too many", await answer.text())
             return "" if found is None else found[0]
 
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as other:
         sent = [reason(f"code-{number}") for number in range(2 * MAX_SIGN_IN_STEPS)]
         reasons = Counter(await asyncio.gather(*sent))
-    assert set(reasons) == {"did not sign you in", "was used before", "Too many"}
+    assert set(reasons) == {"did not sign you in", "was already used", "Too many"}
     assert reasons["did not sign you in"] == 1
-    assert reasons["was used before"] < MAX_SIGN_IN_STEPS
+    assert reasons["was already used"] < MAX_SIGN_IN_STEPS
 
 
 async def test_a_changed_state_and_a_forged_attempt_are_refused(gateway: Gateway) -> None:

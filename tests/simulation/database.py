@@ -200,7 +200,7 @@ class SimulatedDatabase(Database):
             await asyncio.sleep(weather.draw(0.0, UNIT_TIMEOUT))
             raise StorageError("the database does not answer")
         if weather.chance("unit_refused") and writes:
-            raise BusyError("the database has too much to do")
+            raise BusyError("the database is overloaded")
         if weather.chance("unit_failed"):
             raise StorageError("the connection to the database was lost before the commit")
         value = self._run(work, writes=writes)
@@ -231,7 +231,7 @@ class SimulatedDatabase(Database):
             if not weather.database_away(self._process) and not weather.chance("never_settled"):
                 return
             if self._world.loop.time() >= ends:
-                raise OutcomeUnknownError("the database went away while it wrote")
+                raise OutcomeUnknownError("the connection to the database was lost during a write")
 
     def _refuse(self) -> None:
         if self._closed:

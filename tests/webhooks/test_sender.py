@@ -128,7 +128,7 @@ async def test_a_connection_that_breaks_off_is_no_delivery(
 
     receiver.answers["/hook"] = breaks
     answer = await _send(sender, receiver.url / "hook")
-    assert answer == EndpointAnswer(note="The connection broke off before the answer.")
+    assert answer == EndpointAnswer(note="The connection was closed before the answer.")
 
 
 async def test_nobody_listens(sender: WebhookSender, unused_tcp_port: int) -> None:
@@ -149,7 +149,7 @@ async def test_a_name_that_leads_into_the_network_is_refused(receiver: Receiver)
     try:
         for host in ("localhost", "127.0.0.1"):
             answer = await _send(sender, receiver.url.with_host(host) / "hook")
-            assert "not of the public network" in answer.note
+            assert "not in the public network" in answer.note
     finally:
         await sender.close()
     assert receiver.got == []
@@ -170,7 +170,7 @@ async def test_behind_an_http_proxy_a_name_that_leads_into_the_network_is_refuse
     finally:
         await sender.close()
     assert answer.status == status
-    assert ("not of the public network" in answer.note) is (status is None)
+    assert ("not in the public network" in answer.note) is (status is None)
     assert len(receiver.got) == (status is not None)
 
 
