@@ -1,4 +1,4 @@
-"""Clients of members that listen to something which is sent to those alone who asked for it."""
+"""Clients that have asked for messages which others do not get, by member."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class ListeningClients:
         self._clients: defaultdict[str, dict[str, None]] = defaultdict(dict)
 
     def change(self, member: str, client_id: str, *, wants: bool) -> None:
-        """Note that a client wants to listen, or no longer."""
+        """Note whether a client wants to listen."""
         clients = self._clients[member]
         if wants:
             clients[client_id] = None
@@ -26,7 +26,7 @@ class ListeningClients:
             del self._clients[member]
 
     def any_of(self, member: str) -> bool:
-        """Return whether a client of the member listens; also for other threads."""
+        """Return whether a client of the member listens. Other threads may call this."""
         return member in self._clients
 
     def of(self, member: str) -> list[str]:

@@ -24,20 +24,20 @@ class Owner(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def member_owner(name: str) -> Owner:
-    """Return the owner of what is a member's, the same object for all connections of one."""
+    """Return a member as an owner, the same object for all its connections."""
     return Owner(name)
 
 
 @lru_cache(maxsize=4096)
 def stranger(address: str) -> Owner:
-    """Return the owner of what nobody is signed in for, by the address of the client; the same
-    object for all of its connections."""
+    """Return a client that is not signed in as an owner, by its address; the same object for all
+    its connections."""
     return Owner(address=network_of(address))
 
 
 @lru_cache(maxsize=4096)
 def parse_address(text: str) -> Address | None:
-    """Return the address of a text that may have a port; an IPv4-mapped one becomes IPv4."""
+    """Return the address in a text, which may have a port; an IPv4-mapped one becomes IPv4."""
     text = text.strip().strip('"')
     if text.startswith("["):
         text = text[1:].partition("]")[0]

@@ -16,9 +16,9 @@ T = TypeVar("T")
 
 
 class SharedWork(Generic[K, T]):
-    """Results by key, of which the last `kept` stay; what fails is tried again by who asks next.
+    """Results by key, of which the last `kept` stay. The next caller tries again what failed.
 
-    Who no longer waits ends nothing.
+    A caller that is cancelled does not stop the work.
     """
 
     def __init__(self, kept: int = 0) -> None:
@@ -47,9 +47,10 @@ class SharedWork(Generic[K, T]):
 
 
 class NextReading(Generic[K, T]):
-    """Readings of what is true now, by key: who asks during one shares the next.
+    """Readings of the present state, by key: callers during a reading share the next one.
 
-    The one under way may have missed what the caller knows of. Who no longer waits ends nothing.
+    The one under way may have missed what the caller knows of. A caller that is cancelled does not
+    stop a reading.
     """
 
     def __init__(self) -> None:

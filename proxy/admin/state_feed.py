@@ -163,7 +163,7 @@ class StateFeeds:
             feed.end()
 
     async def close(self) -> None:
-        """Read no more states."""
+        """Stop reading states."""
         await self._readings.close()
 
 

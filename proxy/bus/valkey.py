@@ -50,7 +50,7 @@ _MAX_UNREAD_AGE = _BEAT_INTERVAL + 0.25
 #: Maximum seconds of a `flush`: after that the other processes have what was published, or know
 #: that they may lack it, also if the last beat that they count came to them late.
 _FLUSH_TIMEOUT = MAX_LEADER_SILENCE + _MAX_UNREAD_AGE
-#: How long it waits before it connects again.
+#: Seconds before it connects again.
 _RECONNECT = Backoff(0.05, 1.0)
 #: Maximum seconds of a `catch_up`.
 _CATCH_UP_TIMEOUT = 1.0

@@ -129,10 +129,10 @@ class Bodies:
         self._made: SharedWork[Hashable, Body] = SharedWork(MAX_BODIES)
 
     async def get(self, whole: Whole, files: Listing, coding: Coding) -> Body:
-        """Return the body of `whole`; who waits together gets the same."""
+        """Return the body of `whole`; concurrent callers get the same one."""
         key = whole, tuple(files.items()), coding
         return await self._made.get(key, lambda: asyncio.to_thread(whole.body, files, coding))
 
     async def close(self) -> None:
-        """Make no more of them."""
+        """Stop making bodies."""
         await self._made.close()

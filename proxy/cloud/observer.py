@@ -1,4 +1,4 @@
-"""Who hears of the jobs of an account."""
+"""The observer of the jobs of an account."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from proxy.translate.snapshots import Snapshot
 
 
 def _ignore(*_: object) -> None:
-    """Nobody hears of it."""
+    """Do nothing."""
 
 
 class Observer(Struct, frozen=True):
-    """Who hears of the jobs of an account. All are plain functions that must not block.
+    """Functions that are called with what happens to the jobs of an account. They must not block.
 
     `on_event(type, data)` gets an event in the form of ComfyUI, with the id on the cloud as its
     `prompt_id`; `on_frame` a picture or text; `on_snapshot` a job at one moment. `on_up()` says

@@ -243,7 +243,7 @@ class LimitedConnection(PausedReading):
             self.transport.abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Hold nothing any longer."""
+        """Release the memory that is held."""
         self._held.release()
         self._stop_body_timer()
         super().connection_lost(exc)

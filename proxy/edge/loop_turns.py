@@ -25,8 +25,7 @@ T = TypeVar("T")
 
 #: Seconds of the event loop's time in one turn of an owner.
 QUANTUM = 0.004
-#: Seconds after which is looked whether the iteration in which they began has ended. So the first 5
-#: to 10 ms of an iteration are free.
+#: Seconds between two checks whether an iteration has ended, so that its first 5 to 10 ms are free.
 CALM = 0.005
 #: Steps of an owner that are woken together.
 MAX_WOKEN = 64

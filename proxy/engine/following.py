@@ -134,7 +134,7 @@ class Following:
             log.debug("previous_end_delayed", job=job.prompt_id)
 
     def release(self, job: LiveJob) -> None:
-        """Let the messages of a job flow: its client has the answer."""
+        """Send the messages of a job from now on: its client has the answer."""
         self._table.change(job, JobChanges(answered=True))
         if job.released is not None:
             job.released.set()
@@ -142,8 +142,8 @@ class Following:
             job.follower.release()
 
     async def withdraw(self, job: LiveJob, *, is_answered: bool) -> None:
-        """Let a job leave without a trace, but not before its client has the answer about it, or
-        will not get it.
+        """Remove a job without a trace, once its client has the answer about it or will not get
+        it.
 
         Where the bus has lost the answer, the replica of the submission reads it in the row, which
         is written late while the bus fails.

@@ -241,8 +241,8 @@ class PictureWorkers:
     async def run(self, member: str, work: Callable[[], T], *sources: Path) -> T:
         """Wait for the member's turn, run `work` on the pictures `sources`, and return its result.
 
-        What is no picture is one for `work`, too, which says so. A cancellation does not stop work
-        that has begun; it keeps its turn until it ends.
+        A file that is not a picture reaches `work`, which raises its error. A cancellation does not
+        stop work that has begun; it keeps its turn until it ends.
         """
         pixels = 0
         if sources:

@@ -119,7 +119,7 @@ class History:
             self._files.namespace.forgotten(member, forgotten)
 
     def ended(self, key: JobKey) -> None:
-        """Note that a job has ended, of whose entry nobody may have told."""
+        """Note that a job has ended; its entry may not have been announced."""
         self._changed(key.member, (key.prompt_id,))
 
     def _receive(self, news: object) -> None:

@@ -220,11 +220,11 @@ class JobChanged(BusMessage, frozen=True):
 
 
 class JobLeft(BusMessage, frozen=True):
-    """engine → api: a job is in the queue no more. With `more` others leave with it, and the last
+    """engine → api: a job is no longer in the queue. With `more` others leave with it, and the last
     one tells how many are left. One that is `withdrawn` leaves no trace: no end of it is told.
 
-    A replica tells it, too, that has read an end of which the engine may never tell: no other shows
-    the job once a client has heard this end.
+    A replica that has read an end which the engine may never publish publishes it as well, so that
+    no other replica shows the job once a client has heard of the end.
     """
 
     key: JobKey

@@ -33,7 +33,7 @@ class TokenUses:
         self._uses.pop(token.id, None)
 
     def replace(self, rows: Iterable[StoredToken]) -> None:
-        """Take what was read of all tokens; what is newer here stays."""
+        """Replace the uses by those of these rows, of all tokens; newer ones stay."""
         known = set()
         for row in rows:
             known.add(row.id)
