@@ -270,8 +270,8 @@ def deep_prefixes(graph: Mapping[str, Any]) -> dict[str, Any]:
             error = {
                 "type": "custom_validation_failed",
                 "message": "Custom validation failed for node",
-                "details": f"filename_prefix - It has {count:,} nested folders, and "
-                f"{MAX_FOLDERS} is the maximum.",
+                "details": f"filename_prefix - It has {count:,} nested folders, and at most "
+                f"{MAX_FOLDERS} are allowed.",
                 "extra_info": {"input_name": "filename_prefix"},
             }
             node_errors[node_id] = {
