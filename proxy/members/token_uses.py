@@ -31,6 +31,7 @@ class TokenUses:
     def forget(self, token: Token) -> None:
         """Forget the uses of a token."""
         self._uses.pop(token.id, None)
+        self._written.pop(token.id, None)
 
     def replace(self, rows: Iterable[StoredToken]) -> None:
         """Replace the uses by those of these rows, of all tokens; newer ones stay."""
@@ -42,6 +43,7 @@ class TokenUses:
                 self._uses[row.id] = Use(row.used_at, row.used_from or "")
                 self._written[row.id] = row.used_at
         self._uses = {id_: use for id_, use in self._uses.items() if id_ in known}
+        self._written = {id_: at for id_, at in self._written.items() if id_ in known}
 
     async def write(self, known: Collection[str], *, every: bool = False) -> None:
         """Write the uses of the tokens with `known` ids that are due, or all. Raises
