@@ -265,6 +265,21 @@ async def test_cancel_tells_whether_the_job_ends_by_it(
     assert not await client.cancel("00000000-0000-0000-0000-000000000000")
 
 
+async def test_what_expires_is_cancelled_also_if_the_answer_to_the_cancel_is_lost(
+    serve: Serve, tmp_path: Path
+) -> None:
+    expired = answer({"id": "j", "status": "expired"})
+    script = await serve(answer(status=504, text="<html>"), expired, expired)
+    client = DeploymentClient(
+        script.url, "key", NodeList(tmp_path / "none"), retries=RetryPolicy(budget=0.0)
+    )
+    await client.start()
+    with pytest.raises(CloudRefused):
+        await client.cancel("j")
+    assert (await ended(client, "j")).status == "cancelled"
+    await client.close()
+
+
 # --- files ---------------------------------------------------------------------------------
 
 

@@ -222,16 +222,14 @@ class DeploymentClient(AccountClient):
     async def cancel(self, cloud_id: str) -> bool:
         """Send `POST /api/v2/jobs/{id}/cancel`. Return whether the job ends by it."""
         call = self.http.call("POST", "v2/jobs/{id}/cancel", id=cloud_id)
+        self._readings.cancelled(cloud_id)  # the end may be read before the answer, or instead
         try:
             job = await self.http.read(call, Answer.object)
         except CloudRefused as error:
             if error.status in (400, 404, 409):
                 return False
             raise
-        if job.get("status") in ("succeeded", "failed"):
-            return False
-        self._readings.cancelled(cloud_id)
-        return True
+        return job.get("status") not in ("succeeded", "failed")
 
     # --- following -------------------------------------------------------------------------
 
