@@ -103,7 +103,7 @@ class JobLife:
         while isinstance(step, LookFor):
             outcome = await self._look(job, outcome)
             step = self._next(job, outcome)
-            if isinstance(outcome, NotThere) and isinstance(step, Wait) and self._is_bound(job):
+            if isinstance(outcome, NotThere) and self._is_sent_again(job, step):
                 outcome = await self._send(job)
                 if isinstance(outcome, Elsewhere | NotNow | OverBudget):
                     outcome = Lost()
@@ -122,10 +122,13 @@ class JobLife:
             case Discard(refusal=refusal):
                 await self._discard(job, refusal)
 
-    def _is_bound(self, job: LiveJob) -> bool:
-        """Return whether a job whose answer was lost may be sent to its account alone."""
+    def _is_sent_again(self, job: LiveJob, step: Step) -> bool:
+        """Return whether a job that was not found is sent to its account again, and to no other:
+        where a submission is taken once, the account may have it and not be able to find it."""
         worker = self._workers.get(job.account)
-        return worker is not None and worker.cloud.capabilities.idempotent
+        if worker is None or not worker.cloud.capabilities.idempotent:
+            return False
+        return isinstance(step, Wait) or not (job.accepted or job.cancel_requested)
 
     def _next(self, job: LiveJob, outcome: Outcome) -> Step:
         if isinstance(outcome, OverBudget):

@@ -12,6 +12,11 @@ import pytest
 from engine.rig import running_engine
 from waiting import until
 
+from proxy.cloud.client import CloudClient
+from proxy.cloud.upstream import Capabilities
+from proxy.jobs.conversion import job_of_request
+from proxy.jobs.messages import JobReleased
+from proxy.jobs.models import JobRequest, JobState
 from proxy.simulator import HttpFault, Simulator
 from proxy.storage.database import StorageError
 
@@ -55,6 +60,18 @@ async def test_a_new_job_that_is_put_off_is_accepted_in_the_storage_before_its_c
         assert answer.error is None
         assert row is not None
         assert (row.state, row.accepted) == ("queued", True)
+
+
+async def test_a_new_job_that_is_not_found_is_sent_again_where_it_is_taken_once(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CloudClient, "capabilities", Capabilities(idempotent=True))
+    lost = job_of_request("local", JobRequest(graphs.plain()), prompt_id="lost")
+    lost.state, lost.account, lost.accepted = JobState.SUBMITTING, "default", False
+    async with running_engine(simulator, tmp_path, lost) as rig:
+        await until(lambda: len(simulator.jobs) == 1)
+        rig.bus.publish("engine", JobReleased(lost.key, watched=True))
+        assert (await rig.ended(lost)).state == "succeeded"
 
 
 async def test_of_a_waiting_job_that_was_taken_out_of_the_storage_nothing_is_told(
