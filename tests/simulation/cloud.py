@@ -94,9 +94,9 @@ class CloudJob:
         """The nodes that have saved files, as far as they are told."""
         return set(self.outputs)
 
-    @property
-    def outcomes(self) -> Collection[str]:
-        """As what it may end for its client."""
+    def outcomes(self, *, has_engine_changed: bool) -> Collection[str]:
+        """Return as what it may end for its client."""
+        del has_engine_changed
         return ["succeeded" if self.status == "completed" else self.status]
 
     @property

@@ -56,18 +56,17 @@ class DeploymentJob(CloudJob):
     preview: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
     expired_until: float = 0.0
-    cancelled_late: bool = False
 
     @property
     def saved(self) -> set[str]:
         """The nodes that have saved files, as far as they are told."""
         return {output["node_id"] for output in self.made if output["type"] != "text"} - {""}
 
-    @property
-    def outcomes(self) -> Collection[str]:
-        """As what it may end for its client: one that has expired may be cancelled after that."""
-        if self.status == "expired" and not self.cancelled:
-            return ["failed", "cancelled"] if self.cancelled_late else ["failed"]
+    def outcomes(self, *, has_engine_changed: bool) -> Collection[str]:
+        """Return as what it may end for its client, who may ask for the end of one that has
+        expired. Another engine does not know who has asked."""
+        if self.status == "expired" and (has_engine_changed or not self.cancelled):
+            return ["failed", "cancelled"]
         return ["cancelled" if self.status in ("canceled", "expired") else self.status]
 
     @property
@@ -80,11 +79,10 @@ class DeploymentModel:
     """One deployment: its jobs by their ids, in the order in which they came."""
 
     def __init__(
-        self, world: World, plan: DeploymentPlan, *, slots: int, seconds: float, previews: bool
+        self, world: World, plan: DeploymentPlan, *, seconds: float, previews: bool
     ) -> None:
         self._world, self._plan = world, plan
         self._weather, self._loop = world.weather, world.loop
-        self._workers = slots
         self._seconds = seconds
         self._previews = previews
         self._name = DEPLOYMENT_HOST.partition(".")[0]
@@ -241,19 +239,17 @@ class DeploymentModel:
             job.cancelled = True
             self._world.note("cloud", job.mark, "cancel", job.id)
             if job.status == "queued":
-                expires = self._weather.chance("expired_early")
+                expires = self._weather.chance("cancelled_expires")
                 self._end(job, "expired" if expires else "canceled")
             else:
                 self._move(job, "canceling")
-        elif not job.cancelled:
-            job.cancelled_late = True
         return 200, self._shown(job), {}
 
     # --- runs ------------------------------------------------------------------------------
 
     def _start_waiting(self) -> None:
         for job in self.jobs.values():
-            if self._running >= self._workers or self._starting:
+            if self._running >= self._plan.workers or self._starting:
                 return
             if job.status != "queued" or job.forgotten:
                 continue

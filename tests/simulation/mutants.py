@@ -202,22 +202,7 @@ MUTANTS = {
     "lost_job_goes_elsewhere": Mutant(
         "engine.submitter", "bound=error.repeatable", "bound=False", DEPLOYMENTS
     ),
-    "early_expiry_believed": Mutant(
-        "cloud.v2.readings",
-        'settled=job.get("status") != "expired" or cloud_id in self._expired,',
-        "settled=True,",
-        DEPLOYMENTS,
-    ),
-    "looks_once": Mutant(
-        "cloud.v2.client",
-        "waits = _LOOKS if mark in self._reused else (0.0,)",
-        "waits = (0.0,)",
-        DEPLOYMENTS,
-    ),
     "stream_left_open": Mutant("cloud.v2.streams", "task.cancel()", "pass", DEPLOYMENTS),
-    "cancelled_job_fails": Mutant(
-        "cloud.v2.client", "self._readings.cancelled(cloud_id)", "pass", DEPLOYMENTS
-    ),
 }
 
 

@@ -49,7 +49,8 @@ class DeploymentPlan(NamedTuple):
 
     It keeps the `labels` of jobs, forgets or refuses them; then it has no list of them either. It
     may have `streams`, tell progress where a job is read, tell times, and name the nodes of
-    outputs. One that `is_cold` starts a worker when a job comes.
+    outputs. It has so many `workers`, maybe fewer than slots, and one that `is_cold` starts the
+    first when a job comes.
     """
 
     members: tuple[str, ...]
@@ -58,6 +59,7 @@ class DeploymentPlan(NamedTuple):
     polls_progress: bool
     tells_times: bool
     names_nodes: bool
+    workers: int
     is_cold: bool
 
 
@@ -258,7 +260,7 @@ def _with_deployment(plan: Plan, rng: random.Random) -> Plan:
     """Return a plan with a deployment beside its accounts, or in the place of them."""
     is_alone = rng.random() < 0.4
     calm = not plan.rates and not plan.faults
-    kinds = rng.choices(("cancel", "interrupt"), k=rng.choice((0, 0, 2, 5)))
+    kinds = rng.choices(("cancel", "interrupt"), k=rng.choice((0, 3, 8)))
     ends = (
         Action(
             rng.uniform(0.0, plan.duration),
@@ -275,6 +277,7 @@ def _with_deployment(plan: Plan, rng: random.Random) -> Plan:
         polls_progress=rng.random() < 0.7,
         tells_times=rng.random() < 0.7,
         names_nodes=rng.random() < 0.8,
+        workers=plan.slots if calm else rng.choice((1, plan.slots)),
         is_cold=rng.random() < 0.3 and not calm,
     )
     rates = {

@@ -145,11 +145,18 @@ def check_cloud(run: Run) -> None:
             raise BrokenPromiseError("submitted_twice", f"{mark} {count} times")
     ids = _runs_by_id(run)
     for job in run.jobs:
-        if job.outcome == "refused" and ids[job.prompt_id]:
+        if job.outcome == "refused" and ids[job.prompt_id] and not _is_withdrawn(run, job):
             raise BrokenPromiseError("refused_job_ran", f"{job.prompt_id} {job.refusal}")
     most = max(cloud.most_live for cloud in run.world.clouds.values())
     if run.plan.fixed_slots and most > run.plan.slots:
         raise BrokenPromiseError("slots_passed", most)
+
+
+def _is_withdrawn(run: Run, job: Submission) -> bool:
+    """Return whether a client has cancelled a job while its submission was under way, and hears
+    that it is gone. It may have been on a deployment by then, while its replica stood still."""
+    is_gone = job.refusal == "submission_withdrawn" and bool(job.unwanted)
+    return is_gone and run.plan.deployment is not None
 
 
 def _runs_by_id(run: Run) -> Counter[str]:
@@ -239,6 +246,7 @@ def _history() -> Counter[tuple[str, str]]:
 def _check_ends(world: World) -> None:
     """A job that the cloud still knows has ended there as the history says."""
     jobs = {job.mark: job for job in world.cloud_jobs() if job.is_found and not job.forgotten}
+    has_changed = sum("engine_started" in line.what for line in world.trace) > 1
     rows = server().raw.execute(
         "SELECT member || '/' || prompt_id || '/' || created_at, cloud_id, state, result "
         "FROM history"
@@ -246,7 +254,7 @@ def _check_ends(world: World) -> None:
     for mark, cloud_id, state, result in rows.fetchall():
         if (job := jobs.get(mark)) is None:
             continue
-        if cloud_id != job.id or state not in job.outcomes:
+        if cloud_id != job.id or state not in job.outcomes(has_engine_changed=has_changed):
             about = f"{mark} {state} as {cloud_id!r}, on the cloud {job.status} as {job.id}"
             raise BrokenPromiseError("end_differs", about)
         if state == "succeeded" and (missing := job.saved - set(json.loads(result)["outputs"])):
@@ -324,8 +332,9 @@ def _check_hooks(run: Run, ended: Counter[tuple[str, str]]) -> None:
 
 
 #: How many items a table has at most that is no cache when no job is under way: the largest has run
-#: times of each member and shape of a graph, of which there are 30 here. None grows with the jobs.
-MAX_TABLE = 40
+#: times of each member and shape of a graph, of which there are 30 here, and more with the nodes of
+#: a deployment. None grows with the jobs.
+MAX_TABLE, MAX_TABLE_WITH_OWN_NODES = 40, 200
 
 
 def _check_replica(run: Run, replica: Any) -> None:
@@ -358,7 +367,8 @@ def _check_replica(run: Run, replica: Any) -> None:
             "busy clients": {who: n for who, n in scheduler._busy.items() if n},
             "changes": len(engine.recorder._changed),
         }
-    left |= {path: size for path, size in tables(parts) if size > MAX_TABLE}
+    most = MAX_TABLE if run.plan.deployment is None else MAX_TABLE_WITH_OWN_NODES
+    left |= {path: size for path, size in tables(parts) if size > most}
     found = {name: value for name, value in left.items() if value}
     if found:
         raise BrokenPromiseError("left_behind", f"{replica.name} {found}")
@@ -370,4 +380,3 @@ def _check_replica(run: Run, replica: Any) -> None:
     }
     if several:
         raise BrokenPromiseError("left_behind", f"{replica.name} tasks {several}")
-    del run

@@ -63,7 +63,8 @@ DEPLOYMENT_RATES: Mapping[str, float] = {
     "stream_late": 0.1,
     "progress_back": 0.1,
     "job_expired": 0.05,
-    "expired_early": 0.3,  # a job is `expired` for a moment before it has succeeded
+    "cancelled_expires": 1.0,
+    "expired_early": 1.0,  # a job is `expired` for a moment before it has succeeded
     "worker_lost": 0.05,
     "reading_lost": 0.5,
     "signature_expired": 0.2,

@@ -128,7 +128,7 @@ class World:
         if deployment is not None:
             self.nodes.write_bytes(OBJECT_INFO)
             self.deployment = self.clouds[DEPLOYMENT_HOST] = DeploymentModel(
-                self, deployment, slots=slots, seconds=seconds, previews=previews
+                self, deployment, seconds=seconds, previews=previews
             )
         self._began = self.loop.time()
         #: What is done to processes at a point of their next submission, by their names.
