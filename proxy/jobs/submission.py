@@ -182,7 +182,7 @@ class SubmissionService:
                 elif await self.repository.history.has(job.order):
                     return None
                 elif gone:
-                    raise _not_taken_up()
+                    raise _taken_out()
                 else:
                     gone = True  # the answer may be under way
             except StorageError as error:
@@ -207,9 +207,16 @@ def _in_the_queue(prompt_id: str) -> LocalError:
 
 
 def _not_taken_up() -> LocalError:
-    return LocalError(
-        "submission_withdrawn",
-        "The job was not sent in time. It will not run; submit it again.",
-        kind="unavailable",
-        retry_after=5.0,
+    return _withdrawn("The job was not sent in time. It will not run; submit it again.")
+
+
+def _taken_out() -> LocalError:
+    """Return the answer about a job that somebody else took out: it may have begun to run before
+    its client cancelled it."""
+    return _withdrawn(
+        "The job was cancelled, or not sent. If you did not cancel it, submit it again."
     )
+
+
+def _withdrawn(message: str) -> LocalError:
+    return LocalError("submission_withdrawn", message, kind="unavailable", retry_after=5.0)

@@ -154,7 +154,8 @@ def check_cloud(run: Run) -> None:
 
 def _is_withdrawn(run: Run, job: Submission) -> bool:
     """Return whether a client has cancelled a job while its submission was under way, and hears
-    that it is gone. It may have been on a deployment by then, while its replica stood still."""
+    that it was cancelled or not sent. It may have been on a deployment by then, while its replica
+    stood still."""
     is_gone = job.refusal == "submission_withdrawn" and bool(job.unwanted)
     return is_gone and run.plan.deployment is not None
 
