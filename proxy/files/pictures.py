@@ -61,7 +61,7 @@ _TILE_WIDTH, _TILE_LENGTH = 322, 323
 
 #: Maximum reads of a file's header, and bytes of it, fewer for the tags of a TIFF, which take more
 #: memory as numbers.
-_MAX_HEADER_READS, _MAX_HEADER_BYTES, _MAX_TAG_BYTES = 4096, 16 * 1024 * 1024, 2 * 1024 * 1024
+_MAX_HEADER_READS, _MAX_HEADER_BYTES, _MAX_TAG_BYTES = 2048, 16 * 1024 * 1024, 2 * 1024 * 1024
 #: Maximum reads of all of its pixels.
 _MAX_READS = 200_000
 

@@ -92,6 +92,13 @@ def test_a_file_of_very_many_parts_is_given_up_soon(
     assert least_seconds(handle) < 2
 
 
+def test_the_thousands_of_tags_of_a_header_are_not_all_read(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(tiff(*((1000 + number, 3, b"\1\0") for number in range(2100))))
+    with pytest.raises(NotAPictureError, match="too many parts"):
+        size_of(path)
+
+
 @pytest.mark.filterwarnings("ignore:it has too many parts")  # Pillow goes on without the tag
 @pytest.mark.parametrize(
     "tags",
