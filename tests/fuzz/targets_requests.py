@@ -38,7 +38,7 @@ _SECRET = "comfyui-secret-key"
 _MAX_LINE = 8190
 
 #: Bytes of a form, which has a few dozen parts.
-_MAX_FORM = 16 * 1024
+_MAX_FORM = 12 * 1024
 
 
 @of_bytes(ValueError, seeds=lambda: (codec.dump_bytes(value) for value in seeds.events()))
