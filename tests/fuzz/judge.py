@@ -18,7 +18,8 @@ class Judge:
     def __init__(self, name: str) -> None:
         context = multiprocessing.get_context("fork")
         self._connection, other = context.Pipe()
-        self._process = context.Process(target=_serve, args=(name, other), daemon=True)
+        ends = other, self._connection
+        self._process = context.Process(target=_serve, args=(name, *ends), daemon=True)
         self._process.start()
         other.close()
 
@@ -30,7 +31,8 @@ class Judge:
             raise BrokenContractError(complaint)
 
 
-def _serve(name: str, connection: Connection) -> None:
+def _serve(name: str, connection: Connection, others: Connection) -> None:
+    others.close()  # else this process would keep its own connection open, and never end
     importlib.import_module("fuzz.targets")
     target = TARGETS[name]
     for seed in list(target.seeds())[:3]:  # whatever is imported or cached with the first input
