@@ -375,12 +375,13 @@ def _rotate_secret(options: dict[str, Any]) -> int:
     return data_folder.rotate_secret(load(options))
 
 
+app.add_typer(config, name="config")
+
 _catalog = typer.Typer(
     help="Keep the list of nodes of a deployment.",
     no_args_is_help=True,
     epilog=examples("catalog save http://127.0.0.1:8188 object_info.json"),
 )
-app.add_typer(config, name="config")
 app.add_typer(_catalog, name="catalog")
 
 

@@ -60,11 +60,9 @@ REDIRECTS = frozenset({301, 302, 303, 307, 308})
 #: Maximum bytes of an error body that are read.
 MAX_REFUSAL = 1024 * 1024
 
-
 Body = Callable[[], AbstractAsyncContextManager[Any]]
 
 T = TypeVar("T")
-
 
 #: What no segment of a path can be.
 _NO_NAMES = frozenset({"", ".", ".."})
