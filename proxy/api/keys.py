@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from aiohttp import web
 
+from proxy.files.uploads import MAX_BYTES
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -105,7 +107,7 @@ def features(app: web.Application) -> dict[str, Any]:
     return {
         "supports_preview_metadata": True,
         "supports_model_type_tags": True,
-        "max_upload_size": min(app[OPTIONS].max_upload_bytes, app[FILES].uploads.max_bytes),
+        "max_upload_size": min(app[OPTIONS].max_upload_bytes, MAX_BYTES),
         "extension": {"manager": {"supports_v4": True}},
         "node_replacements": True,
         "assets": app[ASSETS] is not None,

@@ -32,9 +32,11 @@ from proxy.translate.media_types import essence, kind, media_type
 
 _log = structlog.get_logger(__name__)
 
-#: The cloud's limits of uploads: bytes, and pixels along an edge, in addition to `MAX_PIXELS`.
-MAX_BYTES = 50 * 1024 * 1024
+#: The cloud's limits of pictures: bytes, and pixels along an edge, in addition to `MAX_PIXELS`.
+MAX_PICTURE_BYTES = 50 * 1024 * 1024
 MAX_EDGE = 16384
+#: Maximum bytes of any upload: a body of the cloud has 200 MB, the fields of the form among them.
+MAX_BYTES = 200_000_000 - 10_000
 
 #: Maximum number of concurrent uploads for one graph.
 MAX_CONCURRENT = 4
@@ -96,17 +98,16 @@ class Uploads:
     ) -> AsyncIterator[Received]:
         """Yield a member's body in a file.
 
-        Raises `LocalError` (413) as soon as it exceeds the cloud's limit.
+        Raises `LocalError` (413) as soon as it exceeds the cloud's limit of a body.
         """
         async with self.partial() as path:
             hasher, size = blake3(), 0
-            max_bytes = self.max_bytes
             file = await asyncio.to_thread(path.open, "wb", buffering=0)
             try:
                 async for chunk in body:
                     size += len(chunk)
-                    if size > max_bytes:
-                        raise _too_long(filename, max_bytes)
+                    if size > MAX_BYTES:
+                        raise _too_long(filename, MAX_BYTES)
                     await asyncio.to_thread(_write, file, hasher.update, chunk)
             finally:
                 await asyncio.to_thread(file.close)
@@ -190,11 +191,6 @@ class Uploads:
                 )
                 await self._contents.was_sent(account, received.hash, received.size, cloud_name)
         return cloud_name
-
-    @property
-    def max_bytes(self) -> int:
-        """The maximum bytes of an upload, of all accounts."""
-        return max(map(_max_bytes, self._library.clouds.values()), default=MAX_BYTES)
 
     def any_input(self, account: str) -> bool:
         """Return whether names of files are looked for in all inputs of the account's graphs."""
@@ -301,28 +297,24 @@ def _write(file: RawIOBase, update: Callable[[bytes], object], chunk: bytes) -> 
         raise _unwritable(error) from error
 
 
-def _max_bytes(cloud: Upstream) -> int:
-    """Return the maximum bytes of an upload, as observed of the account."""
-    return cloud.observations.number("max_upload_size") or MAX_BYTES
-
-
 async def _check_limits(cloud: Upstream, received: Received, filename: str) -> bool:
-    """Check the limits of an account. Return whether the file is a picture. Raises `LocalError`."""
-    max_bytes, facts = _max_bytes(cloud), cloud.observations.facts
-    if received.size > max_bytes:
-        raise _too_long(filename, max_bytes)
+    """Check a picture by the limits of an account. Return whether the file is one. Raises
+    `LocalError`."""
+    facts = cloud.observations.facts
+    max_bytes = cloud.observations.number("max_upload_size") or MAX_PICTURE_BYTES
     any_edge, any_size = (facts.get(fact) == "taken" for fact in ("upload_edge", "upload_pixels"))
     try:
         width, height = await asyncio.to_thread(pictures.size_of, received.path)
+        size, too_large = f"{width} x {height} pixels", width * height > MAX_PIXELS
+        too_long = max(width, height) > MAX_EDGE
     except TooManyPixelsError:
-        if any_size:
-            return True
-        raise _too_large(filename, f"more than {MAX_PIXELS} pixels") from None
+        size, too_large, too_long = f"more than {MAX_PIXELS} pixels", True, False
     except NotAPictureError:
         return False
-    too_long = max(width, height) > MAX_EDGE and not any_edge
-    if too_long or (width * height > MAX_PIXELS and not any_size):
-        raise _too_large(filename, f"{width} x {height} pixels")
+    if received.size > max_bytes:
+        raise _too_long(filename, max_bytes, "a picture")
+    if (too_long and not any_edge) or (too_large and not any_size):
+        raise _too_large(filename, size)
     return True
 
 
@@ -347,12 +339,12 @@ def _not_sent(filename: str, error: CloudError) -> LocalError:
     )
 
 
-def _too_long(filename: str, max_bytes: int) -> LocalError:
+def _too_long(filename: str, max_bytes: int, what: str = "a file") -> LocalError:
     """Return the error of a file with more than `max_bytes`."""
     return LocalError(
         "upload_too_large",
-        f"{filename} has more than {max_bytes / (1 << 20):g} MB, which is the maximum of Comfy "
-        "Cloud; upload a smaller file.",
+        f"{filename} has more than {max_bytes / (1 << 20):.3g} MiB, which is Comfy Cloud's maximum "
+        f"of {what}; upload a smaller one.",
         kind="too_large",
         extra_info={"max_bytes": max_bytes},
     )

@@ -121,7 +121,7 @@ def features(switches: Switches) -> dict[str, Any]:
     """Return the flags of the cloud, as the socket sends them."""
     flags: dict[str, Any] = {
         "supports_preview_metadata": True,
-        "max_upload_size": media.MAX_BYTES,
+        "max_upload_size": media.MAX_PICTURE_BYTES,
         "free_tier_balance": {"allowance": 0, "used": 0, "remaining": 0},
         "new_free_tier_subscriptions": False,
         "sso_enabled": False,

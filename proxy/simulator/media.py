@@ -10,9 +10,11 @@ from blake3 import blake3
 from PIL import Image, UnidentifiedImageError
 
 #: Limits of uploaded pictures, from the notes at the cloud's upload routes.
-MAX_BYTES = 50 * 1024 * 1024
+MAX_PICTURE_BYTES = 50 * 1024 * 1024
 MAX_EDGE = 16384
 MAX_PIXELS = 67_108_864
+#: Limit of a body with a file.
+MAX_BODY = 200_000_000
 
 #: Media types by extension, of everything that nodes write or uploads bring.
 MEDIA_TYPES = {
@@ -85,6 +87,8 @@ def identify(data: bytes, filename: str) -> Medium:
     """
     picture = _picture(data)
     if picture is not None:
+        if len(data) > MAX_PICTURE_BYTES:
+            raise TooLargeError(f"the picture has {len(data)} bytes; the most is 50 MB")
         return Medium("image", picture, media_type(picture))
     extension = _stream(data)
     if extension is None:

@@ -34,8 +34,6 @@ def take(
     What is not `uploaded` is sent as an asset, of any kind.
     Raises `Refusal` (400) for what is too large or not taken.
     """
-    if len(data) > media.MAX_BYTES:
-        raise bad_request(f"the file has {len(data)} bytes; the most is {media.MAX_BYTES} (50 MB)")
     try:
         medium = media.identify(data, filename)
     except media.TooLargeError as error:

@@ -164,7 +164,7 @@ _BY_STATUS = {
     401: "set a valid Comfy Cloud API key (COMFY_CLOUD_API_KEY)",
     402: "check the plan and the credits of the Comfy Cloud account",
     403: "check the limits of the plan of the Comfy Cloud account",
-    413: "make the workflow smaller",
+    413: "make the workflow or the file smaller",
     **dict.fromkeys((429, 500, 502, 503, 504), "try again in a moment"),
 }
 

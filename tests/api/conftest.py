@@ -33,7 +33,6 @@ from proxy.edge.context import ConnectionLimits
 from proxy.files.conversions import Conversion
 from proxy.files.namespace import Named, make_record
 from proxy.files.picture_parts import Edits
-from proxy.files.uploads import MAX_BYTES
 from proxy.jobs.clients import Clients
 from proxy.jobs.models import JobRequest
 from proxy.jobs.records import JobRecord
@@ -213,7 +212,6 @@ class RoomOfFiles:
     opened: list[OpenFile] = field(default_factory=list)
     uploaded: list[dict[str, Any]] = field(default_factory=list)
     conversions: list[Conversion] = field(default_factory=list)
-    max_bytes: int = MAX_BYTES
 
     def add(
         self, filename: str, data: bytes = LETTERS, *, type_: str = "output", subfolder: str = ""

@@ -28,7 +28,7 @@ FLAGS = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
 ANSWER = {
     "supports_preview_metadata": True,
     "supports_model_type_tags": True,
-    "max_upload_size": 52428800,
+    "max_upload_size": 104857600,
     "extension": {"manager": {"supports_v4": True}},
     "node_replacements": True,
     "assets": False,

@@ -52,8 +52,6 @@ DEVIATIONS = (
     Row(".*", "ws|features", r"(feature_flags|body): \+ (supports_model_type_tags|extension"
         r"|node_replacements|assets|partner_run_gate_enabled)",
         "Newest: more feature flags."),
-    Row(".*", "ws|features", r"(feature_flags|body)\.max_upload_size: 104857600 → 52428800",
-        "Comfy Cloud takes uploads of 50 MiB."),
     Row(".*", "object_info", r"body\.\w+: \+ (is_input_list|has_intermediate_output"
         r"|search_aliases|essentials_category|dev_only)",
         "Newest: more fields of a node class."),

@@ -226,7 +226,7 @@ async def test_a_file_beyond_the_limit_is_refused_while_it_comes(
             sent += 1 << 20
             yield bytes(1 << 20)
 
-    with pytest.raises(LocalError, match="50 MB") as refusal:
+    with pytest.raises(LocalError, match="191 MiB") as refusal:
         await files.upload("local", endless(), filename="a.mp4")
     assert refusal.value.kind == "too_large"
     assert sent <= uploads.MAX_BYTES + (2 << 20)

@@ -17,9 +17,6 @@ from proxy.simulator.errors import bad_request, flat, not_found, too_large
 from proxy.simulator.outputs import known_name
 from proxy.translate import codec
 
-#: Uploads beyond it are refused unread.
-_READ_LIMIT = media.MAX_BYTES + 1
-
 
 @dataclass(slots=True)
 class Form:
@@ -45,7 +42,7 @@ class OriginalRef(msgspec.Struct):
 
 
 async def read_form(call: Call, file: str = "image") -> Form:
-    """Return the fields of a multipart body, `file` among them. Raises `Refusal` (400)."""
+    """Return the fields of a multipart body, `file` among them. Raises `Refusal` (400, 413)."""
     if not call.request.content_type.startswith("multipart/"):
         raise bad_request("the body must be multipart/form-data")
     form = Form()
@@ -68,8 +65,8 @@ async def _limited(part: BodyPartReader) -> bytes:
     data = bytearray()
     while chunk := await part.read_chunk(1 << 18):
         data += chunk
-        if len(data) > _READ_LIMIT:
-            raise bad_request(f"the file has more than {media.MAX_BYTES} bytes (50 MB)")
+        if len(data) > media.MAX_BODY:
+            raise too_large(f"the body is larger than {media.MAX_BODY} bytes")
     return bytes(data)
 
 
@@ -158,7 +155,7 @@ async def put_upload(call: Call) -> web.Response:
     ticket = call.world.direct_uploads.redeem(call.path("id"))
     if ticket is None:
         raise not_found("no such upload, or it was used already")
-    data = await call.body(media.MAX_BYTES)
+    data = await call.body(media.MAX_PICTURE_BYTES)
     try:
         medium = media.identify(data, "")
     except media.TooLargeError as error:
