@@ -232,24 +232,22 @@ def _merge_bound(logger: WrappedLogger, method: str, event_dict: EventDict) -> E
     return {**_bound(), **event_dict}
 
 
+#: What every line goes through once, however many handlers write it.
 _COMMON: tuple[Processor, ...] = (
     _merge_bound,
     structlog.stdlib.add_logger_name,
     structlog.stdlib.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
+    structlog.processors.StackInfoRenderer(),
+    structlog.processors.format_exc_info,
+    remove_secrets,
 )
 
 
 def _formatter(*rendering: Processor) -> structlog.stdlib.ProcessorFormatter:
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=_COMMON,
-        processors=[
-            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            structlog.processors.StackInfoRenderer(),
-            structlog.processors.format_exc_info,
-            remove_secrets,
-            *rendering,
-        ],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
     )
 
 
