@@ -70,6 +70,8 @@ class JobRecorder:
         self._changed = WriteBehind[int, LiveJob](
             "jobs", self._write_changes, gather=_GATHER, again=_AGAIN
         )
+        #: The fair shares as they are stored: most writes of a job leave them as they are.
+        self._stored = Shares()
 
     async def load(self) -> tuple[list[LiveJob], Shares]:
         """Return the jobs that have not ended, as they came, and the fair shares.
@@ -86,7 +88,8 @@ class JobRecorder:
             except (TypeError, ValueError) as error:
                 raise StorageError(f"a job in the database cannot be read: {error!r}") from error
             jobs.append(LiveJob.of(job))
-        return jobs, await self.jobs.load_shares()
+        self._stored = await self.jobs.load_shares()
+        return jobs, self._stored
 
     async def run(self) -> None:
         """Write changes in the background, until cancelled."""
@@ -173,8 +176,8 @@ class JobRecorder:
         if any(map(is_shown, jobs)):
             # A replica that reads them may tell a client, who then asks another replica.
             await self.bus.flush()
-        also = EngineWrite(self.term.fence, shares=self.shares(jobs), messages=messages)
-        gone = await self._write(partial(self.jobs.update, changes, also))
+        also = EngineWrite(self.term.fence, shares=self._new_shares(jobs), messages=messages)
+        gone = await self._write(partial(self.jobs.update, changes, also), also)
         for job in jobs:
             if job.order in gone:
                 job.row = RowState.GONE
@@ -187,8 +190,8 @@ class JobRecorder:
     async def discard(self, *jobs: LiveJob) -> None:
         """Take live jobs out without a trace. Raises `StorageError`."""
         usage = [used(job, submitted=-1, withdrawn=int(job.accepted)) for job in jobs]
-        also = EngineWrite(self.term.fence, usage=usage, shares=self.shares(jobs))
-        await self._write(partial(self.jobs.discard, [job.order for job in jobs], also))
+        also = EngineWrite(self.term.fence, usage=usage, shares=self._new_shares(jobs))
+        await self._write(partial(self.jobs.discard, [job.order for job in jobs], also), also)
         for job in jobs:
             self._forget(job)
 
@@ -216,9 +219,9 @@ class JobRecorder:
         if f"job.{end.outcome}" in self.outbox.wanted or url_of(job) is not None:
             messages.append(self.outbox.ended(job, end))
         notices = partial(notices_of, budgets, job.member, end.ended_at) if budgets.all else None
-        also = EngineWrite(self.term.fence, [usage], costs, self.shares([job]), messages)
+        also = EngineWrite(self.term.fence, [usage], costs, self._new_shares([job]), messages)
         recorded = await self._write(
-            partial(self.jobs.finish, entry, also, keep=self.history_size, budgets=notices)
+            partial(self.jobs.finish, entry, also, keep=self.history_size, budgets=notices), also
         )
         self._forget(job)
         if messages:
@@ -228,7 +231,22 @@ class JobRecorder:
             self.outbox.budgets.set()
         return recorded
 
-    async def _write(self, write: Callable[[], Awaitable[T]]) -> T:
+    def _new_shares(self, jobs: Collection[LiveJob]) -> Shares | None:
+        """Return what is not stored yet of the jobs' fair shares, `None` if all is."""
+        shares = self.shares(jobs)
+        if shares is None:
+            return None
+        stored = self._stored
+        members = {
+            name: share
+            for name, share in shares.members.items()
+            if stored.members.get(name) != share
+        }
+        if not members and (shares.now, shares.slots) == (stored.now, stored.slots):
+            return None
+        return Shares(shares.now, members, shares.slots)
+
+    async def _write(self, write: Callable[[], Awaitable[T]], also: EngineWrite) -> T:
         """Run a write of this term. Raises `StorageError`.
 
         Once the term is over nothing is told of what it decides, so that it must not be written
@@ -236,7 +254,11 @@ class JobRecorder:
         """
         try:
             self.term.check()
-            return await write()
+            written = await write()
         except FencedError:
             self.term.end()
             raise
+        if also.shares is not None:
+            members = {**self._stored.members, **also.shares.members}
+            self._stored = Shares(also.shares.now, members, also.shares.slots)
+        return written
