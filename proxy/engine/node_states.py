@@ -74,6 +74,10 @@ class NodeStates:
     _results: set[str] = field(init=False, default_factory=set)
     _unsigned: list[str] = field(init=False, default_factory=list)
     _deferred: bool = field(init=False, default=False)
+    #: Whether the states that were sent last were not the cloud's own, and whether the cloud has
+    #: told all of them since the last `executing`.
+    _inferred: bool = field(init=False, default=False)
+    _complete: bool = field(init=False, default=False)
 
     @property
     def display_node(self) -> str | None:
@@ -137,7 +141,8 @@ class NodeStates:
         }
 
     def stated(self, nodes: Mapping[str, Any]) -> None:
-        """Take the `nodes` of the cloud's `progress_state`.
+        """Take the `nodes` of the cloud's `progress_state`, and pass it on if it is whole, even if
+        it repeats the one before: a local ComfyUI tells the states at each start and end of a node.
 
         Of several that are new and have no state, only the last one can still run.
         """
@@ -151,7 +156,7 @@ class NodeStates:
             if "state" in node:
                 self._stated.add(node_id)
             elif started and node_id == started[-1]:
-                self._finish_before(node_id)
+                self._finish_before(node_id, new=True)
             known = self._states.get(node_id, {})
             state = events.node_state(self.prompt_id, node_id, node, known)
             if known.get("state") in ("finished", "error") and state["state"] != known["state"]:
@@ -159,7 +164,10 @@ class NodeStates:
             if node_id in self._steps and state["state"] == "finished":
                 state |= {"value": self._steps[node_id], "max": self._steps[node_id]}
             self._states[node_id] = state
-        self._tell_states()
+        complete = all("state" in node for node in described.values())
+        self._tell_states(again=complete and not self._inferred)
+        self._inferred = False
+        self._complete = self._complete or complete
 
     def progressed(self, node: str, data: Mapping[str, Any]) -> None:
         """Take the cloud's `progress` of a node."""
@@ -200,6 +208,8 @@ class NodeStates:
             self.enter(node)
             if messages is not None:
                 self._tell_result(node, messages.messages)
+        elif node not in self._executing:
+            self._finish_before(node, new=False)
         self._over[node] = output is not None
         shown = output if messages is None else messages.ui
         if shown is not None:
@@ -224,7 +234,7 @@ class NodeStates:
         """
         untold = [node for node in outputs if node not in self._over and self._ran(node)]
         if several := len(untold) > 1:
-            self._finish_before(untold[0])
+            self._finish_before(untold[0], new=untold[0] not in self._states)
             for node in untold:
                 self._make_running(node)
             self._tell_states()
@@ -267,9 +277,11 @@ class NodeStates:
         if self.now is not None:  # with it ends the one before: the cloud runs one after the other
             self.ended(self.now)
             self._timed = node, self.now
-        self._finish_before(node)
-        self._ensure_running(node)
+        self._finish_before(node, new=node not in self._states)
+        self._make_running(node)
+        self._tell_states(again=node in self._executing and not self._complete)
         self._executing[node] = len(self._states)
+        self._complete = False
         self.current = node
         display = self._display.setdefault(node, node)
         data = executing or {"node": node, "display_node": display, "prompt_id": self.prompt_id}
@@ -308,11 +320,6 @@ class NodeStates:
         (signature,) = signatures_of(self.graph, [node], self._signatures).values()
         return signature not in self._results
 
-    def _ensure_running(self, node: str) -> None:
-        """Tell the `progress_state` that belongs here if the cloud's has not come."""
-        self._make_running(node)
-        self._tell_states()
-
     def _make_running(self, node: str) -> None:
         """Let a node run. One that continues had not finished, though it looked so."""
         known = self._states.get(node, {})
@@ -323,20 +330,20 @@ class NodeStates:
                 fresh |= {"value": 0.0, "max": 1.0}
             self._states[node] = events.node_state(self.prompt_id, node, fresh, known)
 
-    def _finish_before(self, node: str) -> None:
-        """Tell that what ran before `node` has finished, where the cloud has not reported it.
+    def _finish_before(self, node: str, *, new: bool) -> None:
+        """Tell that what ran before `node` has finished, where the cloud has not reported it; with
+        a `new` node that begins to run the current one has, whatever was reported.
 
         What takes an input from `node` has not: it waits for it.
         """
         if self._deferred:
             return
-        is_new = node not in self._states
         running = {
             other: state
             for other, state in self._states.items()
             if other != node
             and state["state"] == "running"
-            and (other not in self._stated or (is_new and other == self.current))
+            and (other not in self._stated or (new and other == self.current))
         }
         for other in running.keys() - (self._waiting_for(node) if running else ()):
             _finish(running[other])
@@ -355,10 +362,11 @@ class NodeStates:
                     pending.append(taker)
         return found
 
-    def _tell_states(self) -> None:
-        """Tell the states of all nodes if they differ from what was sent last."""
-        if self._deferred or self._states == self._sent_states:
+    def _tell_states(self, *, again: bool = False) -> None:
+        """Tell the states of all nodes if they differ from what was sent last, or `again`."""
+        if self._deferred or (self._states == self._sent_states and not again):
             return
+        self._inferred = True
         states = self._sent_states = {node: dict(state) for node, state in self._states.items()}
         self.tell(Event("progress_state", {"prompt_id": self.prompt_id, "nodes": states}))
 

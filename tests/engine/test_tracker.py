@@ -352,7 +352,8 @@ def test_a_node_that_waits_for_a_lazy_input_is_executing_twice() -> None:
     ]
     assert states(commands)[1]["switch"] == ("running", 0.0, 1.0)
     assert states(commands)[2]["picture"] == ("finished", 1.0, 1.0)
-    assert states(commands)[3]["switch"] == ("finished", 1.0, 1.0)
+    assert states(commands)[3] == states(commands)[2]
+    assert states(commands)[4]["switch"] == ("finished", 1.0, 1.0)
 
 
 def test_a_lazy_node_goes_on_behind_the_inner_nodes_of_one_that_expands() -> None:
@@ -366,7 +367,47 @@ def test_a_lazy_node_goes_on_behind_the_inner_nodes_of_one_that_expands() -> Non
         done(),
         graph=LAZY,
     )
-    assert received(commands).count("executing switch") == 3
+    words = received(commands)
+    again = [place for place, word in enumerate(words) if word == "executing switch"]
+    assert [words[place - 1] for place in again] == ["progress_state"] * 3
+
+
+def whole(**shown: str) -> EventReceived:
+    """The states of nodes as a local ComfyUI tells them."""
+    nodes = {
+        node: {"state": state, "value": float(state == "finished"), "max": 1.0}
+        for node, state in shown.items()
+    }
+    return event("progress_state", nodes=nodes)
+
+
+def test_states_that_the_cloud_tells_whole_are_all_passed_on() -> None:
+    run, end = "running", "finished"
+    life = [
+        whole(switch=run),
+        event("executing", node="switch"),
+        whole(switch=run, picture=run),
+        event("executing", node="picture"),
+        whole(switch=run, picture=end),
+        whole(switch=run, picture=end),
+        event("executing", node="switch"),
+        whole(switch=end, picture=end),
+        event("executed", node="twin", output=None),
+        whole(switch=end, picture=end, twin=end),
+        whole(switch=end, picture=end, twin=end),
+    ]
+    commands = play(*life, graph={**LAZY, "twin": LAZY["picture"]})
+    assert received(commands)[3:] == [
+        f"{given.type} {given.data.get('node', '')}".strip() for given in life
+    ]
+
+
+def test_what_ran_before_a_twin_has_finished_when_that_is_executed() -> None:
+    commands = play(
+        event("executing", node="1"), event("executed", node="2", output=None), graph=TWINS
+    )
+    assert received(commands)[-3:] == ["progress_state", "executed 2", "progress_state"]
+    assert [state["1"][0] for state in states(commands)] == ["running", "finished", "finished"]
 
 
 def test_the_activity_of_a_node_and_its_seconds_are_passed_on() -> None:
