@@ -116,7 +116,7 @@ class Observations:
         #: What is new, by identity, kind and name.
         self.unwritten = WriteBehind[tuple[str, str, str], Observation](
             "observations",
-            lambda rows: repository.add(list(rows.values())),
+            lambda rows, batch: repository.add(list(rows.values()), batch),
             gather=_GATHER,
             again=_READ,
             merge=_together,

@@ -1,7 +1,8 @@
 """Write-behind: what is gathered in memory for a moment is stored together, in the background.
 
-Nothing is lost while the process lives, and nothing is written twice: what the storage refuses is
-put back before what came later, and a write that was begun is awaited to its end.
+Nothing is lost while the process lives, and nothing counts twice: what the storage refuses is put
+back before what came later, what it may have written is written again as the same batch, and a
+write that was begun is awaited to its end.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from typing import Any, Generic, TypeVar
 
 import structlog
 
-from proxy.storage.database import StorageError
+from proxy import randomness
+from proxy.storage.database import OutcomeUnknownError, StorageError
+from proxy.storage.leases import Batch
 
 log = structlog.get_logger(__name__)
 
@@ -28,15 +31,16 @@ def _newest(_: V, newer: V) -> V:
 class WriteBehind(Generic[K, V]):
     """Gathers entries by key, and has `write` store them in the order in which they came.
 
-    `write` stores all entries or raises. Of two entries with one key `merge` makes one (default:
-    the newer one). `run` waits `gather` seconds after the first entry, and `again` seconds after a
-    failure. `what` names the entries in the log. No more than `limit` entries wait.
+    `write` stores all entries or raises, and changes nothing for a batch that is stored already. Of
+    two entries with one key `merge` makes one (default: the newer one). `run` waits `gather`
+    seconds after the first entry, and `again` seconds after a failure. `what` names the entries in
+    the log. No more than `limit` entries wait.
     """
 
     def __init__(
         self,
         what: str,
-        write: Callable[[Mapping[K, V]], Awaitable[object]],
+        write: Callable[[Mapping[K, V], Batch], Awaitable[object]],
         *,
         gather: float,
         again: float,
@@ -50,14 +54,17 @@ class WriteBehind(Generic[K, V]):
         self._merge = merge
         self._limit = limit
         self._entries: dict[K, V] = {}
+        self._writer = f"{what} {randomness.uuid4()}"
+        self._batches = 0
+        #: The entries of the write under way, or of one whose outcome is unknown.
         self._written: Mapping[K, V] = {}
-        #: The entries of the write under way that nobody wants any more.
+        #: Those of them that nobody wants any more.
         self._dropped: set[K] = set()
         self._news = asyncio.Event()
         self._writing = asyncio.Lock()
 
     def __len__(self) -> int:
-        """How many entries wait, those of a write under way included."""
+        """How many entries wait, those of a write under way or of an unknown outcome included."""
         return len(self._entries) + len(self._written)
 
     def __contains__(self, key: K) -> bool:
@@ -85,29 +92,39 @@ class WriteBehind(Generic[K, V]):
 
         Raises what `write` raises: then the entries wait still.
         """
-        if self._entries or self._writing.locked():
+        if self:
             await finish(self._flush())
 
     async def _flush(self) -> None:
         async with self._writing:
             self._news.clear()
-            if not self._entries:
-                return
-            self._written, self._entries = self._entries, {}
-            try:
-                await self._write(self._written)
-            except BaseException:
-                self._put_back()
+            self._written, self._dropped = self._without_dropped(), set()
+            if self._written:
+                await self._write_batch(is_repeated=True)
+            if self._entries:
+                self._written, self._entries = self._entries, {}
+                self._batches += 1
+                await self._write_batch()
+
+    async def _write_batch(self, *, is_repeated: bool = False) -> None:
+        try:
+            await self._write(self._written, Batch(self._writer, self._batches))
+        except BaseException as error:
+            if is_repeated or isinstance(error, OutcomeUnknownError):
+                self._news.set()
                 raise
-            finally:
-                self._written, self._dropped = {}, set()
+            self._put_back()
+            self._written, self._dropped = {}, set()
+            raise
+        self._written, self._dropped = {}, set()
+
+    def _without_dropped(self) -> dict[K, V]:
+        return {key: value for key, value in self._written.items() if key not in self._dropped}
 
     def _put_back(self) -> None:
         """Let the entries of a write that has failed wait, before those that came meanwhile."""
         newer = self._entries
-        self._entries = {
-            key: value for key, value in self._written.items() if key not in self._dropped
-        }
+        self._entries = self._without_dropped()
         for key, value in newer.items():
             known = key in self._entries
             self._entries[key] = self._merge(self._entries[key], value) if known else value

@@ -11,28 +11,37 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from proxy.storage.database import StorageError
+from proxy.storage.database import OutcomeUnknownError, StorageError
+from proxy.storage.leases import Batch
 from proxy.write_behind import WriteBehind
 
 
 class Storage:
-    """Keeps what is written, by key; refuses while `full`, and takes as long as it is `held`."""
+    """Keeps what is written, by key, of each batch once; refuses while `full`, takes as long as it
+    is `held`, and writes without an answer while it `is_mute`."""
 
     def __init__(self) -> None:
         self.kept: dict[str, list[int]] = {}
         self.writes = 0
-        self.full = False
+        self.full = self.is_mute = False
+        self.batches: list[tuple[int, dict[str, list[int]]]] = []
+        self.last = 0
         self.begun, self.held = asyncio.Event(), asyncio.Event()
         self.held.set()
 
-    async def write(self, entries: Mapping[str, list[int]]) -> None:
+    async def write(self, entries: Mapping[str, list[int]], batch: Batch) -> None:
         self.begun.set()
         await self.held.wait()
         if self.full:
             raise StorageError("disk full")
         self.writes += 1
-        for key, numbers in entries.items():
-            self.kept.setdefault(key, []).extend(numbers)
+        self.batches.append((batch.number, dict(entries)))
+        if batch.number > self.last:
+            for key, numbers in entries.items():
+                self.kept.setdefault(key, []).extend(numbers)
+        self.last = batch.number
+        if self.is_mute:
+            raise OutcomeUnknownError("the connection was lost during a write")
 
 
 def behind(storage: Storage, limit: int | None = None) -> WriteBehind[str, list[int]]:
@@ -47,7 +56,10 @@ def behind(storage: Storage, limit: int | None = None) -> WriteBehind[str, list[
 
 
 ACTIONS = st.sampled_from(
-    ["add a", "add b", "add c", "flush", "hold", "go on", "fill", "empty", "leave", "turn"]
+    [
+        *("add a", "add b", "add c", "flush", "hold", "go on", "leave", "turn"),
+        *("fill", "empty", "mute", "speak"),
+    ]
 )
 
 
@@ -75,12 +87,14 @@ async def everything_is_written_once(actions: list[str], *, runs: bool) -> None:
                 storage.held.set()
             case ["fill" | "empty"]:
                 storage.full = action == "fill"
+            case ["mute" | "speak"]:
+                storage.is_mute = action == "mute"
             case ["leave"] if tasks:
                 tasks[-1].cancel()
             case ["turn"]:
                 await asyncio.sleep(0)
     storage.held.set()
-    storage.full = False
+    storage.full = storage.is_mute = False
     for task in tasks:
         task.cancel()
         with suppress(asyncio.CancelledError, StorageError):
@@ -136,6 +150,37 @@ async def test_what_is_dropped_during_a_write_that_fails_is_not_written_again() 
     storage.full = False
     await writes.flush()
     assert storage.kept == {"b": [2], "c": [1]}
+
+
+async def test_a_batch_that_may_be_written_is_written_again_before_any_other() -> None:
+    storage = Storage()
+    storage.is_mute = True
+    writes = behind(storage)
+    writes.add("a", [1])
+    with pytest.raises(OutcomeUnknownError):
+        await writes.flush()
+    writes.add("a", [2])
+    storage.full = True
+    with pytest.raises(StorageError, match="disk full"):
+        await writes.flush()
+    storage.full = storage.is_mute = False
+    await writes.flush()
+    assert storage.batches == [(1, {"a": [1]}), (1, {"a": [1]}), (2, {"a": [2]})]
+    assert storage.kept == {"a": [1, 2]}
+
+
+async def test_what_is_dropped_of_a_batch_that_may_be_written_is_not_written_again() -> None:
+    storage = Storage()
+    storage.is_mute = True
+    writes = behind(storage)
+    writes.add("a", [1])
+    with pytest.raises(OutcomeUnknownError):
+        await writes.flush()
+    writes.drop("a")
+    storage.is_mute = False
+    await writes.flush()
+    assert len(writes) == 0
+    assert [entries for _, entries in storage.batches] == [{"a": [1]}]
 
 
 async def test_no_more_wait_than_the_limit_with_those_of_a_write_under_way() -> None:

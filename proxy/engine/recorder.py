@@ -31,6 +31,7 @@ from proxy.storage.database import FencedError, StorageError
 from proxy.storage.history import Recorded
 from proxy.storage.job_tables import JobKey
 from proxy.storage.jobs import EngineWrite, JobRepository
+from proxy.storage.leases import Batch
 from proxy.storage.shares import Shares
 from proxy.translate.errors import LocalError
 from proxy.webhooks.outbox import Outbox, url_of
@@ -160,7 +161,7 @@ class JobRecorder:
         """Write what has changed. Raises `StorageError`."""
         await self._changed.flush()
 
-    async def _write_changes(self, changed: Mapping[int, LiveJob]) -> None:
+    async def _write_changes(self, changed: Mapping[int, LiveJob], _: Batch) -> None:
         """Write the states of jobs in one transaction, then take out those that are unwanted."""
         kept = [job for job in changed.values() if job.row is not RowState.UNWANTED]
         if kept:
@@ -189,9 +190,9 @@ class JobRecorder:
 
     async def discard(self, *jobs: LiveJob) -> None:
         """Take live jobs out without a trace. Raises `StorageError`."""
-        usage = [used(job, submitted=-1, withdrawn=int(job.accepted)) for job in jobs]
-        also = EngineWrite(self.term.fence, usage=usage, shares=self._new_shares(jobs))
-        await self._write(partial(self.jobs.discard, [job.order for job in jobs], also), also)
+        usage = {job.order: used(job, submitted=-1, withdrawn=int(job.accepted)) for job in jobs}
+        also = EngineWrite(self.term.fence, shares=self._new_shares(jobs))
+        await self._write(partial(self.jobs.discard, usage.keys(), also, usage=usage), also)
         for job in jobs:
             self._forget(job)
 

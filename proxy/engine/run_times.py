@@ -10,6 +10,7 @@ import structlog
 
 from proxy.clock import now
 from proxy.engine.progress import Expected, expected
+from proxy.storage.leases import Batch
 from proxy.storage.run_times import JOB, RunTimeRepository, RunTimeRow, job_name
 from proxy.translate import codec
 from proxy.translate.graph_shape import class_of, shape_of
@@ -101,7 +102,7 @@ class RunTimes:
     def _change(self, kind: str, name: str) -> None:
         self.unwritten.add((kind, name), None)
 
-    async def _write(self, changed: Collection[tuple[str, str]]) -> None:
+    async def _write(self, changed: Collection[tuple[str, str]], _: Batch) -> None:
         """Write what is known of what has changed, and delete what is not known any more. Raises
         `StorageError`."""
         kept: Mapping[str, Mapping[str, object]]

@@ -26,6 +26,7 @@ from proxy.files.input_directory import ON_DISK, InputDirectory, InputGoneError
 from proxy.storage.database import StorageError
 from proxy.storage.file_tables import FileRecord
 from proxy.storage.files import FileRepository
+from proxy.storage.leases import Batch
 from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError, from_cloud
 from proxy.translate.media_types import kind
@@ -223,7 +224,9 @@ class Library:
         """Store hash and size of an output soon, together with those of others."""
         self._learned.add((record.member, record.place), (lease.path.name, lease.size))
 
-    async def _write_learned(self, learned: Mapping[tuple[str, Place], tuple[str, int]]) -> None:
+    async def _write_learned(
+        self, learned: Mapping[tuple[str, Place], tuple[str, int]], _: Batch
+    ) -> None:
         await self.files.write(
             lambda files: [files.assets.learn(*of, *known) for of, known in learned.items()]
         )

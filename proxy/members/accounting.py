@@ -52,7 +52,7 @@ class Usage:
     def __post_init__(self) -> None:
         self.unwritten = WriteBehind[tuple[str, str, str], UsageRow](
             "usage",
-            lambda rows: self._repository.add(list(rows.values())),
+            lambda rows, batch: self._repository.add(list(rows.values()), batch),
             gather=WRITE_INTERVAL,
             again=WRITE_INTERVAL,
             merge=UsageRow.plus,

@@ -23,6 +23,7 @@ from proxy import clock
 from proxy.logging import scrub_start
 from proxy.members.rates import Buckets
 from proxy.storage.database import StorageError
+from proxy.storage.leases import Batch
 from proxy.storage.usage import AuditRow, UsageRepository, add_audit, forget_audit
 from proxy.supervisor import Supervisor
 from proxy.waits import stop
@@ -114,8 +115,9 @@ class Audit:
             self._tell_left_out("")
             await self._entries.flush()
 
-    async def _write(self, entries: Mapping[int, AuditRow]) -> None:
-        await self._repository.database.write(partial(add_audit, entries=list(entries.values())))
+    async def _write(self, entries: Mapping[int, AuditRow], batch: Batch) -> None:
+        write = partial(add_audit, entries=list(entries.values()), batch=batch)
+        await self._repository.database.write(write)
         today = int(clock.time() * 1000) // _DAY_MS
         if self._cleaned != today:
             await self._clean(today)

@@ -88,6 +88,7 @@ class EngineWrite(Struct, frozen=True):
 
 #: A write of jobs alone, whoever has the lease.
 _ALONE = EngineWrite()
+_NO_USAGE: Mapping[int, UsageRow] = {}
 
 
 class JobLivesError(UnitRefusedError):
@@ -274,14 +275,24 @@ class JobRepository(Repository):
         values = {"m": member, "s": shape, "time": time}
         await self.database.write(lambda connection: run(connection, _REESTIMATE, values))
 
-    async def discard(self, orders: Collection[int], also: EngineWrite = _ALONE) -> None:
-        """Delete jobs without a history entry."""
+    async def discard(
+        self,
+        orders: Collection[int],
+        also: EngineWrite = _ALONE,
+        *,
+        usage: Mapping[int, UsageRow] = _NO_USAGE,
+    ) -> None:
+        """Delete jobs without a history entry. The `usage` of each, by order, is counted if the job
+        was there."""
 
         def work(connection: Connection) -> None:
             also.check(connection)
+            counted = []
             for order in sorted(orders):
-                run(connection, _DROP, {"job_order": order})
+                if run(connection, _DROP, {"job_order": order}).rowcount and order in usage:
+                    counted.append(usage[order])
                 delete_payload(connection, order)
+            add_usage(connection, counted)
             also.add(connection)
 
         await self.database.write(work)

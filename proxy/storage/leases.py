@@ -46,6 +46,14 @@ class Fence(Struct, frozen=True):
     epoch: int
 
 
+class Batch(Struct, frozen=True):
+    """What one `writer` has gathered and writes together, the `number`-th of its batches. It is
+    written again where it is unknown whether it was written, before any other one."""
+
+    writer: str
+    number: int
+
+
 class Lease(Struct, frozen=True):
     """A lease that `holder` has, until it is not renewed in time."""
 
@@ -68,7 +76,21 @@ _EPOCH = (
     .with_for_update(read=True, key_share=True)  # blocks acquiring, but not renewing
 )
 _NOW = select(database_now())
-_FORGET = delete(leases).where(leases.c.epoch == 0, leases.c.expires <= database_now())
+#: What counts once has no holder.
+_FORGET = delete(leases).where(leases.c.holder == "", leases.c.expires <= database_now())
+#: Seconds for which the last batch of a writer is known.
+_BATCH_TTL = 30 * 86400
+_COUNT = (
+    update(leases)
+    .where(
+        leases.c.name == bindparam("writer"),
+        leases.c.epoch < bindparam("at", type_=BigInteger),
+    )
+    .values(
+        epoch=bindparam("at", type_=BigInteger),
+        expires=database_now() + bindparam("ttl", type_=BigInteger),
+    )
+)
 _MINE = update(leases).where(
     leases.c.name == bindparam("lease"),
     leases.c.holder == bindparam("by"),
@@ -155,6 +177,19 @@ class LeaseRepository(Repository):
 
 def _mine(lease: Lease) -> dict[str, Any]:
     return {"lease": lease.name, "by": lease.holder, "at": lease.epoch}
+
+
+def is_first(connection: Connection, batch: Batch | None) -> bool:
+    """Return whether a unit writes a batch for the first time, so that what it adds counts once. A
+    unit without a batch is never repeated."""
+    if batch is None:
+        return True
+    expires = connection.execute(_NOW).scalar_one() + _BATCH_TTL * 1000
+    free = {"name": batch.writer, "holder": "", "epoch": 0, "expires": expires}
+    if run(connection, _FREE, free).rowcount:
+        connection.execute(_FORGET)
+    counted = {"writer": batch.writer, "at": batch.number, "ttl": _BATCH_TTL * 1000}
+    return connection.execute(_COUNT, counted).rowcount == 1
 
 
 def check_fence(connection: Connection, fence: Fence | None) -> None:

@@ -126,8 +126,8 @@ def table_of(
     return Table(name, metadata, *columns, *parts, sqlite_with_rowid=rowid, **options)
 
 
-#: Leases for work that only one replica may do; what counts once has the epoch 0. `expires` is by
-#: the clock of the database.
+#: Leases for work that only one replica may do; what counts once has no holder, and of a writer of
+#: batches the epoch is the last one's number. `expires` is by the clock of the database.
 leases = Table(
     "leases",
     metadata,

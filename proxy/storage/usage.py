@@ -14,6 +14,7 @@ from sqlalchemy import Column, Connection, Index, delete, func, insert, select
 from proxy.storage.costs import CostRow, costs_from
 from proxy.storage.database import Repository, UnitRefusedError
 from proxy.storage.job_tables import history, jobs
+from proxy.storage.leases import Batch, is_first
 from proxy.storage.statements import Upsert, run, run_many
 from proxy.storage.tables import KEY, PlainText, table_of
 
@@ -114,10 +115,15 @@ _NOTE = insert(audit)
 class UsageRepository(Repository):
     """Usage by day, member and token, and the audit record."""
 
-    async def add(self, rows: Sequence[UsageRow]) -> None:
-        """Add to what was counted; nothing of it if this fails."""
+    async def add(self, rows: Sequence[UsageRow], batch: Batch | None = None) -> None:
+        """Add to what was counted; nothing of it if this fails, or the batch was added before."""
+
+        def work(connection: Connection) -> None:
+            if is_first(connection, batch):
+                add_usage(connection, rows)
+
         if rows:
-            await self.database.write(lambda connection: add_usage(connection, rows))
+            await self.database.write(work)
 
     async def upload(self, row: UsageRow, *, limit: int) -> bool:
         """Add a row unless the member would then have sent more than `limit` bytes on the day;
@@ -192,9 +198,12 @@ def _sum(connection: Connection, day: str, member: str, column: str) -> int:
     return int(connection.execute(query).scalar_one() or 0)
 
 
-def add_audit(connection: Connection, entries: Sequence[AuditRow]) -> None:
-    """Put entries into the audit record, in the caller's unit."""
-    run_many(connection, _NOTE, [asdict(entry) for entry in entries])
+def add_audit(
+    connection: Connection, entries: Sequence[AuditRow], batch: Batch | None = None
+) -> None:
+    """Put entries into the audit record, in the caller's unit, unless their batch is in it."""
+    if is_first(connection, batch):
+        run_many(connection, _NOTE, [asdict(entry) for entry in entries])
 
 
 def forget_audit(connection: Connection, before: int) -> int:
@@ -351,10 +360,16 @@ class ObservationRepository(Repository):
             query = query.where(o.identity.in_(list(identities)))
         return await self._records(Observation, query)
 
-    async def add(self, rows: Sequence[Observation]) -> None:
-        """Replace facts; add to the counts of anomalies, whose first example stays."""
+    async def add(self, rows: Sequence[Observation], batch: Batch | None = None) -> None:
+        """Replace facts; add to the counts of anomalies, whose first example stays. A batch that
+        was added before changes nothing."""
+
+        def work(connection: Connection) -> None:
+            if is_first(connection, batch):
+                _observe(connection, rows)
+
         if rows:
-            await self.database.write(lambda connection: _observe(connection, rows))
+            await self.database.write(work)
 
 
 def _observe(connection: Connection, rows: Sequence[Observation]) -> None:

@@ -198,17 +198,25 @@ class WebhookRepository(Repository):
         await self.database.write(lambda connection: _deliver(connection, id_, message))
 
     async def tell_accounts(
-        self, troubles: Mapping[str, str], messages: Sequence[WebhookMessage], *, fence: Fence
-    ) -> None:
-        """Write messages about accounts, and what they report: the trouble of each that has
-        one."""
+        self,
+        sent: Mapping[str, str],
+        troubles: Mapping[str, str],
+        messages: Sequence[WebhookMessage],
+        *,
+        fence: Fence,
+    ) -> bool:
+        """Write messages about accounts, and what they report: the trouble of each that has one.
+        Return false if something else than `sent` was reported before: it may be the same."""
 
-        def work(connection: Connection) -> None:
+        def work(connection: Connection) -> bool:
             check_fence(connection, fence)
+            if (get_meta(connection, _ACCOUNTS, lock=True) or {}) != sent:
+                return False
             put_meta(connection, _ACCOUNTS, dict(troubles))
             add_messages(connection, messages)
+            return True
 
-        await self.database.write(work)
+        return await self.database.write(work)
 
     async def sent_accounts(self) -> dict[str, str]:
         """Return the troubles of accounts that were reported last."""

@@ -62,8 +62,10 @@ class AccountWatch:
                 troubles = {**self.lasting(sent), **troubles}
                 messages = [account_message(*change) for change in changes(sent, troubles)]
                 if messages:
-                    await self.repository.tell_accounts(troubles, messages, fence=self.fence)
-                    sent = troubles
+                    is_told = await self.repository.tell_accounts(
+                        sent, troubles, messages, fence=self.fence
+                    )
+                    sent = troubles if is_told else None
                     self.outbox.news.set()
             except FencedError:
                 await asyncio.Event().wait()  # another engine watches; this one is stopped

@@ -1,0 +1,217 @@
+"""A write whose outcome is unknown is made again: it changes nothing the second time."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import pytest
+from msgspec.structs import replace
+from sqlalchemy import Connection, select
+from storage.asset_records import FILE, HASH, MADE
+from storage.samples import PAYLOAD, ended, job
+
+from proxy.files.service import _record_of
+from proxy.storage.billing import BillingRepository, Booking
+from proxy.storage.budget_notices import BudgetNotice, BudgetNoticeRepository
+from proxy.storage.costs import CostRow
+from proxy.storage.database import Database, OutcomeUnknownError
+from proxy.storage.files import FileRepository
+from proxy.storage.job_tables import StoredJob
+from proxy.storage.jobs import EngineWrite, JobRepository
+from proxy.storage.leases import ENGINE, Batch, Fence, LeaseRepository
+from proxy.storage.members import MemberRepository, StoredToken
+from proxy.storage.missing_outputs import MissingOutput
+from proxy.storage.run_times import RunTimeRepository, RunTimeRow
+from proxy.storage.shares import Share, Shares
+from proxy.storage.spending import Spending
+from proxy.storage.tables import leases, metadata
+from proxy.storage.usage import (
+    FACT,
+    AccountRow,
+    ActivityRepository,
+    ActivityRow,
+    AuditRow,
+    Observation,
+    ObservationRepository,
+    UsageRepository,
+    UsageRow,
+    add_audit,
+)
+from proxy.storage.webhooks import GATEWAY, StoredWebhook, WebhookMessage, WebhookRepository
+
+T = TypeVar("T")
+
+DAY = "2026-01-01"
+COUNTED = UsageRow(DAY, "anna", submitted=1, bytes_up=5)
+TAKEN_BACK = UsageRow(DAY, "anna", submitted=-1, withdrawn=1)
+SHARES = Shares(3.0, {"anna": Share(4.0, 2.0)}, {"main": 2})
+MESSAGE = WebhookMessage("m", "job.completed", "anna", b"{}", 1, url="http://h/", new_secret=b"s")
+BATCH = Batch("usage 1", 1)
+
+
+class Mute(Database):
+    """A database whose answers to writes get lost while it `is_mute`."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__()
+        self.kept, self.is_mute = database, False
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        return await self.kept.read(work)
+
+    async def write(
+        self, work: Callable[[Connection], T], *, long: bool = False, urgent: bool = False
+    ) -> T:
+        value = await self.kept.write(work, long=long, urgent=urgent)
+        if self.is_mute:
+            raise OutcomeUnknownError("the connection to the database was lost during a write")
+        return value
+
+    async def close(self) -> None:
+        await self.kept.close()
+
+
+class Claimed:
+    """A claim of the job that nothing refuses."""
+
+    member, order, day, estimate, ceiling = "anna", 1, DAY, 7, 70
+
+    def refusal(self, spending: Spending) -> str | None:
+        return "nothing is left" if spending.reserved else None
+
+
+class Room:
+    """A database with a live job and an endpoint of its member, under the lease of an engine."""
+
+    def __init__(self, database: Mute, fence: Fence, job: StoredJob) -> None:
+        self.database, self.fence, self.job = database, fence, job
+        self.jobs = JobRepository(database)
+        self.webhooks = WebhookRepository(database)
+        self.billing = BillingRepository(database)
+        self.files = FileRepository(database)
+
+    @property
+    def also(self) -> EngineWrite:
+        """What comes with writes of jobs."""
+        costs = [CostRow(DAY, "anna", "main", "", "reported", 5)]
+        return EngineWrite(self.fence, [COUNTED], costs, SHARES, [MESSAGE])
+
+    async def update(self) -> None:
+        also = EngineWrite(self.fence, shares=SHARES, messages=[MESSAGE])
+        fields = {"state": "submitted", "cloud_id": "c", "cancel_requested": True}
+        await self.jobs.update([(self.job.order, {**fields, "interrupted": False})], also)
+
+    async def discard(self) -> None:
+        usage = {self.job.order: TAKEN_BACK}
+        await self.jobs.discard([self.job.order], EngineWrite(self.fence), usage=usage)
+
+    async def finish(self) -> None:
+        await self.jobs.finish(ended(self.job), self.also, keep=1, budgets=lambda _: [NEAR])
+
+
+NEAR = BudgetNotice("anna", "credits_per_day", 100, "near", DAY, 80, refused=False, at=1000)
+UNTOLD = replace(NEAR, began="2025-12-31")
+TOKEN = StoredToken("t", "anna", "digest", "laptop", 1, None)
+BOOKING = Booking("1", "gpu_usage", 1_795_564_800_000, 5)
+ANOMALY = Observation("main", "field", "new", b"{}", 2, 1, 2)
+MEASURED = RunTimeRow("class", "K", b"1.5", 1)
+
+#: What the recorder, what else the engine has, and what is written behind repeat.
+REPEATED: dict[str, Callable[[Room], Awaitable[Any]]] = {
+    "the states of jobs": Room.update,
+    "jobs that are taken out": Room.discard,
+    "the end of a job": Room.finish,
+    "what a job may cost": lambda room: room.jobs.claim(
+        Claimed(), "submitting", EngineWrite(room.fence)
+    ),
+    "an estimate": lambda room: room.jobs.reestimate("anna", "shape", 9),
+    "a withdrawal": lambda room: room.jobs.withdraw(room.job.order, usage=[TAKEN_BACK]),
+    "a wish": lambda room: room.jobs.request_cancel([("anna", "a")]),
+    "usage": lambda room: UsageRepository(room.database).add([COUNTED], BATCH),
+    "anomalies": lambda room: ObservationRepository(room.database).add(
+        [ANOMALY, replace(ANOMALY, kind=FACT)], BATCH
+    ),
+    "the audit record": lambda room: room.database.write(
+        partial(add_audit, entries=[AuditRow(1, "sign_in", "anna", b"{}")], batch=BATCH)
+    ),
+    "intervals": lambda room: ActivityRepository(room.database).put(
+        [ActivityRow(5, "anna", 1, 2, 3)], [AccountRow(5, "main", 1, 1)], forget=0
+    ),
+    "run times": lambda room: RunTimeRepository(room.database).put(
+        [MEASURED], forgotten=[("job", "K")]
+    ),
+    "what was booked": lambda room: room.billing.book(
+        "main", [BOOKING], 0, 5, forget=0, ledger=3, fence=room.fence
+    ),
+    "a reading that failed": lambda room: room.billing.tried("main", "refused", 5),
+    "a balance": lambda room: room.billing.balance("main", 100, "usd"),
+    "troubles of accounts": lambda room: room.webhooks.tell_accounts(
+        {}, {"main": "no_credits"}, [replace(MESSAGE, member=GATEWAY)], fence=room.fence
+    ),
+    "notices of budgets": lambda room: BudgetNoticeRepository(room.database).tell(
+        [UNTOLD], lambda _: MESSAGE, fence=room.fence
+    ),
+    "a notice": lambda room: BudgetNoticeRepository(room.database).add(NEAR),
+    "uses of tokens": lambda room: MemberRepository(room.database).put_uses({"t": (5, "::1")}),
+    "hashes of outputs": lambda room: room.files.write(
+        lambda unit: unit.assets.learn("anna", MADE.place, HASH, 5)
+    ),
+    "missing outputs": lambda room: room.files.write(
+        lambda unit: unit.missing.add([MissingOutput("anna", "a.png", 5)])
+    ),
+    "assets of files": lambda room: room.files.add_missing_assets("anna", _record_of),
+}
+
+
+@pytest.fixture
+async def room(database: Database) -> Room:
+    mute = Mute(database)
+    lease = await LeaseRepository(mute).acquire(ENGINE, "one", 60)
+    assert lease is not None
+    stored = await JobRepository(mute).insert(job(state="received", shape="shape"), PAYLOAD)
+    room = Room(mute, lease.fence, stored)
+    await room.webhooks.add(
+        StoredWebhook("w", "anna", "http://h/", b'["job.completed"]', b"s", 1), limit=9
+    )
+    await room.files.write(lambda unit: unit.put([FILE]))
+    await room.files.write(lambda unit: unit.assets.add(MADE))
+    await BudgetNoticeRepository(database).add(UNTOLD)
+    await MemberRepository(database).change(None, tokens=[TOKEN])
+    return room
+
+
+async def rows(database: Database) -> dict[str, list[tuple[Any, ...]]]:
+    """All that is stored, but for the times of leases."""
+
+    def work(connection: Connection) -> dict[str, list[tuple[Any, ...]]]:
+        found = {}
+        for table in metadata.sorted_tables:
+            columns = [column for column in table.c if column is not leases.c.expires]
+            found[table.name] = sorted(map(tuple, connection.execute(select(*columns))), key=repr)
+        return found
+
+    return await database.read(work)
+
+
+@pytest.mark.parametrize("name", REPEATED)
+async def test_the_second_time_changes_nothing(room: Room, name: str) -> None:
+    before = await rows(room.database)
+    room.database.is_mute = True
+    with pytest.raises(OutcomeUnknownError):
+        await REPEATED[name](room)
+    room.database.is_mute = False
+    once = await rows(room.database)
+    assert once != before
+    await REPEATED[name](room)
+    assert await rows(room.database) == once
+
+
+async def test_the_next_batch_counts(room: Room) -> None:
+    usage = UsageRepository(room.database)
+    for number in (1, 1, 2, 2):
+        await usage.add([COUNTED], replace(BATCH, number=number))
+    await usage.add([COUNTED], Batch("usage 2", 1))
+    (row,) = await usage.days(DAY, DAY)
+    assert row.submitted == 3
