@@ -12,7 +12,7 @@ from msgspec import Struct
 from proxy.translate import events
 from proxy.translate.events import Event, Message, NodeMessages, Preview
 from proxy.translate.frames import CloudPicture
-from proxy.translate.graph_shape import class_of, signatures_of
+from proxy.translate.graph_shape import class_of, outer_node, signatures_of
 from proxy.translate.jobs import sources, takers_of
 
 #: Their pictures are the result itself, not a preview of it.
@@ -82,7 +82,7 @@ class NodeStates:
     @property
     def display_node(self) -> str | None:
         """The node that runs, as it is shown."""
-        return None if self.current is None else self._display.get(self.current, self.current)
+        return None if self.current is None else self._shown(self.current)
 
     @property
     def shares(self) -> dict[str, float]:
@@ -135,9 +135,9 @@ class NodeStates:
         state = self._states.get(node, {})
         return {
             "node_id": node,
-            "display_node": self._display.get(node, node),
+            "display_node": self._shown(node),
             "parent_node": state.get("parent_node_id"),
-            "real_node_id": state.get("real_node_id", node),
+            "real_node_id": state.get("real_node_id") or outer_node(self.graph, node),
         }
 
     def stated(self, nodes: Mapping[str, Any]) -> None:
@@ -158,7 +158,7 @@ class NodeStates:
             elif started and node_id == started[-1]:
                 self._finish_before(node_id, new=True)
             known = self._states.get(node_id, {})
-            state = events.node_state(self.prompt_id, node_id, node, known)
+            state = self._state(node_id, node, known)
             if known.get("state") in ("finished", "error") and state["state"] != known["state"]:
                 state = known
             if node_id in self._steps and state["state"] == "finished":
@@ -185,9 +185,10 @@ class NodeStates:
             Preview(
                 prompt_id=self.prompt_id,
                 node_id=node,
-                display_node_id=frame.display_node_id or state["display_node_id"],
+                display_node_id=events.other_than(node, frame.display_node_id)
+                or state["display_node_id"],
                 parent_node_id=frame.parent_node_id or state["parent_node_id"],
-                real_node_id=frame.real_node_id or state["real_node_id"],
+                real_node_id=events.other_than(node, frame.real_node_id) or state["real_node_id"],
                 image=frame.image,
                 image_type=frame.image_type,
                 result=class_of(self.graph.get(node)) in RESULT_CLASSES,
@@ -199,8 +200,8 @@ class NodeStates:
         """Take the output of a node. The first one counts; `None` stands for a result without
         an output that the node has from another one.
         """
-        if display is not None:
-            self._display[node] = str(display)
+        if shown_as := events.other_than(node, display):
+            self._display[node] = shown_as
         if node in self._over and (self._over[node] or output is None):
             return
         messages = output if isinstance(output, NodeMessages) else None
@@ -217,12 +218,12 @@ class NodeStates:
             if node in self._executing:
                 self._unsigned.append(node)
         if output is None or node in self.outputs:
-            ids = {"node": node, "display_node": self._display.get(node, node)}
+            ids = {"node": node, "display_node": self._shown(node)}
             result = {"output": self.outputs.get(node), "prompt_id": self.prompt_id}
             self.tell(Event("executed", {**ids, **result}))
         if node not in self._states:  # it had no need to run
-            whole = {"value": 1, "max": 1, "display_node_id": self._display.get(node)}
-            self._states[node] = events.node_state(self.prompt_id, node, whole, {})
+            whole = {"value": 1, "max": 1, "display_node_id": self._shown(node)}
+            self._states[node] = self._state(node, whole, {})
         if node in self._states and node not in self._stated:
             _finish(self._states[node])
         self._tell_states()
@@ -283,9 +284,8 @@ class NodeStates:
         self._executing[node] = len(self._states)
         self._complete = False
         self.current = node
-        display = self._display.setdefault(node, node)
-        data = executing or {"node": node, "display_node": display, "prompt_id": self.prompt_id}
-        self.tell(Event("executing", data))
+        ids = {"node": node, "display_node": self._shown(node), "prompt_id": self.prompt_id}
+        self.tell(Event("executing", executing or ids))
 
     def ended(self, at: int) -> None:
         """End the run, and with it the time of the node that ran last; `at` is in ms since 1970."""
@@ -325,10 +325,20 @@ class NodeStates:
         known = self._states.get(node, {})
         again = node in self._executing and known.get("state") == "finished"
         if not known or known["state"] == "pending" or again:
-            fresh = {"display_node_id": self._display.get(node, node), **known, "state": "running"}
+            fresh = {"display_node_id": self._shown(node), **known, "state": "running"}
             if again:
                 fresh |= {"value": 0.0, "max": 1.0}
-            self._states[node] = events.node_state(self.prompt_id, node, fresh, known)
+            self._states[node] = self._state(node, fresh, known)
+
+    def _shown(self, node: str) -> str:
+        """Return the node as it is shown, which is one of the client's graph."""
+        return self._display.get(node) or outer_node(self.graph, node)
+
+    def _state(
+        self, node: str, state: Mapping[str, Any], before: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        outer = outer_node(self.graph, node)
+        return events.node_state(self.prompt_id, node, state, before, outer=outer)
 
     def _finish_before(self, node: str, *, new: bool) -> None:
         """Tell that what ran before `node` has finished, where the cloud has not reported it; with

@@ -28,6 +28,7 @@ from proxy.jobs.models import JobEnd, Outcome
 from proxy.translate import events
 from proxy.translate.events import Event, Message, NodeText
 from proxy.translate.frames import CloudFrame, CloudPicture
+from proxy.translate.graph_shape import outer_node
 from proxy.translate.snapshots import Snapshot
 
 #: Characters at the end of a node's text in which a price is looked for.
@@ -158,7 +159,9 @@ class Tracker:
                 self._read_detail()
             case "executing":
                 self._running(now)
-                self.nodes.enter(str(node), events.executing(data, self.prompt_id))
+                outer = outer_node(self.graph, str(node))
+                data = events.executing(data, self.prompt_id, outer=outer)
+                self.nodes.enter(str(node), data)
             case "progress_state":
                 if isinstance(states := data.get("nodes"), dict) and states:
                     self._finish_nodes(events.finished_nodes(states))
@@ -277,7 +280,7 @@ class Tracker:
         """The state of the run as far as the detail of a failed job shows it."""
         return {
             "prompt_id": self.prompt_id,
-            "node_id": self.nodes.current,
+            "node_id": self.nodes.display_node,
             "graph": self.graph,
             "executed": self.nodes.finished,
         }

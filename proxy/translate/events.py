@@ -239,11 +239,17 @@ def timestamp(data: Mapping[str, Any], now: int) -> int:
     return milliseconds(data.get("timestamp")) or now
 
 
-def executing(data: Mapping[str, Any], prompt_id: str) -> Data:
-    """Return `{node, display_node, prompt_id}`."""
+def executing(data: Mapping[str, Any], prompt_id: str, *, outer: str) -> Data:
+    """Return `{node, display_node, prompt_id}`; `outer` is the node of the client's graph that it
+    is of."""
     node = str(data["node"])
-    shown = str(data.get("display_node") or node)
+    shown = other_than(node, data.get("display_node")) or outer
     return {**data, "node": node, "display_node": shown, "prompt_id": prompt_id}
+
+
+def other_than(node_id: str, shown: object) -> str:
+    """Return the id under which a node is shown, "" if that is its own."""
+    return "" if shown is None or str(shown) == node_id else str(shown)
 
 
 def finished_nodes(nodes: Mapping[str, Any]) -> set[str]:
@@ -262,9 +268,11 @@ def names_file(output: object) -> bool:
 
 
 def node_state(
-    prompt_id: str, node_id: str, node: Mapping[str, Any], before: Mapping[str, Any]
+    prompt_id: str, node_id: str, node: Mapping[str, Any], before: Mapping[str, Any], *, outer: str
 ) -> Data:
     """Return one node of `progress_state`; the cloud documents only some of the fields.
+
+    `outer` is the node of the client's graph that it is of.
 
     What is missing comes from what was known of the node before; a node never heard of is running
     with 0.0 of 1.0, as ComfyUI begins. The cloud may tell the `activity` of a node that runs, and
@@ -284,9 +292,9 @@ def node_state(
         "state": state,
         "node_id": node_id,
         "prompt_id": prompt_id,
-        "display_node_id": str(node.get("display_node_id") or node_id),
+        "display_node_id": other_than(node_id, node.get("display_node_id")) or outer,
         "parent_node_id": None if parent is None else str(parent),
-        "real_node_id": str(node.get("real_node_id") or node_id),
+        "real_node_id": other_than(node_id, node.get("real_node_id")) or outer,
         **timing,
     }
 

@@ -40,6 +40,15 @@ def class_of(node: object) -> str:
     return str(node.get("class_type", ""))[:_MAX_NAME] if isinstance(node, Mapping) else ""
 
 
+def outer_node(graph: Mapping[str, Any], node_id: str) -> str:
+    """Return the node of a graph that a node is of: itself, or the one that has expanded into it,
+    whose id is the longest prefix. `node_id` if the graph has none."""
+    outer = node_id
+    while outer and outer not in graph:
+        outer = outer.rpartition(".")[0]
+    return outer or node_id
+
+
 def signatures_of(
     graph: Mapping[str, Any], node_ids: Iterable[str], known: dict[str, str] | None = None
 ) -> dict[str, str]:

@@ -684,6 +684,30 @@ def test_a_text_is_sent_with_its_node() -> None:
     assert received(play(CloudText("1", "half way")))[-1] == "text 1 half way"
 
 
+def test_a_node_that_the_graph_lacks_is_shown_as_the_one_that_it_is_of() -> None:
+    inner, graph = "1.5.0.0.2", {"1": GRAPH["1"], "1.5": GRAPH["2"]}
+    picture = CloudPicture(b"\xff\xd8", "image/jpeg", "cloud-id", inner)
+    commands = play(
+        picture,
+        event("progress_state", nodes={inner: {"state": "running", "display_node_id": inner}}),
+        event("executing", node="1.0.0.1", display_node="1.0.0.1"),
+        event("executed", node=inner, output=PICTURE),
+        done(outputs={inner: PICTURE}, status="failed"),
+        graph=graph,
+    )
+    shown = [(data["node"], data["display_node"]) for data in events_of(commands, "executing")[:2]]
+    assert shown == [(inner, "1.5"), ("1.0.0.1", "1")]
+    assert last_event(commands, "executed")["display_node"] == "1.5"
+    for nodes in events_of(commands, "progress_state"):
+        state = nodes["nodes"][inner]
+        assert (state["display_node_id"], state["real_node_id"]) == ("1.5", "1.5")
+    [preview] = [command for command in commands if isinstance(command, Preview)]
+    assert (preview.display_node_id, preview.real_node_id) == ("1.5", "1.5")
+    [record] = [command for command in commands if isinstance(command, JobEnd)]
+    assert record.meta[inner]["display_node"] == record.meta[inner]["real_node_id"] == "1.5"
+    assert last_event(commands, "execution_error")["node_id"] == "1"
+
+
 def test_the_display_node_is_that_of_the_outer_node() -> None:
     tracker = Tracker(ID, GRAPH)
     tracker.receive(event("executing", node="1.0.0.2", display_node="1"), 0)

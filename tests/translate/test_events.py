@@ -29,13 +29,13 @@ def test_a_timestamp_in_seconds_becomes_milliseconds() -> None:
 
 
 def test_executing_gets_its_display_node_and_keeps_unknown_keys() -> None:
-    data = events.executing({"node": 3, "prompt_id": "cloud", "more": 1}, "local")
+    data = events.executing({"node": 3, "prompt_id": "cloud", "more": 1}, "local", outer="3")
     assert data == {"node": "3", "display_node": "3", "prompt_id": "local", "more": 1}
 
 
 def test_node_state_keeps_what_was_known() -> None:
     known = {"value": 3, "max": 9, "state": "running"}
-    assert events.node_state("p", "4", {"class_type": "X"}, known) == {
+    assert events.node_state("p", "4", {"class_type": "X"}, known, outer="4") == {
         "value": 3,
         "max": 9,
         "state": "running",

@@ -304,12 +304,6 @@ def test_executing_follows_the_current_node_and_no_other_is_made_up() -> None:
     assert told(RunObserver("a", GRAPH), *frames) == [("executing", "1"), ("executing", "3")]
 
 
-def test_an_expanded_node_is_shown_as_the_one_it_was() -> None:
-    (event,) = RunObserver("a", GRAPH).frame(*progress("1.0.0.2"))
-    assert isinstance(event, ObservedEvent)
-    assert (event.data["node"], event.data["display_node"]) == ("1.0.0.2", "1")
-
-
 def test_steps_are_progress_once_each() -> None:
     frames = [progress("1", 3), progress("1", 3), progress("1", 4)]
     found = told(RunObserver("a", GRAPH), *frames)
@@ -433,7 +427,7 @@ def test_what_comes_after_the_end_of_the_stream_is_in_the_reading() -> None:
 def test_previews_are_pictures_of_their_node() -> None:
     frame = {"node_id": "1.0.2", "content_type": "image/jpeg", "data_base64": "/9g="}
     (picture,) = RunObserver("a", GRAPH).frame("preview", frame)
-    assert picture == CloudPicture(b"\xff\xd8", "image/jpeg", "a", "1.0.2", "1", None, "1.0.2")
+    assert picture == CloudPicture(b"\xff\xd8", "image/jpeg", "a", "1.0.2")
 
 
 @pytest.mark.parametrize(

@@ -157,8 +157,7 @@ class RunObserver:
         found: list[Observation] = []
         if node != self._current:
             self._current = node
-            ids = {"node": node, "display_node": node.partition(".")[0]}
-            found.append(self._event("executing", ids))
+            found.append(self._event("executing", {"node": node}))
         step, steps = progress.get("step"), progress.get("steps")
         seen = (node, step, steps)
         if isinstance(step, int | float) and isinstance(steps, int | float) and seen != self._step:
@@ -182,8 +181,7 @@ class RunObserver:
         for node, output in outputs_by_node(job, self.graph, texts).items():
             if node not in self._told and node != running and (ended or node not in unread):
                 self._told.add(node)
-                ids = {"node": node, "display_node": node.partition(".")[0]}
-                yield self._event("executed", {**ids, "output": output})
+                yield self._event("executed", {"node": node, "output": output})
 
     def _all_finished(self) -> ObservedEvent:
         """Return the states of all nodes after a success."""
@@ -213,8 +211,7 @@ class RunObserver:
             return []
         if not image:
             return []
-        display = node.partition(".")[0]
-        return [CloudPicture(image, content_type, self.cloud_id, node, display, None, node)]
+        return [CloudPicture(image, content_type, self.cloud_id, node)]
 
     def _event(self, type_: str, data: Mapping[str, Any]) -> ObservedEvent:
         return ObservedEvent(type_, {**data, "prompt_id": self.cloud_id})
