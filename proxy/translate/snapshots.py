@@ -100,10 +100,10 @@ def milliseconds(value: object) -> int | None:
 def from_job(job: dict[str, Any]) -> Snapshot:
     """Read an entry of `GET /api/jobs` or the answer of `GET /api/jobs/{id}`.
 
-    An unknown status counts as in flight. Raises `KeyError` when there is no `id`.
+    An unknown status counts as in flight, unless the answer tells an end (`unlisted_end`). Raises
+    `KeyError` when there is no `id`.
     """
     raw = str(job.get("status", "")).lower()
-    status = STATUSES.get(raw, "in_progress")
     known = {name: job[name] for name, types in _TYPES.items() if isinstance(job.get(name), types)}
     odd = [name for name in _TYPES if name not in known and job.get(name) is not None]
     start_time = milliseconds(known.get("execution_start_time"))
@@ -111,10 +111,19 @@ def from_job(job: dict[str, Any]) -> Snapshot:
     error = None
     if job.get("execution_error") is not None or job.get("error_message"):
         error = _execution_error(job)
+    status = STATUSES.get(raw, "in_progress")
+    if raw not in STATUSES and (end_time is not None or "execution_status" in known):
+        status = unlisted_end(known.get("outputs") or known.get("outputs_count"))
+        if status == "failed":
+            error = error or {
+                "exception_type": "UnknownStatus",
+                "exception_message": unlisted_message(raw),
+            }
     return Snapshot(
         cloud_id=str(job["id"]),
         status=status,
-        settled=status == "completed" or _is_stopped(raw, status, start_time, end_time, error),
+        settled=status == "completed"
+        or (raw in STATUSES and _is_stopped(raw, status, start_time, end_time, error)),
         create_time=milliseconds(known.get("create_time")),
         start_time=start_time,
         end_time=end_time,
@@ -127,6 +136,17 @@ def from_job(job: dict[str, Any]) -> Snapshot:
         executed_by=_executed_by(job) if "executor" in job or "deployment" in job else {},
         unlisted=tuple(odd if raw in STATUSES else ["status", *odd]),
     )
+
+
+def unlisted_end(outputs: object) -> Status:
+    """Return how a job has ended whose status no document lists: as a success if it has outputs,
+    which its client then gets."""
+    return "completed" if outputs else "failed"
+
+
+def unlisted_message(status: str) -> str:
+    """Return what is told of a job that has ended without outputs, with such a status."""
+    return f'The job has ended with the status "{status[:_MAX_STATUS]}" and without outputs.'
 
 
 #: Types of fields in the documents; `null` stands for an absent one.
@@ -144,6 +164,8 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 }
 
 
+#: Characters of a status that is quoted.
+_MAX_STATUS = 40
 #: Characters of a text and texts of `deployment` that are passed on.
 _MAX_TEXT, _MAX_TEXTS = 256, 16
 

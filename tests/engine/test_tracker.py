@@ -63,6 +63,22 @@ def test_a_run_is_sent_in_the_order_of_a_local_comfyui() -> None:
     ]
 
 
+def test_a_node_that_fails_alone_ends_neither_the_run_nor_what_was_blocked() -> None:
+    blocked = {"3": {"value": 0.0, "max": 1.0, "state": "blocked"}}
+    commands = play(
+        event("executing", node="1"),
+        event("execution_node_error", node_id="1", exception_message="it failed"),
+        event("progress_state", nodes=blocked),
+        event("execution_success"),
+        done(),
+    )
+    words = received(commands)
+    assert words[-len(SUCCESS) :] == SUCCESS
+    assert words.count("execution_node_error 1") == 1
+    assert last_event(commands, "execution_node_error")["prompt_id"] == ID
+    assert states(commands)[-1]["3"][0] == "blocked"
+
+
 def test_one_snapshot_is_a_complete_life() -> None:
     assert received(play(done())) == [
         *BEGINNING,

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from simulation.network import CloudSocket
     from simulation.world import World
 
+#: A status that no document lists; `contract/local-api-0.46.md` 8 has it as a proposal.
+UNLISTED = "partial_success"
 #: The price of the partner node, in credits.
 PRICE = 20.0
 
@@ -97,6 +99,8 @@ class CloudJob:
     def outcomes(self, *, has_engine_changed: bool) -> Collection[str]:
         """Return as what it may end for its client."""
         del has_engine_changed
+        if self.status == UNLISTED:
+            return ["succeeded" if self.saved else "failed"]
         return ["succeeded" if self.status == "completed" else self.status]
 
     @property
@@ -258,6 +262,10 @@ class CloudModel:
             self._end(job, "completed")
             return
         if self._weather.chance("job_failed"):
+            if self._weather.chance("unlisted_end"):
+                self._tell(job, "execution_node_error", node_id=node, exception_message="it failed")
+                self._end(job, UNLISTED)
+                return
             self._end(job, "failed", node)
             return
         if self._weather.chance("job_forgotten"):
@@ -290,6 +298,8 @@ class CloudModel:
         match status:
             case "completed":
                 self._tell(job, "execution_success")
+            case status if status == UNLISTED:
+                self._tell(job, f"execution_{status}")
             case "cancelled":
                 self._tell(job, "execution_interrupted")
             case _:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from simulation.cloud import CLASSES, CloudJob, node_class
+from simulation.cloud import CLASSES, UNLISTED, CloudJob, node_class
 from simulation.deployment_files import Answered, DeploymentFiles, refused, time_of
 from simulation.event_stream import EventStream
 
@@ -67,6 +67,8 @@ class DeploymentJob(CloudJob):
         expired. Another engine does not know who has asked."""
         if self.status == "expired" and (has_engine_changed or not self.cancelled):
             return ["failed", "cancelled"]
+        if self.status == UNLISTED:
+            return ["succeeded" if self.made else "failed"]
         return ["cancelled" if self.status in ("canceled", "expired") else self.status]
 
     @property
@@ -279,7 +281,8 @@ class DeploymentModel:
         elif weather.chance("job_expired"):
             self._end(job, "expired")
         elif weather.chance("worker_lost"):
-            self._end(job, "failed")
+            unlisted = self._plan.tells_times and weather.chance("unlisted_end")
+            self._end(job, UNLISTED if unlisted else "failed")
         elif weather.chance("job_failed"):
             node = following[1]
             job.error = {"code": "node_execution_error", "message": "it failed", "node_id": node}

@@ -175,6 +175,9 @@ MUTANTS = {
 """,
     ),
     # what clients see
+    "end_with_an_unknown_status_ignored": Mutant(
+        "translate.snapshots", "if raw not in STATUSES and (", "if False and ("
+    ),
     "bus_not_caught_up": Mutant("jobs.replica_jobs", "await self.bus.catch_up()", "self.bus.whole"),
     "shown_after_leaving": Mutant(
         "engine.table", "if progress != job.progress and job in self:", "if True:"

@@ -47,6 +47,7 @@ RATES: Mapping[str, float] = {
 MORE_RATES: Mapping[str, float] = {
     "slow_message": 0.3,  # of the bus
     "list_lost": 0.95,  # a reading of the jobs of an account
+    "unlisted_end": 1.0,  # an end that no document lists
     "submission_late": 0.3,  # a submission whose connection has broken
 }
 

@@ -30,6 +30,32 @@ def test_statuses(raw: str, status: str, settled: bool) -> None:
     assert (snapshot.status, snapshot.settled) == (status, settled)
 
 
+@pytest.mark.parametrize(
+    ("more", "status", "settled"),
+    [
+        ({"outputs": {"2": {}}}, "completed", True),
+        ({"outputs_count": 1}, "completed", True),
+        ({"outputs": {}}, "failed", False),  # they may come late
+        ({"execution_error": {"exception_message": "half of it"}}, "failed", False),
+    ],
+)
+@pytest.mark.parametrize(
+    "end", [{"execution_end_time": 1.8e12}, {"execution_status": {"status_str": "odd"}}]
+)
+def test_an_end_with_an_unknown_status_is_a_success_with_outputs_and_a_failure_without(
+    more: dict[str, object], end: dict[str, object], status: str, settled: bool
+) -> None:
+    snapshot = from_job({"id": "a", "status": "Partial_Success", **more, **end})
+    assert (snapshot.status, snapshot.settled) == (status, settled)
+    assert snapshot.unlisted == ("status",)
+
+
+def test_a_failure_with_an_unknown_status_quotes_it() -> None:
+    error = from_job({"id": "a", "status": "evicted", "execution_end_time": 2e12}).execution_error
+    assert error is not None
+    assert '"evicted"' in error["exception_message"]
+
+
 def test_a_friendly_failure_is_final_with_its_end_time() -> None:
     assert from_job({"id": "a", "status": "failed", "execution_end_time": 2e12}).settled
 

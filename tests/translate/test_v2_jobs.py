@@ -54,6 +54,15 @@ def test_statuses(status: str, local: str) -> None:
     assert snapshot(job(status)).status == local
 
 
+def test_an_unknown_status_is_an_end_once_there_is_one() -> None:
+    assert snapshot(job("partial", outputs=[output()])).status == "in_progress"
+    ended = snapshot(job("partial", completed_at=AT, outputs=[output()]))
+    assert (ended.status, ended.settled, set(ended.outputs or {})) == ("completed", True, {"2"})
+    empty = snapshot(job("evicted", completed_at=AT))
+    assert (empty.status, empty.settled) == ("failed", False)
+    assert '"evicted"' in (empty.execution_error or {})["exception_message"]
+
+
 def test_what_expires_after_our_cancel_is_interrupted() -> None:
     assert snapshot(job("expired"), cancelled=True).status == "cancelled"
 

@@ -10,11 +10,11 @@ from typing import Any
 from proxy.translate.graph_shape import class_of
 from proxy.translate.jobs import inputs_of, is_link, links_of
 from proxy.translate.reading import field_of, object_of, objects_of, text_of
-from proxy.translate.snapshots import Snapshot, Status
+from proxy.translate.snapshots import Snapshot, Status, unlisted_end, unlisted_message
 from proxy.translate.times import ms_of
 from proxy.translate.v2.assets import cloud_name
 
-#: The statuses of API v2. An unknown one counts as in flight.
+#: The statuses of API v2.
 STATUSES: Mapping[str, Status] = {
     "queued": "pending",
     "running": "in_progress",
@@ -62,6 +62,14 @@ _UNEXPLAINED = {
 }
 
 
+def status_of(job: Mapping[str, Any]) -> Status:
+    """Return the status of a job; an unknown one counts as in flight until there is an end."""
+    raw = str(job.get("status", "")).lower()
+    if raw not in STATUSES and ms_of(job.get("completed_at")) is not None:
+        return unlisted_end(outputs_of(job))
+    return STATUSES.get(raw, "in_progress")
+
+
 def snapshot_of(
     job: Mapping[str, Any],
     graph: Mapping[str, Any],
@@ -77,7 +85,7 @@ def snapshot_of(
     there is no `id`.
     """
     raw = str(job.get("status", "")).lower()
-    status = STATUSES.get(raw, "in_progress")
+    status = status_of(job)
     if raw == "expired" and cancelled:
         status = "cancelled"
     start, end = ms_of(job.get("started_at")), ms_of(job.get("completed_at"))
@@ -89,7 +97,7 @@ def snapshot_of(
     return Snapshot(
         str(job["id"]),
         status,
-        settled=settled,
+        settled=settled and (raw in STATUSES or status != "failed"),
         create_time=ms_of(job.get("created_at")),
         start_time=start,
         end_time=end,
@@ -179,7 +187,7 @@ def _error(job: Mapping[str, Any], status: str, graph: Mapping[str, Any]) -> dic
         "node_id": node,
         "node_type": error.get("class_type"),
         "exception_type": _exception(traceback) or (code if isinstance(code, str) else status),
-        "exception_message": message or _UNEXPLAINED.get(status, status),
+        "exception_message": message or _UNEXPLAINED.get(status) or unlisted_message(status),
         "traceback": traceback.splitlines(keepends=True),
         "current_inputs": _literals(graph.get(node)) if node is not None else {},
         "current_outputs": [],

@@ -22,6 +22,7 @@ from proxy.translate.v2.jobs import (
     OutputNodes,
     outputs_by_node,
     outputs_of,
+    status_of,
 )
 
 #: Formats of previews that clients can show.
@@ -93,7 +94,7 @@ class RunObserver:
         `texts` are the contents of outputs that are texts, by their ids. `began` is what `seen` was
         when the reading began. One that is behind tells only of the end.
         """
-        status = STATUSES.get(str((job or {}).get("status")), "in_progress")
+        status = status_of(job or {})
         if began not in (None, self.seen) and status in ("pending", "in_progress"):
             return []
         self.seen += 1
@@ -170,7 +171,7 @@ class RunObserver:
     ) -> Iterator[Observation]:
         """Yield the outputs of nodes that are done: all of them after the end, else those of others
         than the one that runs, if one does."""
-        ended = STATUSES.get(str(job.get("status"))) == "completed"
+        ended = status_of(job) == "completed"
         if not ended and not isinstance(running, str):
             return
         unread = {
