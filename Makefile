@@ -16,7 +16,7 @@ END_TO_END := main_path refusals restart_order dashboard_api
 ON_POSTGRESQL := tests/jobs/test_service.py tests/engine/test_recorder.py tests/files/test_service.py \
 	tests/api/test_userdata.py $(END_TO_END:%=tests/end_to_end/test_%.py)
 
-.PHONY: help demo test attacks test-cluster check browser readme container screenshots format docs conformance site lock audit bench bench-cluster load chaos chaos-cluster fuzz simulate mutants clean
+.PHONY: help demo test test-probe attacks test-cluster check browser readme container screenshots format docs conformance site lock audit bench bench-cluster load chaos chaos-cluster fuzz simulate mutants clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,13 +25,16 @@ demo: $(UI) ## run a workflow and save its pictures in ./demo-output
 	@$(BIN)/comfy-cloud-proxy demo
 
 # The tests start hundreds of processes, and none has to compile the package again.
-test test-cluster browser: export PYTHONDONTWRITEBYTECODE =
+test test-probe test-cluster browser: export PYTHONDONTWRITEBYTECODE =
 
 test: $(DEV) ## run the tests
 	$(BIN)/python -m pytest -n auto --dist worksteal -q
 
 attacks: $(DEV) ## attack a running proxy, and print what other clients notice
 	$(BIN)/python -m pytest -n 2 -q -m attack tests/security
+
+test-probe: $(DEV) ## test the probe, a program of its own
+	$(BIN)/python -m pytest -n auto -q probe/tests
 
 test-cluster: $(DEV) ## test replicas with real servers: PostgreSQL, Valkey, PgBouncer, HAProxy
 	$(BIN)/python -m pytest -n 3 --dist loadfile -q -m cluster tests/cluster
@@ -149,9 +152,10 @@ $(UI): pyproject.toml requirements/run.lock requirements/ui.lock | $(VENV)/bin/p
 	@$(INSTALL) --no-build-isolation --editable '.[ui]'
 	@touch $@ $(RUN)
 
-$(DEV): pyproject.toml $(wildcard requirements/*.lock) | $(VENV)/bin/pip
+$(DEV): pyproject.toml probe/pyproject.toml $(wildcard requirements/*.lock) | $(VENV)/bin/pip
 	$(LOCKED) -r requirements/test.lock -r requirements/check.lock
 	$(INSTALL) --no-build-isolation --editable '.[test,check]'
+	$(INSTALL) --no-build-isolation --no-deps --editable ./probe
 	@touch $@ $(RUN)
 
 # The oldest packages of the web interface that are allowed, in a folder before those of $(BROWSER).

@@ -263,13 +263,13 @@ async def test_json_logs_have_no_banner_among_them(tmp_path: Path) -> None:
 
 
 async def test_a_server_does_not_load_what_it_does_not_need_at_once() -> None:
-    """Migrations, pictures, lent keys, replicas, the simulator and the probe take 40 MB."""
+    """Migrations, pictures, lent keys, replicas and the simulator take 40 MB."""
     program = "import sys, proxy.cli, proxy.cli.serve; print(*sys.modules)"
     async with child("-c", program) as process:
         out, err = await process.communicate()
     assert err == b""
     later = {"alembic", "PIL", "cryptography", "redis", "psycopg", "obstore"}
-    later |= {"proxy.simulator", "proxy.probe"}
+    later |= {"proxy.simulator"}
     assert set(out.decode().split()) & later == set()
 
 

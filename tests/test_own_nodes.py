@@ -156,18 +156,6 @@ async def test_a_list_that_is_older_than_the_release_is_told(place: Place) -> No
     assert "release 4" not in out
 
 
-async def test_a_deployment_alone_is_probed_by_running_jobs(place: Place) -> None:
-    words = ("probe", "--config", str(place.config()), "--data-dir", str(place.folder / "data"))
-    environment = {"PATH": os.environ["PATH"], "HOME": str(place.folder)}
-    code, _, err = await command(*words, environment=environment)
-    assert code == 2
-    assert "observe the deployment with --level run" in " ".join(err.split())
-    place.deployment.switches.state = "stopped"
-    code, out, _ = await command(*words, "--level", "run", "--yes", environment=environment)
-    assert code == 2
-    assert "The deployment takes no jobs: 422 deployment_stopped." in out
-
-
 async def test_a_list_is_saved_whole_or_not_at_all(proxy: Proxy, tmp_path: Path) -> None:
     target = tmp_path / "object_info.json"
     address = str(proxy.url).rstrip("/")

@@ -138,7 +138,7 @@ SOURCES = re.compile(
     r"|random\.\w+|secrets\.(?:choice|rand\w+)|(?:secrets\.)?token_(?:hex|bytes|urlsafe)|os\.urandom|SystemRandom"
     r"|(?:\w+\.)*(?:ThreadPoolExecutor|ProcessPoolExecutor)|(?:threading\.)?(?:Thread|Timer)"
 )
-#: The only modules with them; the simulator and the probe are programs of their own.
+#: The only modules with them; the simulator is a program of its own.
 WITH_SOURCES = {"clock.py", "randomness.py", "threads.py"}
 #: Ends the process when its event loop is stuck, and so must not depend on it.
 STOPS_THE_PROCESS = ("serve.py", "threading.Timer")
@@ -148,7 +148,7 @@ def test_one_module_reads_the_clock_one_draws_and_one_starts_threads() -> None:
     found = {
         (path.name, called)
         for path in MODULES
-        if room(path) not in {"simulator", "probe"} and path.name not in WITH_SOURCES
+        if room(path) != "simulator" and path.name not in WITH_SOURCES
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Name | ast.Attribute)
         and SOURCES.fullmatch(called := ast.unparse(node))
@@ -163,7 +163,7 @@ def test_few_rooms_open_connections() -> None:
         if {"aiohttp.ClientSession", "aiohttp.TCPConnector"} & imports(path)
         or "ClientSession(" in path.read_text(encoding="utf-8")
     }
-    assert openers <= {"cloud", "cli", "probe", "sign_in", "simulator"}
+    assert openers <= {"cloud", "cli", "sign_in", "simulator"}
 
 
 @pytest.mark.parametrize("room_name", ["bus", "engine", "jobs", "storage"])
@@ -298,7 +298,6 @@ INNER_IMPORTS = {
     "proxy.cli.check": "a command that is not run takes no time of a start",
     "proxy.cli.demo": "as the other commands",
     "proxy.cli.run": "as the other commands",
-    "proxy.cli.probe": "as the other commands",
     "proxy.cli.serve": "as the other commands",
 }
 

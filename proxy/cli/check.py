@@ -174,7 +174,7 @@ async def _releases(settings: Settings, rows: list[Observation], checks: CheckRe
         checks.add(
             "own nodes",
             fine="Comfy Cloud lets the key pick a deployment, and shows its nodes then: report the "
-            "output of comfy-cloud-proxy probe --level run.",
+            "output of comfy-cloud-probe --level run.",
         )
     for table in settings.accounts:
         if (place := nodes_of(table)) is None or table.base_url is None:

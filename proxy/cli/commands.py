@@ -6,7 +6,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -254,42 +254,6 @@ def _check(
     from proxy.cli.check import check
 
     return check(load(options), as_json=as_json)
-
-
-@command(
-    app,
-    "probe",
-    "probe",
-    "probe --level run --json report.json",
-    short="Measure how Comfy Cloud behaves with your key.",
-    settings=_CLOUD,
-)
-def _probe(
-    options: dict[str, Any],
-    level: Annotated[
-        Literal["read", "run"],
-        typer.Option(metavar="read|run", help="Only read, or also run small jobs."),
-    ] = "read",
-    to: Annotated[Path | None, option("FILE", "Write the report to this file.", "--json")] = None,
-    idle: Annotated[
-        float,
-        typer.Option(
-            metavar="SECONDS",
-            min=0,
-            max=90,
-            help="How long `run` watches a socket without traffic: common limits are a minute.",
-        ),
-    ] = 65.0,
-    consent: Annotated[bool, typer.Option("--yes", help="Run jobs without asking.")] = False,
-) -> int:
-    """Measure how Comfy Cloud behaves where its documentation is unclear.
-
-    The report contains no key, no signed URL and no prompts of others. The exit code is 0 if the
-    proxy works with this cloud, 1 if it works with limits, and 2 if it does not.
-    """
-    from proxy.cli.probe import run_probe
-
-    return run_probe(load(options), level=level, to=to, idle=idle, consent=consent)
 
 
 @command(

@@ -7,9 +7,9 @@ from typing import Any
 
 from yarl import URL
 
-from proxy.probe import workflows
-from proxy.probe.surface import V2Surface, hours, outcome, word
-from proxy.probe.wire import Reply
+from comfy_cloud_probe import workflows
+from comfy_cloud_probe.surface import V2Surface, hours, outcome, word
+from comfy_cloud_probe.wire import Reply
 
 #: Paths of uploads by what is odd in them.
 _PATHS = {

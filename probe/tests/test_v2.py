@@ -11,14 +11,14 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from comfy_cloud_probe import Target, probe, v2_files, v2_jobs, v2_streams
+from comfy_cloud_probe.pick import NONE
+from comfy_cloud_probe.pick import observe as observe_pick
+from comfy_cloud_probe.points import Findings, v2_points
+from comfy_cloud_probe.surface import V2Surface
+from comfy_cloud_probe.v2 import no_surface
+from comfy_cloud_probe.wire import ProbeRun, Wire
 
-from proxy.probe import Target, probe, v2_files, v2_jobs, v2_streams
-from proxy.probe.pick import NONE
-from proxy.probe.pick import observe as observe_pick
-from proxy.probe.points import Findings, v2_points
-from proxy.probe.surface import V2Surface
-from proxy.probe.v2 import no_surface
-from proxy.probe.wire import ProbeRun, Wire
 from proxy.simulator import Simulator, Switches
 from proxy.simulator.deployment import DeploymentSwitches, SimulatedDeployment
 from proxy.translate import codec

@@ -6,9 +6,9 @@ import asyncio
 
 import aiohttp
 import pytest
+from comfy_cloud_probe.wire import Wire
 from process import TIMEOUT
 
-from proxy.probe.wire import Wire
 from proxy.simulator import Simulator, Switches
 
 

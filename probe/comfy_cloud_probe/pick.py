@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
-from proxy.probe import workflows
-from proxy.probe.wire import JOB, ProbeRun
+from comfy_cloud_probe import workflows
+from comfy_cloud_probe.wire import JOB, ProbeRun
 from proxy.translate.reading import objects_of
 
 #: What is observed where the workspace, or the account, has no deployment.

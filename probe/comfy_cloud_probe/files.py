@@ -13,8 +13,8 @@ from blake3 import blake3
 from PIL import Image
 from yarl import URL
 
-from proxy.probe import workflows
-from proxy.probe.wire import ProbeRun, Reply
+from comfy_cloud_probe import workflows
+from comfy_cloud_probe.wire import ProbeRun, Reply
 
 #: Kinds of picture beside PNG.
 _KINDS = ("jpeg", "webp")

@@ -15,8 +15,8 @@ from uuid import uuid4
 
 import aiohttp
 
-from proxy.probe.points import Findings, SurfaceName
-from proxy.probe.wire import CALL_TIMEOUT, LOOK, Graph, Reply, Wire
+from comfy_cloud_probe.points import Findings, SurfaceName
+from comfy_cloud_probe.wire import CALL_TIMEOUT, LOOK, Graph, Reply, Wire
 from proxy.translate import codec
 from proxy.translate.reading import field_of
 

@@ -13,7 +13,7 @@ from uuid import uuid4
 import aiohttp
 from yarl import URL
 
-from proxy.probe.points import Findings
+from comfy_cloud_probe.points import Findings
 from proxy.translate import codec
 from proxy.translate.reading import field_of, object_of, objects_of
 from proxy.waits import stop, until_set

@@ -1,4 +1,4 @@
-"""`probe`: how the cloud answers, where its documentation is unclear."""
+"""The command `comfy-cloud-probe`: its options, its lines and its exit codes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import logging
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import typer
 
+from comfy_cloud_probe import CONSENT, Target, probe
+from comfy_cloud_probe.points import Findings, Level
 from proxy import logging as logs
 from proxy.catalog.owners import parted
 from proxy.cli.common import CommandError, UsageError, chosen_accounts
@@ -19,11 +21,11 @@ from proxy.cli.tables import say
 from proxy.cloud.errors import CloudError
 from proxy.cloud.v2.catalog import NodeList
 from proxy.observations import identity_of, keep_facts
-from proxy.probe import CONSENT, Target, probe
-from proxy.probe.points import Findings, Level
-from proxy.settings import AccountAccess, Settings
+from proxy.settings import AccountAccess, ConfigError, Settings, load
 from proxy.storage.database import StorageError
 from proxy.storage.start import has_database, opened_database
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 _WORDS = {
     "as_assumed": "as assumed",
@@ -34,11 +36,70 @@ _WORDS = {
 _EXIT_CODES = {"works": 0, "limited": 1, "fails": 2}
 
 
+def main() -> None:
+    """Run the command and exit: 0 if the proxy works with the account, 1 with limits, 2 if not."""
+    try:
+        sys.exit(app(standalone_mode=False))
+    except typer.Abort:
+        _refuse("Aborted.", 1)
+    except typer.TyperException as error:
+        _refuse(error.format_message(), 2)
+    except ConfigError as error:
+        _refuse(str(error), 2)
+    except CommandError as error:
+        _refuse(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _refuse(sentence: str, code: int) -> None:
+    say(f"comfy-cloud-probe: {sentence}", err=True)
+    sys.exit(code)
+
+
+def _option(metavar: str, text: str, *names: str) -> Any:
+    return typer.Option(*names, metavar=metavar, help=text, show_default=False)
+
+
+@app.command()
 def run_probe(
-    settings: Settings, *, level: Level, to: Path | None, idle: float, consent: bool
+    level: Annotated[
+        Literal["read", "run"],
+        typer.Option(metavar="read|run", help="Only read, or also run small jobs."),
+    ] = "read",
+    to: Annotated[Path | None, _option("FILE", "Write the report to this file.", "--json")] = None,
+    idle: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            min=0,
+            max=90,
+            help="How long `run` watches a socket without traffic: common limits are a minute.",
+        ),
+    ] = 65.0,
+    consent: Annotated[bool, typer.Option("--yes", help="Run jobs without asking.")] = False,
+    config: Annotated[str | None, _option("FILE", "The settings file of the proxy.")] = None,
+    data_dir: Annotated[str | None, _option("DIR", "The data folder of the proxy.")] = None,
+    api_key_file: Annotated[str | None, _option("FILE", "A file with the API key.")] = None,
+    base_url: Annotated[str | None, _option("URL", "The address of the cloud.")] = None,
+    simulate: Annotated[
+        bool | None, typer.Option("--simulate", help="Probe the simulator, without a key.")
+    ] = None,
 ) -> int:
-    """Probe the first account of Comfy Cloud and the first deployment. Returns 0 if the proxy works
-    with the account, 1 with limits, 2 if not."""
+    """Measure how Comfy Cloud behaves where its documentation is unclear.
+
+    The probe takes the accounts from the settings of comfy-cloud-proxy: its file, its variables
+    and these options. The report contains no key, no signed URL and no prompts of others. The exit
+    code is 0 if the proxy works with this cloud, 1 if it works with limits, and 2 if it does not.
+    """
+    given = {
+        "config": config,
+        "data_dir": data_dir,
+        "api_key_file": api_key_file,
+        "base_url": base_url,
+        "simulate": simulate,
+    }
+    settings = load({name: value for name, value in given.items() if value is not None})
     logs.configure()
     logging.disable(logging.CRITICAL)  # the report says what went wrong
     if level == "run" and not consent:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Container, Mapping
 from typing import Any
 
-from proxy.probe.wire import Graph
+from comfy_cloud_probe.wire import Graph
 
 #: Where the saved files go, in the user's own outputs.
 PREFIX = "comfy-cloud-proxy-probe/probe"

@@ -8,9 +8,9 @@ import time
 from typing import Any
 from uuid import uuid4
 
-from proxy.probe import files, messages, workflows
-from proxy.probe.points import Findings
-from proxy.probe.wire import JOB, LOOK, ProbeRun, Reply, Wire
+from comfy_cloud_probe import files, messages, workflows
+from comfy_cloud_probe.points import Findings
+from comfy_cloud_probe.wire import JOB, LOOK, ProbeRun, Reply, Wire
 from proxy.translate.reading import field_of, objects_of
 
 #: Seconds in which the answers about a job catch up with its events.

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from proxy.probe.points import Findings
-from proxy.probe.wire import Frame
+from comfy_cloud_probe.points import Findings
+from comfy_cloud_probe.wire import Frame
 from proxy.translate.reading import field_of
 
 _PLAIN_PREVIEW, _TEXT, _METADATA_PREVIEW = 1, 3, 4

@@ -8,10 +8,10 @@ from collections import Counter
 from typing import Any
 from uuid import uuid4
 
-from proxy.probe import workflows
-from proxy.probe.surface import V2Surface, hours, outcome, present, word
-from proxy.probe.v2_streams import StreamWatch, watched
-from proxy.probe.wire import Graph, Reply
+from comfy_cloud_probe import workflows
+from comfy_cloud_probe.surface import V2Surface, hours, outcome, present, word
+from comfy_cloud_probe.v2_streams import StreamWatch, watched
+from comfy_cloud_probe.wire import Graph, Reply
 from proxy.translate.reading import field_of, object_of, objects_of
 
 #: What differs from run to run in the name of an output: an id or a hash, the counter, and the

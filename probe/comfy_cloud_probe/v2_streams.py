@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
+from comfy_cloud_probe import workflows
+from comfy_cloud_probe.surface import ENDED, V2Surface, outcome
+from comfy_cloud_probe.wire import Reply
 from proxy.cloud.v2.sse import FrameParser
-from proxy.probe import workflows
-from proxy.probe.surface import ENDED, V2Surface, outcome
-from proxy.probe.wire import Reply
 from proxy.translate import codec
 from proxy.translate.reading import object_of
 

@@ -17,12 +17,9 @@ import aiohttp
 from msgspec import Struct
 from yarl import URL
 
-from proxy.catalog.owners import LOADERS
-from proxy.packs.table import PACK_NODES
-from proxy.packs.tooling import KRITA_REQUIRES
-from proxy.probe import files, pick, running, v2
-from proxy.probe.points import POINTS, Findings, Level
-from proxy.probe.wire import (
+from comfy_cloud_probe import files, pick, running, v2
+from comfy_cloud_probe.points import POINTS, Findings, Level
+from comfy_cloud_probe.wire import (
     CALL_TIMEOUT,
     Frame,
     ProbeRun,
@@ -31,6 +28,9 @@ from proxy.probe.wire import (
     Wire,
     attempt,
 )
+from proxy.catalog.owners import LOADERS
+from proxy.packs.table import PACK_NODES
+from proxy.packs.tooling import KRITA_REQUIRES
 from proxy.translate.reading import objects_of
 from proxy.translate.shapes import choices_of
 

@@ -7,16 +7,16 @@ from collections import defaultdict
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import pytest
+from comfy_cloud_probe import Target, probe
+from comfy_cloud_probe.points import POINTS, Findings
 from yarl import URL
 
-from proxy.probe import Target, probe
-from proxy.probe.points import POINTS, Findings
 from proxy.simulator import Simulator, Switches
 from proxy.simulator.account import Plan
 
 #: Switches that no probe can see, or should not, with the reason.
 UNSEEN = {
-    "deployment_pick": "tests/probe/test_v2.py picks one",
+    "deployment_pick": "probe/tests/test_v2.py picks one",
     "listed_imports": "the account of the probe has no imports",
     "pace": "only changes how long a node takes",
     "dispatch": "only changes how long a job waits",

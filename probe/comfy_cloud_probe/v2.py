@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.probe import v2_files, v2_jobs, v2_streams
-from proxy.probe.pick import NONE
-from proxy.probe.points import Findings, SurfaceName, v2_points
-from proxy.probe.surface import V2Surface
-from proxy.probe.wire import JOB, ProbeRun, Wire, attempt
+from comfy_cloud_probe import v2_files, v2_jobs, v2_streams
+from comfy_cloud_probe.pick import NONE
+from comfy_cloud_probe.points import Findings, SurfaceName, v2_points
+from comfy_cloud_probe.surface import V2Surface
+from comfy_cloud_probe.wire import JOB, ProbeRun, Wire, attempt
 
 #: Seconds until a job of a deployment must have ended: a first worker may take minutes to start.
 DEPLOYMENT_JOB = 240.0

@@ -1,4 +1,4 @@
-"""`comfy-cloud-proxy probe`: its questions, its lines, its file and its exit codes."""
+"""`comfy-cloud-probe`: its questions, its lines, its file and its exit codes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from process import command as run_command
 from stack import Client
 
 from proxy.simulator import Simulator, Switches
+from proxy.simulator.deployment import DeploymentSwitches, SimulatedDeployment
 from proxy.simulator.events import CloudEvent
 
 
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if "COMFY" not in name}
     return subprocess.run(
-        [sys.executable, "-m", "proxy", "probe", "--idle", "0", *arguments],
+        [sys.executable, "-m", "comfy_cloud_probe", "--idle", "0", *arguments],
         env=clean | environment,
         capture_output=True,
         text=True,
@@ -103,3 +104,28 @@ async def test_a_probe_without_a_data_folder_makes_none(tmp_path: Path) -> None:
         environment = {**before(simulator), "COMFY_PROXY_DATA_DIR": str(folder)}
         done = await asyncio.to_thread(command, "--level", "read", **environment)
     assert (done.returncode, folder.exists()) == (0, False)
+
+
+async def test_a_deployment_alone_is_probed_by_running_jobs(tmp_path: Path) -> None:
+    async with SimulatedDeployment(switches=DeploymentSwitches(state="stopped")) as deployment:
+        nodes = tmp_path / "object_info.json"
+        nodes.write_bytes(deployment.object_info)
+        config = tmp_path / "config.toml"
+        config.write_text(
+            f"""
+[[accounts]]
+name = "studio"
+kind = "deployment"
+base_url = "{deployment.base_url}"
+key = "{deployment.key}"
+object_info = "{nodes}"
+""",
+            encoding="utf-8",
+        )
+        words = ("--config", str(config), "--data-dir", str(tmp_path / "data"))
+        done = await asyncio.to_thread(command, *words)
+        assert done.returncode == 2
+        assert "observe the deployment with --level run" in " ".join(done.stderr.split())
+        done = await asyncio.to_thread(command, *words, "--level", "run", "--yes")
+    assert done.returncode == 2
+    assert "The deployment takes no jobs: 422 deployment_stopped." in done.stdout
