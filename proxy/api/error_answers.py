@@ -8,7 +8,7 @@ from aiohttp import web
 from proxy.api import bodies
 from proxy.edge.aiohttp_internals import has_route
 from proxy.logging import RequestContext
-from proxy.storage.database import BusyError, StorageError
+from proxy.storage.database import BusyError, StorageError, ValueRefusedError
 from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)
@@ -49,6 +49,13 @@ def not_stored(request: web.Request, error: StorageError) -> web.Response:
             "The proxy is overloaded. Nothing was changed; try again in a few seconds.",
             kind="unavailable",
             retry_after=bodies.STORE_WAIT,
+        )
+    elif isinstance(error, ValueRefusedError):
+        log.warning("request_value_refused", path=request.path, reason=str(error))
+        refused = LocalError(
+            "value_refused",
+            "The proxy cannot store or look for a name, a text or a number of this request. "
+            "Nothing was changed; send a shorter name or a smaller number.",
         )
     else:
         log.error("store_failed", path=request.path, error=str(error))

@@ -81,6 +81,8 @@ class Answer:
 
 #: Maximum bytes of a value of `extra_data` that is read.
 _MAX_EXTRA_BYTES = 4096
+#: Maximum characters of the id of a job.
+_MAX_ID = 512
 
 
 class Submission(Struct, frozen=True):
@@ -88,6 +90,11 @@ class Submission(Struct, frozen=True):
 
     cloud_id: str
     node_errors: dict[str, Any]
+
+
+def job_id_of(value: object) -> str:
+    """Return the id of a job, an empty text for what is none."""
+    return value if isinstance(value, str) and len(value) <= _MAX_ID else ""
 
 
 def submission_of(answer: Answer) -> Submission:
@@ -100,8 +107,8 @@ def submission_of(answer: Answer) -> Submission:
     call, result = answer.call, answer.object()
     if result.get("error"):
         raise refusal(call, 400, result, None)
-    cloud_id, node_errors = result.get("prompt_id"), result.get("node_errors")
-    if isinstance(cloud_id, str) and cloud_id:
+    cloud_id, node_errors = job_id_of(result.get("prompt_id")), result.get("node_errors")
+    if cloud_id:
         return Submission(cloud_id, object_of(node_errors))
     refused = refusal(call, 400, result, None) if node_errors else None
     raise CloudAmbiguous(f"{call}: no job in the answer", taken=not node_errors, refused=refused)

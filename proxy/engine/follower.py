@@ -37,7 +37,7 @@ from proxy.engine.tracker import (
     Tracker,
 )
 from proxy.jobs.models import Job
-from proxy.storage.database import StorageError
+from proxy.storage.database import StorageError, ValueRefusedError
 from proxy.translate.events import Message, Preview, is_terminal
 from proxy.translate.frames import CloudPicture
 from proxy.translate.graph_shape import class_of
@@ -63,8 +63,18 @@ _OVERSIZED = GiveUp(
     lost=True,
 )
 _GONE = GiveUp("Comfy Cloud no longer has this job.", lost=True)
+#: Why a job fails whose outputs or end the database does not take.
+UNSTORABLE = (
+    "The proxy cannot store what this job has made: its database refuses a name, a text or a "
+    "number in it, and the log says which. Change the workflow, such as its filename_prefix, and "
+    "run it again."
+)
 _UNREPORTED = GiveUp("Comfy Cloud did not report how this job ended.", lost=True)
 _CONTINUES = GiveUp("Comfy Cloud reports that this job continues.")
+
+#: A value that the storage refuses so often is not tried again; two writers at once may be behind
+#: the first time.
+_MAX_VALUE_REFUSALS = 3
 
 #: Inputs that are taken before others get a turn.
 _BATCH = 50
@@ -72,13 +82,16 @@ _BATCH = 50
 
 async def retried(call: Callable[[], Awaitable[T]]) -> T:
     """Return the result of a call that a job cannot continue without, again and again while the
-    storage refuses it."""
-    failures = 0
+    storage refuses it. Raises `ValueRefusedError` where a value in it is refused."""
+    failures = refusals = 0
     while True:
         try:
             return await call()
         except StorageError as error:
             failures += 1
+            refusals += isinstance(error, ValueRefusedError)
+            if refusals == _MAX_VALUE_REFUSALS:
+                raise
             wait = _RETRY.whole(failures)
             log.error("store_failed", error=str(error), next_try=wait)
             await asyncio.sleep(wait)
@@ -219,7 +232,7 @@ class JobFollower:
         """Return what follows from an input."""
         happenings: list[Happening] = []
         try:
-            local = await retried(partial(self.localiser.localised, what))
+            local = await self._localised(what)
             for command in self.tracker.receive(local, now()):
                 happenings += await self._made_of(command)
         except NodeFailedError as error:
@@ -229,6 +242,27 @@ class JobFollower:
             log.exception("job_input_failed", input=type(what).__name__)
             self.read_detail()
         return happenings
+
+    async def _localised(self, what: Input) -> Input:
+        """Return an input in the terms of the member. Raises `NodeFailedError`, also for what the
+        storage cannot take."""
+        try:
+            return await retried(partial(self.localiser.localised, what))
+        except ValueRefusedError as error:
+            log.error("job_input_refused", input=type(what).__name__, error=str(error))
+            if self.abandoned:  # it is that failure
+                return what
+            raise NodeFailedError(self._unstorable(what)) from error
+
+    def _unstorable(self, what: Input) -> Failure:
+        match what:
+            case EventReceived(data={"node": str(node)}):
+                pass
+            case SnapshotReceived(snapshot=snapshot) if snapshot.outputs:
+                node = next(iter(snapshot.outputs))
+            case _:
+                node = self.node or next(iter(self.job.graph), "")
+        return Failure(node, "RuntimeError", UNSTORABLE)
 
     async def _made_of(self, command: Command) -> list[Happening]:
         """Return what is to be reported of a command, if anything."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from itertools import takewhile
 
 import structlog
 from msgspec.structs import replace
 
-from proxy.engine.follower import JobFollower, Starting, retried
+from proxy.clock import now
+from proxy.costs.job_cost import JobCost
+from proxy.engine.follower import UNSTORABLE, JobFollower, Starting, retried
 from proxy.engine.job_publisher import JobPublisher
 from proxy.engine.live_job import JobChanges, LiveJob
 from proxy.engine.resources import JobResources
@@ -21,6 +23,7 @@ from proxy.engine.tracker import Ended, JobStarted, OutputsSent
 from proxy.jobs.conversion import run_of
 from proxy.jobs.message_order import StepBuffer
 from proxy.jobs.models import JobState
+from proxy.storage.database import ValueRefusedError
 from proxy.translate import workflow_metadata
 from proxy.translate.events import Message
 from proxy.waits import until_set
@@ -84,7 +87,7 @@ class Following:
         if ended is None:
             await self.withdraw(job, is_answered=job.answered)
         else:
-            await self._finish(job, ended)
+            await self._finish(job, follower, ended)
 
     async def _free_slot(self, job: LiveJob, follower: JobFollower) -> None:
         """Free the slot of a job as soon as the cloud has reported its end."""
@@ -150,12 +153,13 @@ class Following:
         """
         self._scheduler.free(job)
         if not is_answered:
-            await retried(self._table.write)
+            with suppress(ValueRefusedError):  # the row goes anyway
+                await retried(self._table.write)
             await until_set(job.awaited_release(), self._publisher.answer_timeout)
         await self._table.discard(job)
         self._scheduler.cost_known(job.member)
 
-    async def _finish(self, job: LiveJob, ended: Ended) -> None:
+    async def _finish(self, job: LiveJob, follower: JobFollower, ended: Ended) -> None:
         """Record an end, then tell it: the history has the entry before the client hears of it,
         and before that the outputs are in the output directory, if there is one.
 
@@ -169,7 +173,8 @@ class Following:
         if self._resources.files.output_directory is not None:
             await self._resources.files.output_directory.save(job.member, end.outputs)
         self._scheduler.ended(job, end.ms / 1000)
-        await retried(partial(self._table.finish, job, end))
+        ended = await self._record(job, follower, replace(ended, end=end))
+        end = ended.end
         self._scheduler.cost_known(job.member)
         if end.outcome == "completed":
             self._resources.run_times.learn(job.graph, end.node_times, job.member, end.ms)
@@ -179,6 +184,21 @@ class Following:
         self._table.leave(job, end)
         await self._publisher.flush()
         self._tell(job, ended.last)
+
+    async def _record(self, job: LiveJob, follower: JobFollower, ended: Ended) -> Ended:
+        """Move a job into the history, and return its end: a failure, where the storage does not
+        take what the cloud has sent, and without a trace where it takes nothing of the job."""
+        failed = follower.tracker.unstorable(ended, UNSTORABLE, now())
+        unpriced = replace(failed, end=replace(failed.end, cost=JobCost()))
+        for candidate in (ended, failed, unpriced):
+            try:
+                await retried(partial(self._table.finish, job, candidate.end))
+            except ValueRefusedError as error:
+                log.error("job_end_refused", error=str(error))
+            else:
+                return candidate
+        await self._table.recorder.discard_soon(job)
+        return unpriced
 
     async def _estimate_again(self, job: LiveJob) -> None:
         """Let the member's waiting jobs of the same shape be expected to run as long as it has

@@ -208,6 +208,15 @@ def withdrawn() -> LocalError:
     )
 
 
+def value_refused() -> LocalError:
+    """Return the answer to a client whose job has something that the database does not take."""
+    return LocalError(
+        "value_refused",
+        "The proxy cannot store this job: its database refuses a name, a text or a number in it, "
+        "and the log says which. Change the workflow, and submit it again.",
+    )
+
+
 def submission_failed() -> LocalError:
     """Return the answer to a client whose job the proxy could not send, through its own fault."""
     return LocalError(

@@ -27,7 +27,7 @@ from proxy.jobs.models import (
     JobState,
     is_shown,
 )
-from proxy.storage.database import FencedError, StorageError
+from proxy.storage.database import FencedError, StorageError, ValueRefusedError
 from proxy.storage.history import Recorded
 from proxy.storage.job_tables import JobKey
 from proxy.storage.jobs import EngineWrite, JobRepository
@@ -119,7 +119,7 @@ class JobRecorder:
             return True
         try:
             job.content = await self._content(job.order)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, ValueRefusedError) as error:
             stored = await self.jobs.get(*job.key)
             job.content = JobContent({}, {})
             if stored is None or stored.order != job.order:

@@ -37,11 +37,12 @@ from proxy.engine.outcomes import (
     Sent,
     Withdrawn,
     submission_failed,
+    value_refused,
 )
 from proxy.engine.preparation import Preparation, WithdrawnError
 from proxy.engine.resources import JobResources
 from proxy.engine.spending_gate import ClaimRefusedError
-from proxy.storage.database import StorageError
+from proxy.storage.database import StorageError, ValueRefusedError
 from proxy.translate.errors import (
     LocalError,
     fill_node_errors,
@@ -232,6 +233,8 @@ def _unsent(error: Exception) -> Outcome:
                 return Elsewhere(error, "unreachable", by_cloud=False)
             return Refused(error, by_cloud=False)
     log.error("send_save_failed", error=str(error))
+    if isinstance(error, ValueRefusedError):
+        return Refused(value_refused(), by_cloud=False)
     return NotNow()
 
 

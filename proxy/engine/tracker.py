@@ -266,6 +266,26 @@ class Tracker:
         self.ended = True
         self.nodes.current = None
 
+    def unstorable(self, ended: Ended, reason: str, now: int) -> Ended:
+        """Return the end of a job instead of one that the storage refuses: a failure for this
+        reason, without anything that the cloud has sent."""
+        error = {"exception_type": "RuntimeError", "exception_message": reason}
+        data = events.execution_error(error, now=now, **self._so_far)
+        end = JobEnd(
+            outcome="failed",
+            outputs={},
+            status={
+                "status_str": "error",
+                "completed": False,
+                "messages": [["execution_error", data]],
+            },
+            meta={},
+            started_at=now,
+            ended_at=now,
+            cost=ended.end.cost,
+        )
+        return Ended(end, Event("execution_error", data), ended.last)
+
     def _failure(self, snapshot: Snapshot, ended_at: int) -> tuple[str, dict[str, Any]]:
         type_ = "execution_interrupted" if snapshot.status == "cancelled" else "execution_error"
         # From the socket, or from the worker's own messages.

@@ -236,6 +236,9 @@ class Outputs:
         number = 0
         if tail is not None:
             number = max(files.next_number(node.member, folder, stem), on_disk.last_number + 1)
+            if number > names.MAX_COUNTER:  # it goes on below the last number
+                stem = names.counted(stem, names.MAX_COUNTER, "")
+                number = files.next_number(node.member, folder, stem)
         while True:
             if tail is not None:
                 filename = names.counted(stem, number, tail)

@@ -35,6 +35,12 @@ class FencedError(StorageError):
     """Raised when the writer is not the engine: another replica holds the lease."""
 
 
+class ValueRefusedError(StorageError):
+    """Raised when the database refuses a value of the unit: a number that is too large, text that
+    it cannot encode, what a constraint forbids. It would refuse the same unit again. Nothing was
+    written."""
+
+
 class BusyError(StorageError):
     """Raised when the database answers, and too many units wait for it. Nothing was written."""
 

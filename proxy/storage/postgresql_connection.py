@@ -18,10 +18,10 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
 from sqlalchemy.util import await_only
 
-from proxy.storage.database import StorageError
+from proxy.storage.database import StorageError, ValueRefusedError
 
 T = TypeVar("T")
 
@@ -75,6 +75,9 @@ class DeadlockError(StorageError):
 
 
 _KINDS: dict[str, type[StorageError]] = {_DEADLOCK: DeadlockError, _TIMED_OUT: NoAnswerError}
+#: The classes of errors that say that a value does not fit: of data, integrity and limits, such as
+#: the longest value of an index.
+_VALUE_REFUSED = ("22", "23", "54")
 
 
 async def connect(address: str) -> PostgresqlConnection:
@@ -167,13 +170,22 @@ def translated(ends: float | None) -> Iterator[None]:
         if ends is not None and loop_time() >= ends:
             raise NoAnswerError("the database does not answer") from error
         reason = error.orig if isinstance(error, DBAPIError) else error
-        state = reason.sqlstate if isinstance(reason, psycopg.Error) else None
-        kind = _KINDS.get(state or "", StorageError)
-        raise kind(f"the database refused: {one_line(reason or error)}") from error
+        raise _kind_of(reason)(f"the database refused: {one_line(reason or error)}") from error
     except TimeoutError as error:
         raise NoAnswerError("the database does not answer") from error
-    except (SQLAlchemyError, OSError, OverflowError, UnicodeError) as error:
+    except (StatementError, OverflowError, UnicodeError) as error:
+        raise ValueRefusedError(f"the database refused: {one_line(error)}") from error
+    except (SQLAlchemyError, OSError) as error:
         raise StorageError(f"the database refused: {one_line(error)}") from error
+
+
+def _kind_of(error: BaseException | None) -> type[StorageError]:
+    """Return what an error of the server or its driver is raised as."""
+    state = (error.sqlstate if isinstance(error, psycopg.Error) else None) or ""
+    # The driver itself refuses text with a NUL.
+    if state.startswith(_VALUE_REFUSED) or isinstance(error, psycopg.DataError):
+        return ValueRefusedError
+    return _KINDS.get(state, StorageError)
 
 
 def one_line(error: BaseException) -> str:

@@ -22,10 +22,10 @@ from typing import Any, TypeVar, cast
 from msgspec import Struct
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
 
 from proxy import threads
-from proxy.storage.database import DamagedError, Database, StorageError
+from proxy.storage.database import DamagedError, Database, StorageError, ValueRefusedError
 
 T = TypeVar("T")
 
@@ -48,6 +48,14 @@ _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 #: Exceptions of the database and its driver.
 _REFUSALS = (sqlite3.Error, SQLAlchemyError, OSError, OverflowError, UnicodeError)
+#: Those of them that say that a value does not fit; the last is a conversion that has failed.
+_VALUE_REFUSALS = (
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    OverflowError,
+    UnicodeError,
+    StatementError,
+)
 
 
 class SqliteDatabase(Database):
@@ -267,7 +275,8 @@ def _translate(path: Path, error: BaseException) -> BaseException:
     if not isinstance(error, _REFUSALS):
         return error
     cause = (error.orig or error) if isinstance(error, DBAPIError) else error
-    translated = StorageError(f"the database {path} refused: {cause}")
+    kind = ValueRefusedError if isinstance(cause, _VALUE_REFUSALS) else StorageError
+    translated = kind(f"the database {path} refused: {cause}")
     if getattr(cause, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:  # details are in higher bits
         translated = _damaged(path, str(cause))
     translated.__cause__ = error

@@ -23,6 +23,9 @@ TYPES = ("input", "output", "temp")
 NAME_MAX = 255
 PATH_MAX = 4096
 
+#: Highest number of a name that counts: with the next ones it is far from what a database takes.
+MAX_COUNTER = 10**12
+
 _COUNTED = re.compile(r"(?P<stem>.*)_\d{5,}+(?P<tail>_?(?:[^_0-9].*)?)", re.DOTALL)
 
 #: A content hash, by which the cloud names files.
@@ -210,14 +213,15 @@ def counters(filename: str) -> Iterator[tuple[str, int]]:
     """Yield each stem for which the name counts, and the number that it uses.
 
     ComfyUI reads a counter between the stem's underscore and the next one; `a_b_00003_.png` uses
-    up number 3 of the stem `a_b`. A name that no disk takes counts for nothing.
+    up number 3 of the stem `a_b`. A name that no disk takes counts for nothing, and so does a
+    number above `MAX_COUNTER`.
     """
     if len(filename) > PATH_MAX:
         return
     start = 0
     for part in filename.split("_"):
-        if start and part.isdecimal():
-            yield filename[: start - 1], int(part)
+        if start and part.isdecimal() and (number := int(part)) <= MAX_COUNTER:
+            yield filename[: start - 1], number
         start += len(part) + 1
 
 

@@ -21,6 +21,7 @@ from proxy.engine.tracker import EventReceived, Tracker
 from proxy.jobs.messages import JobMessage
 from proxy.jobs.models import JobState
 from proxy.simulator import HttpFault, Simulator, SocketFault
+from proxy.storage.database import ValueRefusedError
 from proxy.translate import codec
 from proxy.translate.events import Preview
 from proxy.translate.frames import CloudPicture
@@ -73,6 +74,22 @@ async def test_a_detail_that_is_too_large_each_time_is_given_up(
     assert simulator.calls[DETAIL] == 3
     (_, error) = codec.loads(entry.result)["status"]["messages"][-1]
     assert "too large to be read" in error["exception_message"]
+
+
+async def test_a_job_whose_outputs_the_database_does_not_take_fails(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refused(*_given: Any, **_more: Any) -> Any:
+        raise ValueRefusedError("too large")
+
+    monkeypatch.setattr(Files, "localise", refused)
+    monkeypatch.setattr(Files, "reveal", refused)
+    async with running_engine(simulator, tmp_path) as rig:
+        job, _ = await rig.submit(graphs.plain())
+        entry = await rig.ended(job)
+    assert entry.state == "failed"
+    (_, error) = codec.loads(entry.result)["status"]["messages"][-1]
+    assert "filename_prefix" in error["exception_message"]
 
 
 @pytest.mark.parametrize("held_up", [False, True])

@@ -18,8 +18,10 @@ from proxy.costs.job_cost import JobCost, JobRun, Pricing
 from proxy.engine import following, news_publisher
 from proxy.jobs.messages import JobLeft, JobMessage, JobRecorded, JobReleased
 from proxy.simulator import Simulator
-from proxy.storage.database import StorageError
+from proxy.storage.database import StorageError, ValueRefusedError
 from proxy.storage.history import Recorded
+from proxy.storage.job_tables import HistoryEntry
+from proxy.translate import codec
 
 SUBMIT = "POST /api/prompt"
 
@@ -64,6 +66,42 @@ async def test_an_end_is_written_until_the_storage_takes_it(
         job, _ = await rig.submit(graphs.plain())
         assert (await rig.ended(job)).state == "succeeded"
         assert refusals == []
+
+
+async def test_an_end_that_the_database_does_not_take_is_a_failure(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_engine(simulator, tmp_path) as rig:
+        finish = rig.repository.finish
+
+        async def refused(entry: HistoryEntry, *args: Any, **kwargs: Any) -> Recorded:
+            if entry.state == "succeeded":
+                raise ValueRefusedError("too large")
+            return await finish(entry, *args, **kwargs)
+
+        monkeypatch.setattr(rig.repository, "finish", refused)
+        job, _ = await rig.submit(graphs.plain())
+        entry = await rig.ended(job)
+        assert entry.state == "failed"
+        ((type_, error),) = codec.loads(entry.result)["status"]["messages"]
+        assert (type_, "cannot store" in error["exception_message"]) == ("execution_error", True)
+        assert rig.messages_of(job)[-2:] == ["execution_error", "executing None"]
+
+
+async def test_a_job_of_which_the_database_takes_nothing_ends_without_a_trace(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_engine(simulator, tmp_path) as rig:
+
+        async def refused(*_args: Any, **_kwargs: Any) -> Recorded:
+            raise ValueRefusedError("too large")
+
+        monkeypatch.setattr(rig.repository, "finish", refused)
+        job, _ = await rig.submit(graphs.plain())
+        await until(lambda: "executing None" in rig.messages_of(job))
+        assert rig.messages_of(job)[-2:] == ["execution_error", "executing None"]
+        assert await rig.is_gone(job)
+        assert rig.engine.table.get(job.key) is None
 
 
 @pytest.mark.parametrize("limit", [1, 100])

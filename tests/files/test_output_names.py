@@ -231,6 +231,27 @@ async def test_a_counter_goes_on_after_uploads_to_the_output_folder(
     assert await names(files, {"images": [item(cloud.add(RED))]}) == ["ComfyUI_00042_.png"]
 
 
+@pytest.mark.parametrize("number", [10**12 + 1, 2**63 - 1, 10**200])
+async def test_a_number_that_is_too_large_does_not_count(
+    files: Files, cloud: MemoryCloud, number: int
+) -> None:
+    await upload(files, BLUE, f"N_{number}_.png", type="output")
+    output = {"images": [item(cloud.add(RED)), item(cloud.add(BLUE))]}
+    assert await names(files, output, node=save("N")) == ["N_00001_.png", "N_00002_.png"]
+
+
+async def test_a_counter_at_its_end_goes_on_below_it(files: Files, cloud: MemoryCloud) -> None:
+    await upload(files, BLUE, "N_999999999999_.png", type="output")
+    output = {"images": [item(cloud.add(RED))]}
+    given = [*await names(files, output, node=save("N"), job="0")]
+    given += [*await names(files, output, node=save("N"), job="1")]
+    assert [*given, *await names(files, output, node=save("N"), job="2")] == [
+        "N_1000000000000_.png",
+        "N_1000000000000_00001_.png",
+        "N_1000000000000_00002_.png",
+    ]
+
+
 async def test_members_count_for_themselves(files: Files, cloud: MemoryCloud) -> None:
     output = {"images": [item(cloud.add(RED))]}
     assert await names(files, output, member="ann") == ["ComfyUI_00001_.png"]

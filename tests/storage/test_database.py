@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Connection, insert, select
 from storage.units import names, put
 
-from proxy.storage.database import Database, StorageError
+from proxy.storage.database import Database, StorageError, ValueRefusedError
 from proxy.storage.sqlite import SqliteDatabase
 from proxy.storage.tables import leases, meta
 
@@ -109,8 +109,21 @@ async def test_what_cannot_be_stored_fails_alone(database: Database) -> None:
         database.write(lambda connection: put(connection, "b")),
         return_exceptions=True,
     )
-    assert [isinstance(result, StorageError) for result in results] == [False, True, True, False]
+    kinds = [isinstance(result, ValueRefusedError) for result in results]
+    assert kinds == [False, True, True, False]
     assert await names(database) == ["a", "b"]
+
+
+async def test_a_constraint_refuses_a_value(database: Database) -> None:
+    await database.write(lambda connection: put(connection, "a"))
+    with pytest.raises(ValueRefusedError):
+        await database.write(lambda connection: put(connection, "a"))
+
+
+async def test_what_cannot_be_looked_for_is_a_value_that_is_refused(database: Database) -> None:
+    query = select(leases).where(leases.c.epoch == 2**70)
+    with pytest.raises(ValueRefusedError):
+        await database.read(lambda connection: connection.execute(query).all())
 
 
 # --- SQLite --------------------------------------------------------------------------------

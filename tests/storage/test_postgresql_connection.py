@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 
 import psycopg
 import pytest
-from psycopg.errors import DeadlockDetected, QueryCanceled
+from psycopg.errors import DeadlockDetected, ProgramLimitExceeded, QueryCanceled
 from waiting import until
 
-from proxy.storage.database import StorageError
+from proxy.storage.database import StorageError, ValueRefusedError
 from proxy.storage.postgresql_connection import (
     AnswerLostError,
     DeadlockError,
@@ -76,6 +76,8 @@ async def test_a_waiter_that_is_cancelled_closes_the_connection(
         (QueryCanceled("too long"), NoAnswerError, "the database refused: too long"),
         (psycopg.OperationalError("no route"), StorageError, "the database refused: no route"),
         (psycopg.OperationalError(), StorageError, "the database refused: OperationalError"),
+        (psycopg.DataError("a NUL"), ValueRefusedError, "the database refused: a NUL"),
+        (ProgramLimitExceeded(), ValueRefusedError, "the database refused: ProgramLimitExceeded"),
         (TimeoutError(), NoAnswerError, "the database does not answer"),
         (OSError("no socket"), StorageError, "the database refused: no socket"),
         (StorageError("its own"), StorageError, "its own"),

@@ -171,6 +171,9 @@ def test_a_graph_names_files_in_many_forms(value: str, place: Place | None) -> N
         ("ComfyUI_x_.png", []),
         ("cat.png", []),
         ("a_1_00002_.png", [("a", 1), ("a_1", 2)]),
+        ("a_1000000000000_.png", [("a", 10**12)]),
+        ("a_1000000000001_.png", []),
+        ("a_9223372036854775807_.png", []),
     ],
 )
 def test_a_name_uses_up_its_number_of_each_stem(

@@ -12,7 +12,7 @@ from cachetools import LRUCache
 from yarl import URL
 
 from proxy.cloud.account_client import AccountClient, ClientOptions
-from proxy.cloud.answers import DETAIL, Answer, Submission, status_only
+from proxy.cloud.answers import DETAIL, Answer, Submission, job_id_of, status_only
 from proxy.cloud.calls import JSON, CloudApi, CloudCall
 from proxy.cloud.errors import (
     CloudAmbiguous,
@@ -167,7 +167,7 @@ class DeploymentClient(AccountClient):
         }
         try:
             job = await self.http.read(call, Answer.object, data=data, headers=headers, once=True)
-            if not isinstance(id_ := job.get("id"), str) or not id_:
+            if not (id_ := job_id_of(job.get("id"))):
                 raise CloudGarbage(f"{call}: no id in the answer")
         except CloudRefused as error:
             if error.status >= 500:
