@@ -40,7 +40,7 @@ from proxy.cloud.errors import (
     CloudUnreachable,
 )
 from proxy.cloud.event_socket import EventSocket, Timeouts
-from proxy.cloud.marks import MARK, MarkedJobs, id_by_mark
+from proxy.cloud.marks import MARK, JobList, MarkedJobs, id_by_mark
 from proxy.cloud.observer import Observer
 from proxy.cloud.upstream import Capabilities, Known, Prompt
 from proxy.logging import word
@@ -83,7 +83,7 @@ class CloudClient(AccountClient):
         super().__init__(base_url, key, **options)
         self.billing = CloudBilling(self.aside)
         self.documents = self
-        self._marked = MarkedJobs(lambda since: self.jobs(since=since), self.extra_data)
+        self._marked = MarkedJobs(lambda since: self._listed((), since), self.extra_data)
         self._submit = self.http.call("POST", "prompt")
         self._details = asyncio.Semaphore(_MAX_CONCURRENT_DETAILS)
 
@@ -166,7 +166,8 @@ class CloudClient(AccountClient):
         )
 
     async def find(self, mark: str, known: Known, *, since: int) -> str | None:
-        """Return the id of the job with this mark, `None` if there is none.
+        """Return the id of the job with this mark, `None` if there is none. Raises `CloudTruncated`
+        if the list is cut off before that is known.
 
         Where the cloud honours ids, one look tells of a job that is there.
         """
@@ -199,6 +200,9 @@ class CloudClient(AccountClient):
         `statuses` are those that the cloud shows to users; none means all. Pages are read until one
         has a job that was created before `since` (ms since 1970).
         """
+        return (await self._listed(statuses, since)).jobs
+
+    async def _listed(self, statuses: Iterable[str], since: int | None) -> JobList:
         found: dict[str, Snapshot] = {}
         query: dict[str, Any] = {
             "sort_by": "create_time",
@@ -207,7 +211,7 @@ class CloudClient(AccountClient):
         }
         if named := ",".join(statuses):
             query["status"] = named
-        offset = 0
+        offset, is_whole = 0, True
         for _ in range(_MAX_PAGES):
             call = self.http.call("GET", "jobs", query=query)
             page = await self.http.read(call, partial(page_with, "jobs"))
@@ -220,13 +224,17 @@ class CloudClient(AccountClient):
                     self.observations.add_anomaly("job", "without id", entry)
             offset += len(entries)
             next_query = next_page(page, offset)
-            if not next_query or len(found) == known or _reaches(found, since):
+            if not next_query or _reaches(found, since):
+                break
+            if len(found) == known:  # the pages repeat themselves
+                is_whole = len(entries) < _PAGE_SIZE
                 break
             query.pop("offset", None)
             query |= next_query
         else:
+            is_whole = False
             log.warning("job_list_truncated", entries=len(found))
-        return list(found.values())
+        return JobList(list(found.values()), is_whole)
 
     async def job_assets(self, cloud_id: str) -> list[CloudAsset]:
         """Return all pages of `GET /api/jobs/{id}/assets`, nothing if there is no such job."""

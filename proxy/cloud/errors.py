@@ -15,6 +15,7 @@
   * `CloudGarbage`: an answer that the cloud's API does not have
 
     * `CloudOversized`: an answer with too many bytes or values
+    * `CloudTruncated`: a list that was cut off before what was looked for
 
 Messages, bodies and causes of these errors contain no key, token or signed URL.
 """
@@ -131,6 +132,10 @@ class CloudGarbage(CloudError):
 
 class CloudOversized(CloudGarbage):
     """Raised for an answer with more bytes or values than any that the API describes."""
+
+
+class CloudTruncated(CloudGarbage):
+    """Raised when a job is not in a list that was cut off: it may stand behind."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, problem="too large")

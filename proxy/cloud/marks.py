@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import NAMESPACE_URL, uuid5
 
 from cachetools import LRUCache
 
+from proxy.cloud.errors import CloudTruncated
 from proxy.cloud.upstream import Known
 from proxy.translate.snapshots import Snapshot
 
@@ -27,6 +28,14 @@ def id_by_mark(mark: str) -> str:
     return str(uuid5(NAMESPACE_URL, f"{MARK}:{mark}"))
 
 
+class JobList(NamedTuple):
+    """The newest jobs of an account; `is_whole` unless it was cut off before all that were asked
+    for."""
+
+    jobs: list[Snapshot]
+    is_whole: bool
+
+
 @dataclass(eq=False, repr=False)
 class MarkedJobs:
     """Looks for jobs among an account's newest by their marks.
@@ -35,18 +44,21 @@ class MarkedJobs:
     there yet.
     """
 
-    newest: Callable[[int], Awaitable[list[Snapshot]]]
+    newest: Callable[[int], Awaitable[JobList]]
     extra_data: Callable[[str], Awaitable[dict[str, Any] | None]]
     _marks: LRUCache[str, object] = field(init=False, default_factory=lambda: LRUCache(_REMEMBERED))
 
     async def find(self, mark: str, known: Known, since: int) -> str | None:
         """Return the id of a job that was sent after `since`, `None` if there is none. Raises
-        `CloudError`."""
-        recent = [entry.cloud_id for entry in await self.newest(since - _MAX_SKEW)]
+        `CloudError`, a `CloudTruncated` if the list is cut off before that is known."""
+        jobs, is_whole = await self.newest(since - _MAX_SKEW)
+        recent = [entry.cloud_id for entry in jobs]
         others = await known(recent)
         for cloud_id in recent:
             if cloud_id not in others and await self._mark_of(cloud_id) == mark:
                 return cloud_id
+        if not is_whole:
+            raise CloudTruncated(f"the list of jobs was cut off after {len(jobs)} of them")
         return None
 
     async def _mark_of(self, cloud_id: str) -> object:

@@ -53,8 +53,8 @@ class JobFinder:
         """Look until the job is there or cannot come any more: its submission may be under way, and
         a job that has just been taken may not be listed yet.
 
-        Once is enough where it is to be sent `again` and that does no harm. Raises
-        `UnansweredError`.
+        That takes `timeout` seconds beside the calls. Once is enough where it is to be sent `again`
+        and that does no harm. Raises `UnansweredError`.
         """
         begun = clock.monotonic()
         for looks in itertools.count(1):
@@ -67,7 +67,7 @@ class JobFinder:
                 return cloud_id
             if at - begun >= self.timeout or (again and self.cloud.may_repeat):
                 return None
-            await asyncio.sleep(_LOOKS.after(looks))
+            await asyncio.sleep(min(_LOOKS.after(looks), begun + self.timeout - at))
         raise AssertionError("the looks never end")
 
     def claim(self, cloud_id: str) -> bool:

@@ -12,7 +12,7 @@ import structlog
 
 from proxy import clock
 from proxy.backoff import Backoff
-from proxy.cloud.errors import CloudError
+from proxy.cloud.errors import CloudError, CloudTruncated
 from proxy.cloud.upstream import Upstream
 from proxy.engine.finder import JobFinder, UnansweredError
 from proxy.engine.outcomes import Lost, NotThere, Refused, Sent
@@ -66,16 +66,21 @@ class Recovery:
             return await self._look_at(job, self._accounts[job.account].finder)
         return await self._look_everywhere(job)
 
-    async def _look_at(self, job: Job, finder: JobFinder) -> Sent | NotThere:
+    async def _look_at(self, job: Job, finder: JobFinder) -> Sent | NotThere | Refused:
         """Look on the job's account.
 
-        The process ended, or the account could not be read, between the call and its answer.
+        The process ended, or the account could not be read, between the call and its answer. A job
+        that may stand behind the end of the list is refused after `lost_timeout`.
         """
+        since, lost = clock.monotonic(), self._policy.lost_timeout
         for failures in itertools.count(1):
             try:
                 cloud_id = await finder.search(job)
             except UnansweredError as error:
                 log.warning("unanswered_job_read_failed", error=str(error.__cause__))
+                is_cut_off = isinstance(error.__cause__, CloudTruncated)
+                if is_cut_off and lost and clock.monotonic() - since >= lost:
+                    return Refused(_list_cut_off(job), by_cloud=False)
                 await asyncio.sleep(_LOOKS.after(failures))
                 continue
             if cloud_id is None:
@@ -108,6 +113,16 @@ class Recovery:
         if not job.cloud_id:
             return await account.finder.find(job)
         return None if await account.cloud.job(job.cloud_id) is None else job.cloud_id
+
+
+def _list_cut_off(job: Job) -> LocalError:
+    return LocalError(
+        "JobLost",
+        f"The answer to the submission was lost, and the account {job.account} has too many newer "
+        "jobs to find this one. It may have run; look at the account's jobs before you run the "
+        "workflow again.",
+        kind="not_found",
+    )
 
 
 def _account_removed(job: Job) -> LocalError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from proxy.cloud.errors import (
     CloudDown,
     CloudGarbage,
     CloudRefused,
+    CloudTruncated,
     CloudUnreachable,
 )
 from proxy.cloud.resilience import CircuitBreaker, RetryPolicy
@@ -248,6 +250,24 @@ async def test_jobs_stop_when_pages_repeat_themselves(serve: Serve, connect: Con
     cloud = await serve(answer(page))
     assert len(await (await connect(cloud.url)).jobs()) == 1
     assert len(cloud.seen) == 2
+
+
+@pytest.mark.parametrize(("size", "is_known"), [(200, False), (199, True)])
+async def test_a_job_is_not_there_unless_full_pages_repeat_themselves(
+    serve: Serve, connect: Connect, size: int, *, is_known: bool
+) -> None:
+    page = {"jobs": [{"id": str(number)} for number in range(size)]}
+    cloud = await serve(answer({**page, "pagination": {"has_more": True, "next_cursor": "x"}}))
+    client = await connect(cloud.url)
+
+    async def all_known(cloud_ids: Collection[str]) -> set[str]:
+        return set(cloud_ids)
+
+    if is_known:
+        assert await client.find("mark", all_known, since=0) is None
+    else:
+        with pytest.raises(CloudTruncated):
+            await client.find("mark", all_known, since=0)
 
 
 async def test_jobs_without_a_list_are_garbage(serve: Serve, connect: Connect) -> None:

@@ -12,7 +12,8 @@ from jobs.samples import job
 
 from proxy.cloud import client as cloud_client
 from proxy.cloud.client import CloudClient
-from proxy.cloud.marks import MARK, MarkedJobs
+from proxy.cloud.errors import CloudTruncated
+from proxy.cloud.marks import MARK, JobList, MarkedJobs
 from proxy.cloud.upstream import Known
 from proxy.engine.finder import JobFinder
 from proxy.simulator import Simulator
@@ -34,14 +35,17 @@ class Rows:
 
 
 class Cloud:
-    """An account that lists jobs, all with the same mark."""
+    """An account that lists jobs, all with the same mark, or the first ones unless it
+    `is_whole`."""
 
-    def __init__(self, mark: str, *cloud_ids: str) -> None:
+    def __init__(self, mark: str, *cloud_ids: str, is_whole: bool = True) -> None:
         self.mark = mark
+        self.is_whole = is_whole
         self.cloud_ids = cloud_ids
 
-    async def jobs(self, _since: int) -> list[Snapshot]:
-        return [Snapshot(cloud_id, "pending", settled=False) for cloud_id in self.cloud_ids]
+    async def jobs(self, _since: int) -> JobList:
+        jobs = [Snapshot(cloud_id, "pending", settled=False) for cloud_id in self.cloud_ids]
+        return JobList(jobs, self.is_whole)
 
     async def extra_data(self, _cloud_id: str) -> dict[str, Any]:
         return {MARK: self.mark}
@@ -91,6 +95,14 @@ async def test_jobs_that_are_live_or_stored_are_not_candidates() -> None:
     assert await finder_over(cloud, Rows("of the history"), "live").find(lost) is None
     assert await finder_over(cloud, Rows(), "live").find(lost) == "of the history"
     assert await finder_over(cloud, Rows(broken=True), "live").find(lost) == "of the history"
+
+
+async def test_a_job_that_is_not_in_a_list_that_was_cut_off_may_be_there() -> None:
+    lost = job("lost")
+    cloud = Cloud(lost.mark, "a", is_whole=False)
+    assert await finder_over(cloud, Rows()).find(lost) == "a"
+    with pytest.raises(CloudTruncated):
+        await finder_over(cloud, Rows("a")).find(lost)
 
 
 def test_an_id_of_another_job_is_not_new() -> None:

@@ -10,8 +10,10 @@ import gated
 import graphs
 import pytest
 from engine.rig import running_engine
+from structlog.testing import capture_logs
 from waiting import until
 
+from proxy.cloud import client as cloud_client
 from proxy.jobs.conversion import job_of_request
 from proxy.jobs.messages import JobChanged
 from proxy.jobs.models import Job, JobRequest, JobState, Wish
@@ -92,6 +94,39 @@ async def test_nothing_is_certain_while_the_account_cannot_be_read(
         simulator.faults.remove(broken)
         await rig.ended(job)
     assert len(simulator.jobs) == 1
+
+
+async def test_nothing_is_certain_while_the_list_is_cut_off(
+    simulator: Simulator,
+    session: aiohttp.ClientSession,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    job, other = left(JobState.UNKNOWN), job_of_request("ben", JobRequest({}), prompt_id="other")
+    await put_on_the_cloud(simulator, session, job)
+    for number in range(2, 5):
+        await put_on_the_cloud(simulator, session, other, **graphs.plain(number))
+    monkeypatch.setattr(cloud_client, "_PAGE_SIZE", 1)
+    monkeypatch.setattr(cloud_client, "_MAX_PAGES", 2)
+    with capture_logs() as lines:
+        async with running_engine(simulator, tmp_path, job, adoption_timeout=0.0) as rig:
+            await until(lambda: "unanswered_job_read_failed" in [line["event"] for line in lines])
+            monkeypatch.setattr(cloud_client, "_MAX_PAGES", 25)
+            assert (await rig.ended(job)).state == "succeeded"
+    assert len(simulator.jobs) == 4
+
+
+async def test_what_cannot_be_found_in_a_list_that_is_cut_off_ends_as_lost(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cloud_client, "_MAX_PAGES", 0)
+    job = left(JobState.UNKNOWN)
+    policy = {"adoption_timeout": 0.0, "lost_timeout": 0.1}
+    async with running_engine(simulator, tmp_path, job, **policy) as rig:
+        entry = await rig.ended(job)
+    _, error = codec.loads(entry.result)["status"]["messages"][-1]
+    assert "too many newer jobs" in error["exception_message"]
+    assert simulator.jobs == {}
 
 
 async def test_what_no_client_wants_any_more_is_not_sent_again(
