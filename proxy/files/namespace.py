@@ -197,16 +197,21 @@ class Namespace:
             return {}
         return await self._files.read(lambda files: files.local_names(member, hashes, others))
 
-    async def revealed(self, member: str, value: T, job: str | None = None) -> T:
+    async def revealed(
+        self, member: str, value: T, job: str | None = None, *, any_words: bool = True
+    ) -> T:
         """Return a value of the cloud with the member's names instead of the cloud's, at any depth.
 
-        They are those that the graph of the `job` used, or else the newest.
+        They are those that the graph of the `job` used, or else the newest. Without `any_words`
+        only a hash has a newest name: a text may say what an account happens to call a file.
         """
         found = {word for word in words(value) if "." in word or hash_in(word)}
         if not found:
             return value
         written = None if job is None else await self.written_names(member, job)
         found -= (written or {}).keys()
+        if not any_words:
+            found = {word for word in found if hash_in(word)}
         known = {**await self.local_names(member, found), **(written or {})}
         return reveal(value, known) if known else value
 

@@ -84,7 +84,7 @@ class Outputs:
         }
         for item in items:
             local[item.key][item.position] = output_files.own_fields(item.item)
-        local = await self._namespace.revealed(node.member, local, node.prompt_id)
+        local = await self._namespace.revealed(node.member, local, node.prompt_id, any_words=False)
         if not items:
             return local
         has_uploads = any(item.item.get("type") == "input" for item in items)

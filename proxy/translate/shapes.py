@@ -19,8 +19,9 @@ _AUTOGROW, _DYNAMIC_COMBO = "COMFY_AUTOGROW_V3", "COMFY_DYNAMICCOMBO_V3"
 #: Matches every type; the web frontend looks after it.
 MATCH_TYPE = "COMFY_MATCHTYPE_V3"
 
-#: Types of inputs whose strings are never a file's name; `STRING` is free text, such as a prompt.
-_PLAIN_TYPES = frozenset({"STRING", "INT", "FLOAT", "BOOLEAN"})
+#: Types of inputs whose strings are never a file's name; `STRING` is free text, such as a prompt,
+#: and what takes anything takes a string as the text that it is.
+_PLAIN_TYPES = frozenset({"STRING", "INT", "FLOAT", "BOOLEAN", "*"})
 
 #: Flags of inputs that fetch their options by themselves.
 _REMOTE = ("remote", "remote_combo")

@@ -48,6 +48,19 @@ async def test_a_picture_and_a_text_have_the_name_of_the_graph(client: Client, n
     assert (await client.post("prompt", {"prompt": graph}))[0] == 200
 
 
+async def test_a_text_that_is_the_name_of_an_equal_file_stays(client: Client) -> None:
+    await client.upload("cat.png", PICTURE)
+    await client.upload("dog.png", PICTURE, subfolder="pets")
+    graph = shown("cat.png")
+    graph["3"]["inputs"]["source"] = "pets/dog.png"
+    async with client.listening() as listener:
+        prompt_id = await client.submit(graph)
+        await listener.until_end(prompt_id)
+    entry = await client.history(prompt_id)
+    assert entry["outputs"]["3"]["text"] == ["pets/dog.png"]
+    assert {"text": ["pets/dog.png"]} in [data["output"] for data in listener.of("executed")]
+
+
 async def test_an_error_has_the_name_of_the_graph(client: Client) -> None:
     await client.upload("cat.png", PICTURE)
     await client.upload("dog.png", PICTURE, subfolder="pets")

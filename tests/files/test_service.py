@@ -36,6 +36,7 @@ from proxy.simulator import Simulator
 from proxy.storage.database import StorageError
 from proxy.translate.errors import LocalError
 from proxy.translate.jobs import file_strings
+from proxy.translate.output_files import OutputNode
 
 WEBP = Conversion("webp", "", quality=75)
 
@@ -396,6 +397,17 @@ async def test_errors_show_the_members_names(files: Files) -> None:
         "inputs": ["sub/cat.png"],
     }
     assert await files.reveal("other", error) == error
+
+
+async def test_a_text_that_is_what_the_account_calls_a_file_stays(
+    files: Files, cloud: MemoryCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cloud, "add", lambda *_: "cat.png")
+    await upload(files, RED, "cat.png")
+    await upload(files, RED, "copy.png")
+    assert await files.reveal("local", "no cat.png") == "no copy.png"
+    node = OutputNode("local", "job", "9", None, "default")
+    assert await files.outputs.localise(node, {"text": ["cat.png"]}) == {"text": ["cat.png"]}
 
 
 async def test_a_conversion_is_made_once_and_kept(
