@@ -6,12 +6,10 @@ page is not as it would be written.
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -75,45 +73,31 @@ def settings_page() -> str:
 
 
 def commands_page() -> str:
-    """`docs/commands.md`: what each command says of itself."""
+    """`docs/commands.md`: what each command is for, with an example of it."""
     parts = [
         "# Commands\n",
         f"<!-- {_REGENERATE} -->\n",
-        "`python -m proxy` is the same as `comfy-cloud-proxy`. The exit code is 0 after success, 1 "
-        "after a failure, 2 for a wrong setting, option or file, and 130 when Ctrl-C or SIGTERM "
-        "cancels a `run`. `serve` exits with 0 when a signal stops it. A `run` of several "
-        "workflows exits with the highest code. Errors go to standard error. `comfy-cloud-proxy "
+        "`comfy-cloud-proxy COMMAND --help` prints the options of a command.\n",
+        "The exit code is 0 after success, 1 after a failure, 2 for a wrong setting, option or "
+        "file, and 130 when Ctrl-C or SIGTERM cancels a `run`. `serve` exits with 0 when a signal "
+        "stops it. A `run` of several workflows exits with the highest code. Errors go to standard "
+        "error. `python -m proxy` is the same as `comfy-cloud-proxy`, and `comfy-cloud-proxy "
         "--install-completion` installs completion for your shell.\n",
     ]
-    for command in ("", *command_names()):
-        name = f"comfy-cloud-proxy {command}".strip()
-        parts += [f"## {name}\n", f"```text\n{help_text(command)}```\n"]
+    for name, command in leaves(typer.main.get_command(app)):
+        _, example = command.epilog.split("\n")[1:3]
+        text = "\n\n".join(" ".join(part.split()) for part in command.help.split("\n\n"))
+        parts += [f"## {name}\n", f"{text}\n", f"```sh\n{example.strip()}\n```\n"]
     return "\n".join(parts)
 
 
-def command_names(group: Any = None) -> list[str]:
-    """The commands, or those below a group, in the order of the help."""
-    names = []
-    group = group or typer.main.get_command(app)
-    for name, command in group.commands.items():
+def leaves(group: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the commands below a group by their names, in the order of the help."""
+    for word, command in group.commands.items():
         if hasattr(command, "commands"):
-            names += [f"{name} {below}" for below in command_names(command)]
+            yield from leaves(command, f"{word} ")
         else:
-            names.append(name)
-    return names
-
-
-def help_text(command: str, width: int = 100) -> str:
-    """The help of a command, at a width of this many letters."""
-    text = io.StringIO()
-    with redirect_stdout(text):
-        app(
-            [*command.split(), "--help"],
-            prog_name="comfy-cloud-proxy",
-            standalone_mode=False,
-            terminal_width=width,
-        )
-    return text.getvalue()
+            yield f"{name}{word}", command
 
 
 PAGES: dict[str, Callable[[], str]] = {
