@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import reference
 import typer.main
+from comfy_cloud_probe.cli import app as probe_app
 
 from proxy.cli import with_default_command
 from proxy.cli.commands import app
@@ -29,6 +30,7 @@ OF_OTHERS = "docs/recipes.md"
 OURS = [name for name in PAGES if name != OF_OTHERS]
 NAMES = {setting.key for setting in SETTINGS} | {row.name for row in ACCOUNT_SETTINGS}
 ROOT_COMMAND = typer.main.get_command(app)
+PROBE = typer.main.get_command(probe_app)
 
 
 def page(name: str) -> str:
@@ -88,7 +90,7 @@ def test_the_commands_of_a_page_can_be_called(name: str) -> None:
 
 @pytest.mark.parametrize("name", OURS)
 def test_the_options_of_a_page_are_options(name: str) -> None:
-    known = set().union(*map(options, all_commands()))
+    known = set().union(*map(options, [*all_commands(), PROBE]))
     named = {word for span in spans(page(name)) for word in re.findall(r"^--[a-z-]+", span)}
     assert named - {"--no-", "--seed"} <= known  # a form, and an option of tests/chaos
 
