@@ -8,13 +8,14 @@ write that was begun is awaited to its end.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 import structlog
 
 from proxy import randomness
-from proxy.storage.database import OutcomeUnknownError, StorageError
+from proxy.storage.database import OutcomeUnknownError, StorageError, ValueRefusedError
 from proxy.storage.leases import Batch
 
 log = structlog.get_logger(__name__)
@@ -34,7 +35,8 @@ class WriteBehind(Generic[K, V]):
     `write` stores all entries or raises, and changes nothing for a batch that is stored already. Of
     two entries with one key `merge` makes one (default: the newer one). `run` waits `gather`
     seconds after the first entry, and `again` seconds after a failure. `what` names the entries in
-    the log. No more than `limit` entries wait.
+    the log. No more than `limit` entries wait. An entry whose value the storage refuses is given up
+    alone, and `refused` is called with it.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class WriteBehind(Generic[K, V]):
         again: float,
         merge: Callable[[V, V], V] = _newest,
         limit: int | None = None,
+        refused: Callable[[V], None] = lambda _: None,
     ) -> None:
         self._what = what
         self._write = write
@@ -53,6 +56,7 @@ class WriteBehind(Generic[K, V]):
         self._again = again
         self._merge = merge
         self._limit = limit
+        self._refused = refused
         self._entries: dict[K, V] = {}
         self._writer = f"{what} {randomness.uuid4()}"
         self._batches = 0
@@ -90,7 +94,7 @@ class WriteBehind(Generic[K, V]):
     async def flush(self) -> None:
         """Store all that was added before; a cancellation of the caller does not interrupt it.
 
-        Raises what `write` raises: then the entries wait still.
+        Raises what `write` raises, but for `ValueRefusedError`: then the entries wait still.
         """
         if self:
             await finish(self._flush())
@@ -100,17 +104,33 @@ class WriteBehind(Generic[K, V]):
             self._news.clear()
             self._written, self._dropped = self._without_dropped(), set()
             if self._written:
-                await self._write_batch(is_repeated=True)
-            if self._entries:
-                self._written, self._entries = self._entries, {}
-                self._batches += 1
-                await self._write_batch()
+                with suppress(ValueRefusedError):  # then they are among the others again
+                    await self._write_batch(is_repeated=True)
+            await self._write_entries(list(self._entries))
+
+    async def _write_entries(self, keys: Sequence[K]) -> None:
+        """Write these entries, in smaller batches if the storage refuses a value in them."""
+        self._written = {key: self._entries.pop(key) for key in keys if key in self._entries}
+        if not self._written:
+            return
+        self._batches += 1
+        try:
+            await self._write_batch()
+        except ValueRefusedError as error:
+            if len(keys) > 1:
+                middle = len(keys) // 2
+                await self._write_entries(keys[:middle])
+                await self._write_entries(keys[middle:])
+            elif keys[0] in self._entries:
+                log.error("entry_refused", what=self._what, error=str(error))
+                self._refused(self._entries.pop(keys[0]))
 
     async def _write_batch(self, *, is_repeated: bool = False) -> None:
         try:
             await self._write(self._written, Batch(self._writer, self._batches))
         except BaseException as error:
-            if is_repeated or isinstance(error, OutcomeUnknownError):
+            is_unknown = is_repeated or isinstance(error, OutcomeUnknownError)
+            if is_unknown and not isinstance(error, ValueRefusedError):
                 self._news.set()
                 raise
             self._put_back()

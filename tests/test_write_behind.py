@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from proxy.storage.database import OutcomeUnknownError, StorageError
+from proxy.storage.database import OutcomeUnknownError, StorageError, ValueRefusedError
 from proxy.storage.leases import Batch
 from proxy.write_behind import WriteBehind
 
@@ -24,6 +24,8 @@ class Storage:
         self.kept: dict[str, list[int]] = {}
         self.writes = 0
         self.full = self.is_mute = False
+        #: The keys that it never takes.
+        self.bad = set[str]()
         self.batches: list[tuple[int, dict[str, list[int]]]] = []
         self.last = 0
         self.begun, self.held = asyncio.Event(), asyncio.Event()
@@ -34,6 +36,8 @@ class Storage:
         await self.held.wait()
         if self.full:
             raise StorageError("disk full")
+        if self.bad & entries.keys():
+            raise ValueRefusedError("too large")
         self.writes += 1
         self.batches.append((batch.number, dict(entries)))
         if batch.number > self.last:
@@ -102,6 +106,36 @@ async def everything_is_written_once(actions: list[str], *, runs: bool) -> None:
     await writes.close()
     assert storage.kept == added
     assert len(writes) == 0
+
+
+async def test_what_the_storage_never_takes_is_given_up_alone() -> None:
+    storage, refused = Storage(), list[list[int]]()
+    storage.bad = {"c", "f"}
+    writes = WriteBehind[str, list[int]](
+        "numbers", storage.write, gather=0.0, again=0.0, refused=refused.append
+    )
+    for number, key in enumerate("abcdefgh"):
+        writes.add(key, [number])
+    with capture_logs() as logs:
+        await writes.flush()
+    assert storage.kept == {"a": [0], "b": [1], "d": [3], "e": [4], "g": [6], "h": [7]}
+    assert list(storage.kept) == list("abdegh")
+    assert (refused, len(writes)) == ([[2], [5]], 0)
+    assert [line["event"] for line in logs] == ["entry_refused"] * 2
+
+
+async def test_a_batch_of_unknown_outcome_that_is_refused_then_is_taken_apart() -> None:
+    storage = Storage()
+    writes = behind(storage)
+    for key in "ab":
+        writes.add(key, [1])
+    storage.is_mute = True
+    with suppress(OutcomeUnknownError):
+        await writes.flush()
+    storage.kept.clear()  # it was not written
+    storage.is_mute, storage.bad = False, {"b"}
+    await writes.flush()
+    assert (storage.kept, len(writes)) == ({"a": [1]}, 0)
 
 
 async def test_what_is_added_in_a_moment_is_one_write() -> None:

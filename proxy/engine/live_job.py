@@ -41,6 +41,8 @@ class RowState(Enum):
     GONE = "gone"
     #: It is still to be deleted.
     UNWANTED = "unwanted"
+    #: The storage does not take what the job has become.
+    REFUSED = "refused"
 
 
 @dataclass(slots=True, eq=False)

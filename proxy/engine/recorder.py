@@ -69,7 +69,7 @@ class JobRecorder:
     def __post_init__(self) -> None:
         #: By their orders; what is written of a job is what it is then.
         self._changed = WriteBehind[int, LiveJob](
-            "jobs", self._write_changes, gather=_GATHER, again=_AGAIN
+            "jobs", self._write_changes, gather=_GATHER, again=_AGAIN, refused=_note_refused
         )
         #: The fair shares as they are stored: most writes of a job leave them as they are.
         self._stored = Shares()
@@ -153,8 +153,12 @@ class JobRecorder:
     async def save(self, job: LiveJob) -> bool:
         """Write the job's state now; false if the job is no longer stored. Raises
         `StorageError`."""
+        if job.row is RowState.REFUSED:
+            job.row = RowState.KEPT
         self.changed(job)
         await self.flush()
+        if job.row is RowState.REFUSED:
+            raise ValueRefusedError(f"the database does not take the job {job.prompt_id}")
         return job.row is not RowState.GONE
 
     async def flush(self) -> None:
@@ -263,3 +267,7 @@ class JobRecorder:
             members = {**self._stored.members, **also.shares.members}
             self._stored = Shares(also.shares.now, members, also.shares.slots)
         return written
+
+
+def _note_refused(job: LiveJob) -> None:
+    job.row = RowState.REFUSED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import TypedDict, Unpack
 
@@ -17,6 +18,7 @@ from proxy.engine.job_publisher import JobPublisher
 from proxy.engine.live_job import NOTHING, JobChanges, LiveJob
 from proxy.engine.recorder import JobRecorder
 from proxy.jobs.models import ENDS, TRANSITIONS, JobEnd, JobState, TransitionError, is_shown
+from proxy.storage.database import ValueRefusedError
 from proxy.storage.job_tables import JobKey
 from proxy.webhooks.messages import STARTED
 
@@ -144,8 +146,9 @@ class JobTable:
         await self.recorder.flush()
 
     async def confirm(self, job: LiveJob) -> None:
-        """Store that a job is accepted, then tell its client."""
-        await retried(partial(self.recorder.save, job))
+        """Store that a job is accepted, then tell its client; its row is there in any case."""
+        with suppress(ValueRefusedError):
+            await retried(partial(self.recorder.save, job))
         self.announcer.accepted(job)
 
     def show(self, job: LiveJob, **shown: Unpack[Shown]) -> None:

@@ -30,7 +30,7 @@ from proxy.jobs.models import (
 )
 from proxy.simulator import Simulator
 from proxy.storage.budget_notices import BudgetNoticeRepository
-from proxy.storage.database import Database, FencedError, StorageError
+from proxy.storage.database import Database, FencedError, StorageError, ValueRefusedError
 from proxy.storage.encryption import Cipher
 from proxy.storage.jobs import JobRepository
 from proxy.storage.leases import ENGINE, Lease, LeaseRepository
@@ -420,3 +420,21 @@ async def test_a_write_that_is_refused_tells_nothing_until_it_is_repeated(
 
 async def refused(*_: Any, **__: Any) -> None:
     raise StorageError("the disk is full")
+
+
+async def test_a_job_that_the_database_does_not_take_keeps_no_other_from_being_written(
+    database: Database, tmp_path: Path
+) -> None:
+    writer = await recorder(database, tmp_path)
+    jobs = [received(prompt_id=f"job-{number}") for number in range(3)]
+    for job in jobs:
+        stored = await writer.jobs.insert(stored_of(job), payload_of(job.loaded))
+        job.order, job.state = stored.order, JobState.QUEUED
+        writer.changed(job)
+    jobs[1].started_at = 2**70
+    assert await writer.save(jobs[0])
+    assert [row.state for row in await writer.jobs.live()] == ["queued", "received", "queued"]
+    with pytest.raises(ValueRefusedError):
+        await writer.save(jobs[1])
+    jobs[1].started_at = 1
+    assert await writer.save(jobs[1])
