@@ -9,9 +9,8 @@ from typing import Any
 
 #: The release whose API is spoken.
 COMFYUI = "0.46.0"
-#: Versions for when the packages of the web interface are not installed: the newest that were
-#: tested. Its series is the one that `pyproject.toml` allows last.
-FRONTEND = "1.58.1"
+#: The versions that it requires, for when the packages of the web interface are not installed.
+FRONTEND = "1.59.1"
 TEMPLATES = "0.11.97"
 PYTORCH = "2.9.0+cu129"
 
