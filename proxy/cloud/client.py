@@ -145,7 +145,7 @@ class CloudClient(AccountClient):
                 submission_of,
                 data=codec.dump_bytes(body),
                 headers={**JSON, **headers},
-                once=True,
+                max_attempts=1,
             )
         except (CloudUnreachable, CloudRefused, CloudGarbage) as error:
             unsent = isinstance(error, CloudUnreachable) and not error.sent
@@ -178,12 +178,14 @@ class CloudClient(AccountClient):
 
     async def live(self, cloud_ids: Collection[str]) -> list[Snapshot]:
         """Return all jobs of the account that have not ended, newest first."""
-        return await self.jobs(("pending", "in_progress"))
+        return (await self._listed(("pending", "in_progress"), None, max_attempts=2)).jobs
 
-    async def job(self, cloud_id: str) -> Snapshot | None:
+    async def job(self, cloud_id: str, *, max_attempts: int | None = None) -> Snapshot | None:
         """Return `GET /api/jobs/{id}`, `None` if the cloud has no such job."""
         async with self._details:
-            detail = await self.http.lookup("jobs/{id}", detail_of, DETAIL, id=cloud_id)
+            detail = await self.http.lookup(
+                "jobs/{id}", detail_of, DETAIL, max_attempts=max_attempts, id=cloud_id
+            )
         return None if detail is None else self._snapshot({**detail, "id": cloud_id})
 
     async def extra_data(self, cloud_id: str) -> dict[str, Any] | None:
@@ -202,7 +204,9 @@ class CloudClient(AccountClient):
         """
         return (await self._listed(statuses, since)).jobs
 
-    async def _listed(self, statuses: Iterable[str], since: int | None) -> JobList:
+    async def _listed(
+        self, statuses: Iterable[str], since: int | None, *, max_attempts: int | None = None
+    ) -> JobList:
         found: dict[str, Snapshot] = {}
         query: dict[str, Any] = {
             "sort_by": "create_time",
@@ -214,7 +218,8 @@ class CloudClient(AccountClient):
         offset, is_whole = 0, True
         for _ in range(_MAX_PAGES):
             call = self.http.call("GET", "jobs", query=query)
-            page = await self.http.read(call, partial(page_with, "jobs"))
+            parse = partial(page_with, "jobs")
+            page = await self.http.read(call, parse, max_attempts=max_attempts)
             entries = page["jobs"]
             known = len(found)
             for entry in entries:

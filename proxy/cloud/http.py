@@ -37,7 +37,7 @@ from proxy.cloud.errors import (
     CloudUnreachable,
     refusal,
 )
-from proxy.cloud.resilience import ONCE, TRIAL, ApiKey, Attempts, CallGate, RetryPolicy, retry_after
+from proxy.cloud.resilience import TRIAL, ApiKey, Attempts, CallGate, RetryPolicy, retry_after
 from proxy.cloud.sending import TrackedRequest, request_sent
 from proxy.logging import word
 from proxy.observations import AccountObservations
@@ -123,24 +123,24 @@ class Http:
         headers: Mapping[str, str] | None = None,
         total: float | None = None,
         limits: AnswerLimits = USUAL,
-        once: bool = False,
+        max_attempts: int | None = None,
         trial: bool = False,
     ) -> T:
         """Send a call, and return what `parse` makes of its complete answer.
 
         `data` that is not bytes is opened for each attempt; `total` replaces the timeout of an
-        attempt. The request is repeated unless it is to be sent `once`, also if `parse` raises
+        attempt. The request is repeated, up to `max_attempts`, also if `parse` raises
         `CloudGarbage`. A `trial` shows whether a cloud that did not answer does again. `parse` must
         be pure: large answers are parsed in a thread. Raises `CloudUnreachable`, `CloudRefused` or
         `CloudGarbage`.
         """
-        retries = ONCE if once else self.retries
+        retries = self.retries
         if trial and self.gate.failing and retries.budget > TRIAL.budget:
             retries = TRIAL
         timeout = aiohttp.ClientTimeout(
             total=total or self.retries.attempt_timeout, sock_connect=CONNECT_TIMEOUT
         )
-        attempts, answer = Attempts(retries), None
+        attempts, answer = Attempts(retries, max_attempts), None
         while True:
             try:
                 async with data() if callable(data) else nullcontext(data) as body:
@@ -159,21 +159,31 @@ class Http:
             await asyncio.sleep(wait)
 
     async def lookup(
-        self, route: str, parse: Callable[[Answer], T], limits: AnswerLimits = USUAL, **parts: Any
+        self,
+        route: str,
+        parse: Callable[[Answer], T],
+        limits: AnswerLimits = USUAL,
+        *,
+        max_attempts: int | None = None,
+        **parts: Any,
     ) -> T | None:
         """Read a `call` with GET; return `None` on 404 and for a name that a path cannot have."""
         try:
             call = self.call("GET", route, **parts)
         except CloudRefused:
             return None
-        return await self.found(call, parse, limits)
+        return await self.found(call, parse, limits, max_attempts)
 
     async def found(
-        self, call: CloudCall, parse: Callable[[Answer], T], limits: AnswerLimits = USUAL
+        self,
+        call: CloudCall,
+        parse: Callable[[Answer], T],
+        limits: AnswerLimits = USUAL,
+        max_attempts: int | None = None,
     ) -> T | None:
         """Read a call; return `None` on 404."""
         try:
-            return await self.read(call, parse, limits=limits)
+            return await self.read(call, parse, limits=limits, max_attempts=max_attempts)
         except CloudRefused as error:
             if error.status == 404:
                 return None

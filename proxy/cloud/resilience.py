@@ -71,10 +71,11 @@ TRIAL = RetryPolicy(budget=1.5)
 
 class Attempts:
     """The attempts of one read, of which the first begins now; `number` is that of the current
-    one."""
+    one. There are at most `max_attempts`, if that is set."""
 
-    def __init__(self, policy: RetryPolicy) -> None:
+    def __init__(self, policy: RetryPolicy, max_attempts: int | None = None) -> None:
         self.number = 1
+        self._max_attempts = max_attempts
         self._backoff = policy.backoff
         self._deadline = clock.monotonic() + policy.budget
 
@@ -85,6 +86,8 @@ class Attempts:
         if isinstance(error, CloudError) and error.retry_after is not None:
             wait = max(wait, error.retry_after + jittered(self._backoff.first))
         if not may_pass(error) or clock.monotonic() + wait > self._deadline:
+            raise error
+        if self.number == self._max_attempts:
             raise error
         self.number += 1
         log.info("call_repeated", error=str(error), attempt=self.number, seconds=round(wait, 2))

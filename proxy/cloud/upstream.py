@@ -177,11 +177,13 @@ class Upstream(Protocol):
     def events(self, observer: Observer, timeouts: Timeouts) -> EventFeed:
         """Return what observes the jobs of the account, not yet started."""
 
-    async def job(self, cloud_id: str) -> Snapshot | None:
-        """Return a job with all that is known of it, `None` if there is no such job."""
+    async def job(self, cloud_id: str, *, max_attempts: int | None = None) -> Snapshot | None:
+        """Return a job with all that is known of it, `None` if there is no such job; the call is
+        repeated, up to `max_attempts`."""
 
     async def live(self, cloud_ids: Collection[str]) -> list[Snapshot]:
-        """Return those of these jobs that have not ended, oldest last; others may be among them."""
+        """Return those of these jobs that have not ended, oldest last; others may be among them.
+        One call that fails twice fails the whole."""
 
     async def find(self, mark: str, known: Known, *, since: int) -> str | None:
         """Return the id of the job with this mark, `None` if there is none. `known` tells which

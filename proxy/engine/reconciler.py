@@ -11,7 +11,7 @@ import structlog
 
 from proxy import clock
 from proxy.backoff import Backoff
-from proxy.cloud.errors import CloudError, CloudRefused
+from proxy.cloud.errors import CloudError, CloudRefused, may_pass
 from proxy.cloud.upstream import EventFeed
 from proxy.engine.accounts import Account, Reason
 from proxy.engine.live_job import LiveJob
@@ -25,6 +25,11 @@ from proxy.waits import until_set
 
 log = structlog.get_logger(__name__)
 
+#: Jobs that are read by themselves while the list cannot be read, in one reading.
+_MAX_SINGLE = 8
+#: Failures that count at most while that works: the next reading comes soon.
+_MAX_FAILURES = 3
+
 _LOST: Mapping[Reason, str] = {
     "dead_key": "Comfy Cloud no longer accepts the API key of the account of this job; find its "
     "outputs on the cloud with that account.",
@@ -37,11 +42,11 @@ _LOST: Mapping[Reason, str] = {
 class Reconciler:
     """Reads all live jobs by one list call, and one by one those that the list lacks.
 
-    The `policy` has the seconds between two
-    readings while events come and while they do not; each is jittered. After a reading
-    that failed they are twice as long each time, at most `longest_wait`, and never shorter than the
-    cloud asked for. While the account's slots are being learned, one waiting job is asked why it
-    waits.
+    The `policy` has the seconds between two readings while events come and while they do not; each
+    is jittered. After a reading that failed they are twice as long each time, at most
+    `longest_wait`, and never shorter than the cloud asked for. While the list fails, some jobs in
+    turn are read by themselves. While the account's slots are being learned, one waiting job is
+    asked why it waits.
 
     While the account cannot be read its jobs show the reason. If that lasts for `lost_timeout`
     seconds they end as lost; 0 waits for ever. If the account refuses its key, the `scheduler`
@@ -59,6 +64,8 @@ class Reconciler:
     _least_wait: float = field(init=False, default=0.0)
     _unread_since: float | None = field(init=False, default=None)
     _key_refused: bool = field(init=False, default=False)
+    #: The number of the last reading of single jobs in which each was read.
+    _read_singly: dict[str, int] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._followed = self.table.on_account(self.account.name)
@@ -90,16 +97,14 @@ class Reconciler:
             self._failures += 1
             self._least_wait = error.retry_after or 0.0
             log.warning("live_jobs_read_failed", error=str(error))
-            self._show_unread(error, live)
+            if may_pass(error) and await self._read_single_jobs(live):
+                self._failures = min(self._failures, _MAX_FAILURES)
+                self._show_read(live)
+            else:
+                self._show_unread(error, live)
             return
         self._failures, self._least_wait = 0, 0.0
-        if self._key_refused:
-            self._key_refused = False
-            self.scheduler.key_accepted(self.account.name)
-        if self._unread_since is not None:
-            self._unread_since = None
-            for job in live.values():
-                self.table.show(job, reason=None, message=None)
+        self._show_read(live)
         await self._learn([snapshot for snapshot in snapshots if snapshot.cloud_id in live])
         for snapshot in snapshots:
             if snapshot.cloud_id not in live:
@@ -110,6 +115,40 @@ class Reconciler:
         for job in live.values():
             if job.follower is not None:
                 job.follower.read_detail()
+
+    async def _read_single_jobs(self, live: Mapping[str, LiveJob]) -> bool:
+        """Read jobs by themselves, until one cannot be read: those first that have not been read
+        for longest. Return whether any could be."""
+        known = self._read_singly
+        self._read_singly = {cloud_id: known.get(cloud_id, 0) for cloud_id in live}
+        number = max(self._read_singly.values(), default=0) + 1
+        is_any_read = False
+        for cloud_id in sorted(live, key=self._read_singly.__getitem__)[:_MAX_SINGLE]:
+            follower = live[cloud_id].follower
+            if follower is None:
+                continue
+            try:
+                snapshot = await self.account.cloud.job(cloud_id, max_attempts=1)
+            except CloudError as error:
+                log.info("live_job_read_failed", cloud_job=cloud_id, error=str(error))
+                break
+            is_any_read = True
+            self._read_singly[cloud_id] = number
+            if snapshot is None:
+                follower.read_detail()
+            elif not follower.reading:
+                follower.post(SnapshotReceived(snapshot))
+        return is_any_read
+
+    def _show_read(self, live: Mapping[str, LiveJob]) -> None:
+        """Note that the account can be read, and that its jobs can be followed again."""
+        if self._key_refused:
+            self._key_refused = False
+            self.scheduler.key_accepted(self.account.name)
+        if self._unread_since is not None:
+            self._unread_since = None
+            for job in live.values():
+                self.table.show(job, reason=None, message=None)
 
     def _show_unread(self, error: CloudError, live: Mapping[str, LiveJob]) -> None:
         """Show why the account's jobs cannot be followed; end them when that has lasted."""

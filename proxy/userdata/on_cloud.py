@@ -80,14 +80,16 @@ class UserDataOnCloud:
         with _translated_file_errors():
             http = self._http
             call = http.call("POST", "userdata/{file}", file=path, query=_writing(overwrite))
-            return await http.read(call, _file_entry, data=data, once=not overwrite)
+            return await http.read(
+                call, _file_entry, data=data, max_attempts=None if overwrite else 1
+            )
 
     async def delete(self, _: str, name: str) -> None:
         """Delete a file. Raises `MissingError`."""
         with _translated_file_errors():
             http = self._http
             call = http.call("DELETE", "userdata/{file}", file=_existing_path(name))
-            await http.read(call, status_only, once=True)
+            await http.read(call, status_only, max_attempts=1)
 
     async def move(
         self,
@@ -104,7 +106,7 @@ class UserDataOnCloud:
         with _translated_file_errors():
             http, route = self._http, "userdata/{file}/move/{dest}"
             call = http.call("POST", route, file=file, dest=dest, query=query)
-            return await http.read(call, _file_entry, once=True)
+            return await http.read(call, _file_entry, max_attempts=1)
 
     async def files(self, _: str, name: str, *, recurse: bool) -> list[UserDataEntry]:
         """Return the files in a folder, with paths relative to it, without hidden ones."""

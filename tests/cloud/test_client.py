@@ -270,6 +270,13 @@ async def test_a_job_is_not_there_unless_full_pages_repeat_themselves(
             await client.find("mark", all_known, since=0)
 
 
+async def test_a_list_of_live_jobs_is_asked_for_twice(serve: Serve, connect: Connect) -> None:
+    cloud = await serve(answer("", 500))
+    with pytest.raises(CloudRefused):
+        await (await connect(cloud.url)).live(["a"])
+    assert len(cloud.seen) == 2
+
+
 async def test_jobs_without_a_list_are_garbage(serve: Serve, connect: Connect) -> None:
     cloud = await serve(answer({"jobs": None}))
     client = await connect(cloud.url, retries=RetryPolicy(budget=0.0))

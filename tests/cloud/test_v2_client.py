@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from deployments import framed, stepped
 from waiting import until
 
@@ -151,6 +152,22 @@ async def test_live_jobs_are_those_that_run(
     await ended(client, done.cloud_id)
     live = await client.live([running.cloud_id, done.cloud_id])
     assert [job.cloud_id for job in live] == [running.cloud_id]
+
+
+async def test_one_job_that_cannot_be_read_hides_no_other(serve: Serve, tmp_path: Path) -> None:
+    async def reply(request: web.Request) -> web.Response:
+        if request.path.endswith("/b"):
+            return web.json_response({"id": "b", "status": "running"})
+        return web.Response(status=500)
+
+    server = await serve(reply)
+    client = DeploymentClient(server.url, "key", NodeList(tmp_path / "object_info.json"))
+    await client.start()
+    assert [job.cloud_id for job in await client.live(["a", "b"])] == ["b"]
+    assert len(server.seen) == 3
+    with pytest.raises(CloudRefused):
+        await client.live(["a"])
+    await client.close()
 
 
 # --- submissions ---------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import graphs
@@ -15,7 +16,7 @@ from stack import Client, running_proxy
 
 from proxy.backoff import Backoff
 from proxy.cloud.event_socket import IdleWatchdog, Timeouts
-from proxy.simulator import Simulator, SocketFault
+from proxy.simulator import HttpFault, Simulator, SocketFault
 
 SOCKET = "GET /ws"
 LIST = "GET /api/jobs"
@@ -159,3 +160,17 @@ async def test_a_silent_socket_rests_while_nothing_runs(
     opened = simulator.calls[SOCKET]
     await asyncio.sleep(0.5)
     assert simulator.calls[SOCKET] == opened
+
+
+@pytest.mark.parametrize("odd", [{"status": 500}, {"status": 200, "body": "<html>"}, {"cut": 20}])
+async def test_without_events_and_lists_jobs_are_read_by_themselves_and_give_their_slots_back(
+    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path, odd: dict[str, Any]
+) -> None:
+    simulator.faults.add(SocketFault("refuse"), times=None)
+    lists = simulator.faults.add(HttpFault(LIST, **odd), times=None)
+    policy = {"lost_wait": 0.05}
+    async with running_proxy(simulator, tmp_path, slots=1, policy=policy) as proxy:
+        client = Client(session, proxy.url)
+        for prompt_id in [await client.submit(graphs.plain(color)) for color in range(2)]:
+            await client.ended(prompt_id)
+    assert lists.happened

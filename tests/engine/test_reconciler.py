@@ -83,12 +83,15 @@ class FakeAllocator:
 
 
 class Cloud:
-    """Answers with `listed`, or with `failure`; remembers when it was asked."""
+    """Answers with `listed`, or with `failure`, and about a job with what is `single`; remembers
+    when it was asked, and for which jobs."""
 
     def __init__(self) -> None:
         self.capabilities = Capabilities()
         self.listed: list[Snapshot] = []
         self.failure: Exception | None = None
+        self.single: dict[str, Snapshot] = {}
+        self.read: list[str] = []
         self.asked: list[float] = []
         self.during: Callable[[], None] = lambda: None
         self._news = asyncio.Event()
@@ -100,6 +103,13 @@ class Cloud:
         if self.failure is not None:
             raise self.failure
         return self.listed
+
+    async def job(self, cloud_id: str, *, max_attempts: int) -> Snapshot | None:
+        assert max_attempts == 1
+        self.read.append(cloud_id)
+        if (found := self.single.get(cloud_id)) is None:
+            raise self.failure or CloudUnreachable("down")
+        return found
 
     async def until_asked(self, times: int) -> None:
         async with asyncio.timeout(60):
@@ -286,6 +296,34 @@ async def test_no_failure_ends_it(
         cloud.listed = [running("a")]
         await cloud.until_asked(3)
     assert followers["a"].posted
+
+
+async def test_while_the_list_fails_jobs_are_read_by_themselves_in_turn(
+    reconciling: Reconciling, cloud: Cloud, followers: Followers
+) -> None:
+    ids = [f"job-{n}" for n in range(10)]
+    followers |= {cloud_id: FakeFollower() for cloud_id in ids}
+    cloud.failure = refusal("GET /api/jobs", 500, "", None)
+    cloud.single = {cloud_id: running(cloud_id) for cloud_id in ids}
+    async with reconciling(lost_timeout=0.001) as reconciler:
+        await reconciler.read()
+        assert cloud.read == ids[:8]
+        await reconciler.read()
+        assert cloud.read[8:] == [*ids[8:], *ids[:6]]
+    assert [snapshot.detail for snapshot in followers["job-0"].posted] == [True, True]
+    assert {follower.reason for follower in followers.values()} == {None}
+
+
+@pytest.mark.parametrize(("status", "calls"), [(500, 1), (401, 0), (403, 0)])
+async def test_where_nothing_can_be_read_one_job_is_tried_at_most(
+    reconciling: Reconciling, cloud: Cloud, followers: Followers, status: int, calls: int
+) -> None:
+    followers |= {"a": FakeFollower(), "b": FakeFollower()}
+    cloud.failure = refusal("GET /api/jobs", status, "", None)
+    async with reconciling() as reconciler:
+        await reconciler.read()
+    assert len(cloud.read) == calls
+    assert followers["a"].reason in ("unreachable", "dead_key")
 
 
 async def test_jobs_of_an_account_that_cannot_be_read_say_so_and_end_as_lost(

@@ -166,7 +166,9 @@ class DeploymentClient(AccountClient):
             **trace_headers(prompt.trace),
         }
         try:
-            job = await self.http.read(call, Answer.object, data=data, headers=headers, once=True)
+            job = await self.http.read(
+                call, Answer.object, data=data, headers=headers, max_attempts=1
+            )
             if not (id_ := job_id_of(job.get("id"))):
                 raise CloudGarbage(f"{call}: no id in the answer")
         except CloudRefused as error:
@@ -239,16 +241,19 @@ class DeploymentClient(AccountClient):
         self._streams = JobStreams(self.aside, self._readings.read, observer)
         return self._streams
 
-    async def job(self, cloud_id: str) -> Snapshot | None:
+    async def job(self, cloud_id: str, *, max_attempts: int | None = None) -> Snapshot | None:
         """Return `GET /api/v2/jobs/{id}`, `None` if there is no such job, or no longer."""
-        return await self._readings.read(cloud_id)
+        return await self._readings.read(cloud_id, max_attempts)
 
     async def live(self, cloud_ids: Collection[str]) -> list[Snapshot]:
-        """Return those of the jobs that have not ended, each from a call of its own."""
-        read = await asyncio.gather(*map(self._readings.read, cloud_ids), return_exceptions=True)
-        for result in read:
-            if isinstance(result, BaseException):
-                raise result
+        """Return those of the jobs that have not ended, each from a call of its own. Raises
+        `CloudError` if none can be read."""
+        calls = (self._readings.read(cloud_id, max_attempts=2) for cloud_id in cloud_ids)
+        read = await asyncio.gather(*calls, return_exceptions=True)
+        failed = [result for result in read if isinstance(result, BaseException)]
+        for error in failed:
+            if len(failed) == len(read) or not isinstance(error, CloudError):
+                raise error
         return [job for job in read if isinstance(job, Snapshot) and not job.ended]
 
     # --- files and nodes -------------------------------------------------------------------

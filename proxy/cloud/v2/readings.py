@@ -54,12 +54,14 @@ class JobReadings:
         """Note that the end of a job was asked for: an unexplained end is that."""
         self._cancelled[cloud_id] = True
 
-    async def read(self, cloud_id: str) -> Snapshot | None:
+    async def read(self, cloud_id: str, max_attempts: int | None = None) -> Snapshot | None:
         """Return `GET /api/v2/jobs/{id}`, `None` if there is no such job. Raises `CloudError`."""
         async with self._turn:
             run = self._followed(cloud_id)
             began = 0 if run is None else run.seen
-            job = await self.http.lookup("v2/jobs/{id}", Answer.object, DETAIL, id=cloud_id)
+            job = await self.http.lookup(
+                "v2/jobs/{id}", Answer.object, DETAIL, max_attempts=max_attempts, id=cloud_id
+            )
             if job is None:
                 return None
             texts = await self._texts_of(job)
