@@ -13,6 +13,15 @@ from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)
 
+#: What is told to clients of another API of Comfy, which has these routes.
+_API_V2 = ("/api/v2/jobs", "/api/v2/assets")
+_NO_API_V2 = (
+    "405: Method Not Allowed. This server answers like a ComfyUI and has no API v2. Put Comfy's "
+    "own server of API v2 in front of it (pip install comfy-api-proxy, then comfy-api-proxy run "
+    "--comfyui with the address of this server), and use that server's address, "
+    "http://127.0.0.1:8189."
+)
+
 
 def interrupted(request: web.Request) -> web.Response:
     """Return the answer to a request that the end of the process has cancelled."""
@@ -85,4 +94,5 @@ def unknown(request: web.Request, error: web.HTTPException) -> web.StreamRespons
     allowed = {"GET", "HEAD"}
     if isinstance(error, web.HTTPMethodNotAllowed):
         allowed |= error.allowed_methods
-    raise web.HTTPMethodNotAllowed(request.method, sorted(allowed))
+    text = _NO_API_V2 if request.path.startswith(_API_V2) else None
+    raise web.HTTPMethodNotAllowed(request.method, sorted(allowed), text=text)

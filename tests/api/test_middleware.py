@@ -67,6 +67,12 @@ async def test_a_wrong_method_gets_the_right_ones_in_allow(
     assert (response.status, response.headers["Allow"]) == (405, allowed)
 
 
+async def test_a_client_of_api_v2_is_told_what_to_put_between(client: Client) -> None:
+    response = await client.post("/api/v2/jobs", json={"workflow": {}})
+    assert response.status == 405
+    assert "comfy-api-proxy run" in await response.text()
+
+
 async def test_below_internal_even_404_has_words(client: Client) -> None:
     response = await client.get("/internal/nope")
     assert (response.status, await response.text()) == (404, "404: Not Found")
