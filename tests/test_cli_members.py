@@ -43,6 +43,21 @@ def test_the_life_of_a_member(run: Any) -> None:
     assert run("member", "add", "Ann", "--restore")[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("budget", "jobs"), [("485", "1 job "), ("500", "2 jobs "), ("1943", "4 jobs "), ("1944", None)]
+)
+def test_a_hard_budget_says_how_many_jobs_it_lets_run_at_once(
+    run: Any, budget: str, jobs: str | None
+) -> None:
+    assert "at once" not in run("member", "add", "ann")[1]
+    output = run("member", "set", "ann", "--credits-per-day", budget)[1]
+    assert ("at once" in output) == (jobs is not None)
+    if jobs:
+        assert "486 credits where the plan lets a run take 30 minutes" in " ".join(output.split())
+        assert f"at most {jobs}" in " ".join(output.split())
+    assert "at once" not in run("member", "set", "ann", "--soft-credits-per-day", "1")[1]
+
+
 def test_budgets_are_set_and_removed_in_credits(run: Any) -> None:
     budgets = "--credits-per-day 12.5 --soft-credits-per-month 800"
     assert run("member", "add", "ann", *budgets.split())[0] == 0

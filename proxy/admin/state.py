@@ -37,6 +37,7 @@ REASONS = {
     "client": "another job of this client is running",
     "model": "the accounts that have its models are busy",
     "budget": "the budget of the member allows no more",
+    "ceiling": "the member's jobs under way may cost the rest of its budget",
     "limit": "the member's limit of running jobs is reached",
     "disabled": "the member is disabled",
     "no_account": "the member has no account",

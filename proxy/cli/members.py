@@ -13,9 +13,17 @@ from proxy.cli.common import UsageError, argument, command, examples
 from proxy.cli.member_options import LIMITS, limits_of
 from proxy.cli.records import note_action, with_directory
 from proxy.cli.tables import AsJson, Columns, print_json, print_table, say, shown_time
+from proxy.costs.budgets import NO_BUDGETS, budgets_of
+from proxy.costs.credits import credits_text, from_credits
+from proxy.costs.job_cost import seconds_cost
 from proxy.members.directory import Directory
 from proxy.members.member import Member, MemberFields, NewMember, validated
 from proxy.settings import Settings, load, record_options
+
+#: How long most plans let a run take, in ms.
+_RUN_MS = 30 * 60_000
+#: From so many jobs at once on a budget does not restrict a usual plan.
+_MANY = 5
 
 member = typer.Typer(
     help="Manage members and their limits.",
@@ -55,6 +63,7 @@ def _add(
         f"{member.name} was added ({member.role}). "
         f"Next: comfy-cloud-proxy token new {member.name}{record_options(settings)}"
     )
+    _explain_budgets(settings, member)
     return 0
 
 
@@ -103,6 +112,8 @@ def _set(options: dict[str, Any], name: Name) -> int:
     member = with_directory(settings, change)
     note_action(settings, "member_changed", name=member.name, what=", ".join(sorted(wanted)))
     say(f"{member.name} is changed.")
+    if any(name.startswith("credits_") for name in wanted.get("limits", {})):
+        _explain_budgets(settings, member)
     return 0
 
 
@@ -147,6 +158,23 @@ def _enabled(settings: Settings, name: str, *, enabled: bool) -> int:
     note_action(settings, "member_enabled" if enabled else "member_disabled", name=member.name)
     say(f"{member.name} is {'enabled' if enabled else 'disabled'}.")
     return 0
+
+
+def _explain_budgets(settings: Settings, member: Member) -> None:
+    """Say how many jobs the own hard budgets of a member let run at once."""
+    rates = [table.credits_per_second for table in settings.accounts]
+    rate = from_credits(max([settings.credits_per_second, *(rate or 0 for rate in rates)]))
+    ceiling = seconds_cost(_RUN_MS, rate)
+    for budget in budgets_of(member.limits, NO_BUDGETS).all:
+        at_once = budget.limit // ceiling + 1 if ceiling else _MANY
+        if budget.hard and at_once < _MANY:
+            say(
+                f"A job on the cloud counts against the {credits_text(budget.limit)} a "
+                f"{budget.period} with the most that it may cost until it has ended: "
+                f"{credits_text(ceiling)} where the plan lets a run take 30 minutes. So "
+                f"{member.name} has at most {at_once} {'job' if at_once == 1 else 'jobs'} there at "
+                "once, and fewer as the budget is spent. A soft budget does not restrict this."
+            )
 
 
 def _limits(member: Mapping[str, Any]) -> str:

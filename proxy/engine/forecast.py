@@ -29,13 +29,6 @@ WAITS_FOR_MODEL = (
 )
 
 
-#: The same about one whose reason is `budget`.
-WAITS_FOR_BUDGET = (
-    "The job would exceed a hard budget of its member: it runs when the jobs under way have ended, "
-    "or when the budget renews."
-)
-
-
 class Forecast:
     """What the `scheduler` will do with the jobs that wait, if nothing changes."""
 
@@ -82,22 +75,24 @@ class Forecast:
     ) -> Iterator[tuple[LiveJob, str | None, str | None]]:
         """Yield each of a member's waiting jobs with why it could not be sent with a slot free, in
         a word and in a sentence."""
-        reason, allowed = self.blocked(member), self._scheduler.allowed(member)
+        scheduler = self._scheduler
+        reason, allowed = self.blocked(member), scheduler.allowed(member)
         refusal = allowed[0].health.refusal if allowed and reason is not None else None
-        free = reason is None and self._scheduler.any_slot(allowed)
+        free = reason is None and scheduler.any_slot(allowed)
         for job in jobs:
             own = self._own_reason(job, free=free)
             rests = self._resting(job) if reason is None else None
-            if "budget" in (own, reason):
-                yield job, "budget", WAITS_FOR_BUDGET
+            refused = scheduler.over_budget(job)
+            if refused is not None and (own == "budget" or reason == "ceiling"):
+                yield job, own or reason, refused.message
             elif rests is not None:
-                yield job, rests.health.reason, self._scheduler.explained(rests)
+                yield job, rests.health.reason, scheduler.explained(rests)
             elif own == "model" and job.needs is not None:
                 yield job, own, WAITS_FOR_MODEL.format(job.needs.name)
             elif own:
                 yield job, own, WAITS_FOR_CLIENT
             elif reason in PASSING:
-                yield job, reason, self._scheduler.explained(allowed[0])
+                yield job, reason, scheduler.explained(allowed[0])
             else:
                 yield job, reason, None if refusal is None else refusal.message
 
@@ -153,7 +148,8 @@ class Forecast:
         """Return why a job waits although there is a slot `free` for others; empty if it does
         not."""
         scheduler = self._scheduler
-        if scheduler.exceeds_budget(job):
+        refused = scheduler.over_budget(job)
+        if refused is not None and refused.left is not None:
             return "budget"
         if job.needs is not None and not scheduler.any_slot(scheduler.usable(job)):
             return "model" if free else ""

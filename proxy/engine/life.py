@@ -38,11 +38,13 @@ from proxy.engine.outcomes import (
     Withdrawn,
     WrongAccount,
     next_step,
+    submission_failed,
 )
 from proxy.engine.policy import Policy
 from proxy.engine.queue_news import QueueNews
 from proxy.engine.resources import JobResources
 from proxy.engine.scheduler import Scheduler
+from proxy.engine.submitter import unsent
 from proxy.engine.table import JobTable
 from proxy.engine.tracker import SnapshotReceived, Tracker
 from proxy.engine.workers import Workers
@@ -156,6 +158,8 @@ class JobLife:
             unknown = self._resources.catalog.unknown_class(job.loaded.cloud_graph)
             if unknown is not None:
                 return Refused(_unknown_class(unknown), by_cloud=False)
+        if (refused := await self._over_budget(job)) is not None:
+            return refused
         return await worker.submitter.send(job, max_wait=max_wait)
 
     async def _obstacle(self, job: LiveJob) -> Outcome | None:
@@ -178,6 +182,22 @@ class JobLife:
         if self._workers[job.account].account not in self._scheduler.usable(job):
             return WrongAccount()
         return None
+
+    async def _over_budget(self, job: LiveJob) -> Outcome | None:
+        """Return why the budgets of its member do not let a job be sent now, if they do not."""
+        gate = self._resources.gate
+        if gate is None:
+            return None
+        try:
+            refused = await gate.enter(job, self._workers[job.account].account)
+        except (LocalError, StorageError) as error:
+            return unsent(error)
+        except Exception:
+            log.exception("send_failed")
+            return NotNow(submission_failed())
+        if refused is None:
+            self._scheduler.admitted(job)
+        return refused
 
     def _move(self, job: LiveJob) -> bool:
         """Give a new job a slot of another account; return whether there is one."""

@@ -69,12 +69,13 @@ class OverBudget(Struct, frozen=True):
     budget of its member, of which only `left` is left; with `None` it has to wait for others of the
     member, which were sent.
 
-    It may be tried again in `wait` seconds.
+    It may be tried again in `wait` seconds; the `message` to its client says what it waits for.
     """
 
     estimate: int
     left: int | None
     wait: float
+    message: str = ""
 
 
 class NotNow(Struct, frozen=True):

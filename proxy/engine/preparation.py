@@ -34,11 +34,8 @@ class Preparation:
     async def prepare(self, job: LiveJob) -> Prompt:
         """Return the body of a submission, with the account's names of files.
 
-        Raises `WithdrawnError`, `ClaimRefusedError`, `StorageError`, and `LocalError` when a file
-        cannot be sent.
+        Raises `WithdrawnError`, `StorageError`, and `LocalError` when a file cannot be sent.
         """
-        if self.resources.gate is not None:
-            await self.resources.gate.enter(job, self.account)
         if not await self.recorder.save(job):
             raise WithdrawnError
         catalog, timeouts = self.resources.catalog, self.policy.timeouts

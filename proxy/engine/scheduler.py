@@ -116,7 +116,7 @@ class Scheduler:
         where this one would only wait on the cloud.
         """
         account = self._account_for(job, probing=True)
-        if account is None or self.waits_for_client(job) or self.exceeds_budget(job):
+        if account is None or self.waits_for_client(job) or self.over_budget(job) is not None:
             return False
         if self.queue.of(job.member) and not self._has_slot(account):
             return False
@@ -143,6 +143,7 @@ class Scheduler:
         job.charge = self.shares.charge(job.member, self.member(job.member).weight)
         self._accounts_shares.charge(account.name, account.eligibility.weight)
         account.health.sent()
+        self._budget_holds.asks(job)
         self._set_slot(job, SlotState.GIVEN)
         self.version += 1
 
@@ -153,6 +154,7 @@ class Scheduler:
             self._accounts[job.account].health.unsettled()
             self.shares.give_back(job.member, self.member(job.member).weight, job.charge)
             job.charge, job.account = 0.0, ""
+            self._budget_holds.gave_back(job)
             self.changed()
 
     def free(self, job: LiveJob) -> None:
@@ -206,8 +208,8 @@ class Scheduler:
                 health.renewed()
                 if not was_well:
                     self.changed()
-            case OverBudget(left=left, wait=wait):
-                self._budget_holds.hold(job.member, wait, left)
+            case OverBudget():
+                self._budget_holds.refused(job, outcome)
             case Elsewhere(refusal=refusal, fault=fault, retry_after=retry_after):
                 self._suspend(job.account, fault, refusal, retry_after)
 
@@ -296,7 +298,7 @@ class Scheduler:
         """
         found: dict[frozenset[str] | None, Account | None] = {}
         for job in self.queue.of(member):
-            if self.exceeds_budget(job):
+            if self.over_budget(job) is not None:
                 continue
             accounts = None if job.needs is None else job.needs.accounts
             if accounts not in found:
@@ -343,11 +345,16 @@ class Scheduler:
             return "disabled"
         if limit is not None and self._on_cloud[member] >= limit:
             return "limit"
-        return "budget" if self._budget_holds.holds_all(member) else None
+        return "ceiling" if self._budget_holds.holds_all(member) else None
 
-    def exceeds_budget(self, job: LiveJob) -> bool:
-        """Return whether a job would exceed a hard budget of its member, as far as is known."""
-        return self._budget_holds.exceeds(job.member, job.estimate)
+    def over_budget(self, job: LiveJob) -> OverBudget | None:
+        """Return what the hard budgets of a job's member say against it, as far as is known."""
+        return self._budget_holds.holding(job)
+
+    def admitted(self, job: LiveJob) -> None:
+        """Note that the budgets of its member allow a job: another one may ask them now."""
+        if self._budget_holds.admitted(job):
+            self.changed()
 
     def cost_known(self, member: str) -> None:
         """Note that the cost of a job of the member is known: others may have waited for that."""

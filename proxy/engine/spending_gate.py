@@ -15,8 +15,10 @@ from msgspec.structs import replace
 
 from proxy import clock
 from proxy.costs.budgets import Budget, Budgets, renewal
+from proxy.costs.credits import credits_text
 from proxy.costs.job_cost import seconds_cost
 from proxy.engine.accounts import Account
+from proxy.engine.outcomes import OverBudget, Refused
 from proxy.engine.run_times import RunTimes
 from proxy.engine.term import Term
 from proxy.jobs.budget_notices import BudgetRefusals
@@ -27,7 +29,6 @@ from proxy.storage.database import StorageError
 from proxy.storage.jobs import EngineWrite, JobRepository
 from proxy.storage.spending import Spending
 from proxy.storage.usage import day_of
-from proxy.translate.errors import LocalError
 from proxy.translate.plans import TIER_MINUTES
 
 log = structlog.get_logger(__name__)
@@ -44,11 +45,12 @@ _RETRY_BESIDE = 2.0
 
 
 class Shortfall(Struct, frozen=True):
-    """Why a job cannot be sent now: what is `left` of a budget, as far as is known for certain, or
-    `None` if that depends on the jobs that were sent."""
+    """Why a job cannot be sent now: only so much is `left` of a budget, of which the jobs that were
+    sent may cost what is `reserved`; 0 if the job costs too much whatever becomes of those."""
 
     budget: Budget
-    left: int | None
+    left: int
+    reserved: int = 0
 
 
 class JobClaim(Struct, frozen=True):
@@ -68,22 +70,9 @@ class JobClaim(Struct, frozen=True):
         if budget is not None:
             return Shortfall(budget, budget.left(alone))
         budget = self.budgets.exceeded_by(spending, self.estimate)
-        return None if budget is None else Shortfall(budget, None)
-
-
-class ClaimRefusedError(Exception):
-    """Raised for a job that is expected to cost `estimate` now, of which a budget has only so much
-    `left` (see `Shortfall`). It may be tried again in `wait` seconds, unless there is a
-    `refusal`."""
-
-    def __init__(
-        self, estimate: int, left: int | None, wait: float, refusal: LocalError | None = None
-    ) -> None:
-        super().__init__("over budget")
-        self.estimate = estimate
-        self.left = left
-        self.wait = wait
-        self.refusal = refusal
+        if budget is None:
+            return None
+        return Shortfall(budget, budget.left(alone), spending.reserved)
 
 
 @dataclass(eq=False, repr=False)
@@ -99,12 +88,12 @@ class SpendingGate:
     refusals: BudgetRefusals
     refuses: bool = False
 
-    async def enter(self, job: Job, account: Account) -> None:
-        """Claim what a job may cost that is about to be sent to an account. Raises
-        `ClaimRefusedError`, `StorageError`."""
+    async def enter(self, job: Job, account: Account) -> OverBudget | Refused | None:
+        """Claim what a job may cost that is about to be sent to an account; return why it is not
+        sent, if a budget does not allow it. Raises `StorageError`."""
         budgets = self.limiter.budgets(job.member)
         if not any(budget.hard for budget in budgets.all):
-            return
+            return None
         at = clock.time()
         costs = await self.estimator.reservation(job, budgets)
         rate = self.estimator.pricing.dearest_rate([account.name])
@@ -121,22 +110,24 @@ class SpendingGate:
         refused = await self.jobs.claim(
             claim, JobState.SUBMITTING.value, EngineWrite(self.term.fence)
         )
-        if refused is not None:
-            if refused.left is not None:
-                spent = refused.budget.limit - refused.left
-                await self.refusals.add(job.member, refused.budget, spent)
-            raise self._error(claim.estimate, refused, at)
+        if refused is None:
+            return None
+        if not refused.reserved:
+            spent = refused.budget.limit - refused.left
+            await self.refusals.add(job.member, refused.budget, spent)
+        return self._outcome(claim.estimate, refused, at)
 
-    def _error(self, estimate: int, refused: Shortfall, at: float) -> ClaimRefusedError:
+    def _outcome(self, estimate: int, refused: Shortfall, at: float) -> OverBudget | Refused:
         budget, left = refused.budget, refused.left
-        log.info("job_delayed", budget=budget.name, estimate=estimate)
-        if left is None:
-            return ClaimRefusedError(estimate, None, _RETRY_BESIDE)
-        refusal = None
+        log.info("job_delayed", budget=budget.name, estimate=estimate, reserved=refused.reserved)
+        message = waits_for(refused, at)
+        if refused.reserved:
+            return OverBudget(estimate, None, _RETRY_BESIDE, message)
         if self.refuses:
             refusal = self.limiter.over_budget(budget, left=left, estimate=estimate)
+            return Refused(refusal, by_cloud=False)
         wait = min(renewal(budget.period, at).timestamp() - at, _RETRY_INTERVAL)
-        return ClaimRefusedError(estimate, left, wait, refusal)
+        return OverBudget(estimate, left, wait, message)
 
     async def learn(self, job: Job) -> int | None:
         """Let the member's waiting jobs with the shape of one that has ended be expected to run as
@@ -151,3 +142,25 @@ class SpendingGate:
         except StorageError as error:
             log.warning("estimates_save_failed", member=job.member, error=str(error))
         return time
+
+
+def waits_for(refused: Shortfall, at: float) -> str:
+    """Return to the client of a job what it waits for, `at` a time in seconds since 1970."""
+    budget = refused.budget
+    left = credits_text(max(0, refused.left))
+    of_all = f"the hard budget of {credits_text(budget.limit)} a {budget.period}"
+    if refused.reserved >= _UNBOUNDED:
+        return (
+            "A job of this member is under way that has a partner node without a known price. The "
+            f"job goes when that one has ended and its cost is known: {left} of {of_all} are left."
+        )
+    if refused.reserved:
+        return (
+            "The jobs of this member that are under way cost at most "
+            f"{credits_text(refused.reserved)}, if they run as long as the plan lets them, and "
+            f"{left} of {of_all} are left. The job goes when one of them has ended."
+        )
+    return (
+        f"The job is expected to cost more than the {left} that are left of {of_all}. It goes when "
+        f"the budget renews, at {renewal(budget.period, at):%Y-%m-%d %H:%M} UTC, or is raised."
+    )

@@ -32,7 +32,6 @@ from proxy.engine.outcomes import (
     Lost,
     NotNow,
     Outcome,
-    OverBudget,
     Refused,
     Sent,
     Withdrawn,
@@ -41,7 +40,6 @@ from proxy.engine.outcomes import (
 )
 from proxy.engine.preparation import Preparation, WithdrawnError
 from proxy.engine.resources import JobResources
-from proxy.engine.spending_gate import ClaimRefusedError
 from proxy.storage.database import StorageError, ValueRefusedError
 from proxy.translate.errors import (
     LocalError,
@@ -133,12 +131,8 @@ class Submitter:
                 outcome = await self._send(job, max_wait)
         except CloudFilesGone as error:
             return _refused(error)
-        except ClaimRefusedError as error:
-            if error.refusal is not None:
-                return Refused(error.refusal, by_cloud=False)
-            return OverBudget(error.estimate, error.left, error.wait)
         except (WithdrawnError, UnansweredError, LocalError, StorageError) as error:
-            return _unsent(error)
+            return unsent(error)
         except Exception:
             log.exception("send_failed")
             return NotNow(submission_failed())
@@ -221,7 +215,7 @@ class Submitter:
         return outcome
 
 
-def _unsent(error: Exception) -> Outcome:
+def unsent(error: Exception) -> Outcome:
     """Return the outcome for a job that could not be sent, or of which nobody knows it."""
     match error:
         case WithdrawnError():

@@ -123,8 +123,9 @@ class JobProgress(msgspec.Struct, frozen=True):
     """What only the engine knows of a live job, and publishes with the job's row.
 
     `reason` is why the job does not continue: `turn`, `slot`, `client` (another job of its client
-    has a slot), `model` (the accounts that have its models are busy), `limit` and `budget` (the
-    member's own), `disabled` (the member), `no_account`, or what the account suffers (`no_credits`,
+    has a slot), `model` (the accounts that have its models are busy), `limit`, `budget` and
+    `ceiling` (the member's own; `ceiling` is what its jobs under way may cost at most), `disabled`
+    (the member), `no_account`, or what the account suffers (`no_credits`,
     `dead_key`, `queue_limit`, `rate_limited`, `unreachable`); `message` is a sentence about it.
     `finishing` says that the client has all outputs. Admins see more: a waiting job has `before` it
     this many jobs of anyone; a running one has done a `share` from 0 to 1, will run for `remaining`

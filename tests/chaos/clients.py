@@ -337,7 +337,7 @@ class SpendingClient(ChaosClient):
         while True:
             await asyncio.sleep(_PAUSE)
             found = await self._get(f"api/jobs/{submission.prompt_id}")
-            if found.get("queue_reason") == "budget" and loop.time() >= until:
+            if found.get("queue_reason") in ("budget", "ceiling") and loop.time() >= until:
                 submission.interrupted = True
                 self.over_budget += 1
                 await self._interrupt(submission)

@@ -280,6 +280,30 @@ async def test_a_job_that_waits_for_a_budget_says_so_and_goes_when_that_is_raise
         assert (await client.ended(waits))["status"]["status_str"] == "success"
 
 
+async def test_jobs_wait_in_the_queue_for_what_one_under_way_may_cost(tmp_path: Path) -> None:
+    opened = asyncio.Event()
+    async with (
+        Simulator(extra_nodes=[gated.gate(opened)]) as simulator,
+        running_proxy(simulator, tmp_path / "data", slots=4, client_parallelism="many") as proxy,
+        limited_member(proxy, credits_per_day=100) as client,
+    ):
+        jobs = [await gated.running_one(client)]
+        jobs += [await client.submit(gated.GRAPH, client_id=str(each)) for each in range(3)]
+
+        async def is_explained() -> bool:
+            shown = (await client.get(f"api/jobs/{jobs[-1]}"))[1]
+            return shown.get("queue_reason") == "ceiling"
+
+        await until(is_explained)
+        message = (await client.get(f"api/jobs/{jobs[-1]}"))[1]["queue_message"]
+        assert "under way cost at most 972 credits" in message  # an hour: the plan is not known
+        assert "100 credits of the hard budget of 100 credits a day are left" in message
+        counts = (await client.get("proxy/api/state"))[1]["counts"]
+        assert (counts["running"], counts["waiting"]) == (1, 3)
+        opened.set()
+        await asyncio.gather(*map(client.ended, jobs))
+
+
 async def test_a_job_that_waits_can_be_refused_instead(
     simulator: Simulator, tmp_path: Path
 ) -> None:

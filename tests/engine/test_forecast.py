@@ -9,7 +9,6 @@ from jobs.samples import job
 from proxy.catalog.owners import Needs
 from proxy.engine.accounts import Account, Slots
 from proxy.engine.forecast import (
-    WAITS_FOR_BUDGET,
     WAITS_FOR_CLIENT,
     WAITS_FOR_MODEL,
     Forecast,
@@ -91,15 +90,13 @@ def test_a_forecast_is_new_once_something_has_changed() -> None:
     assert [position.job for position in forecast.positions()] == [second]
 
 
-@pytest.mark.parametrize("left", [4, None])
-def test_a_budget_is_why_a_job_waits(left: int | None) -> None:
+@pytest.mark.parametrize(("left", "reason"), [(4, "budget"), (None, "ceiling")])
+def test_a_budget_is_why_a_job_waits(left: int | None, reason: str) -> None:
     jobs = scheduler()
     waiting = job("a", estimate=5)
     assert jobs.assign_at_once(waiting)
-    jobs.judge(waiting, OverBudget(5, left, 60.0))
+    jobs.judge(waiting, OverBudget(5, left, 60.0, "sentence"))
     jobs.give_back(waiting)
     jobs.queue.add(waiting)
-    assert list(Forecast(jobs).waiting("anna", [waiting])) == [
-        (waiting, "budget", WAITS_FOR_BUDGET)
-    ]
-    assert [position.reason for position in Forecast(jobs).positions()] == ["budget"]
+    assert list(Forecast(jobs).waiting("anna", [waiting])) == [(waiting, reason, "sentence")]
+    assert [position.reason for position in Forecast(jobs).positions()] == [reason]

@@ -311,7 +311,7 @@ def test_a_job_beyond_a_budget_is_overtaken_by_one_within_it() -> None:
     cheap = job("cheap", order=2, estimate=4)
     jobs.queue.add(cheap)
     assert (jobs.next(), jobs.next()) == (cheap, None)
-    assert jobs.exceeds_budget(dear)
+    assert jobs.over_budget(dear) is not None
 
 
 def test_nothing_new_is_sent_beyond_a_budget() -> None:
@@ -330,8 +330,23 @@ def test_a_job_beyond_a_budget_is_tried_again_when_members_change() -> None:
     assert jobs.next() is dear
 
 
+def test_jobs_that_wait_for_a_budget_leave_the_queue_one_after_the_other() -> None:
+    jobs, waiting = held_back(5, left=None)
+    others = [job(str(order), order=order, estimate=5) for order in (2, 3)]
+    for other in others:
+        jobs.queue.add(other)
+    jobs.cost_known("anna")
+    assert (jobs.next(), jobs.next()) == (waiting, None)
+    jobs.admitted(waiting)
+    assert jobs.next() is others[0]
+    jobs.judge(others[0], OverBudget(5, None, 60.0))
+    jobs.give_back(others[0])
+    jobs.queue.add(others[0])
+    assert (jobs.next(), len(jobs.queue)) == (None, 2)
+
+
 def test_a_job_that_waits_for_others_of_its_member_goes_when_one_has_ended() -> None:
     jobs, waiting = held_back(5, left=None)
-    assert (jobs.next(), jobs.limited("anna")) == (None, "budget")
+    assert (jobs.next(), jobs.limited("anna")) == (None, "ceiling")
     jobs.cost_known("anna")
     assert jobs.next() is waiting

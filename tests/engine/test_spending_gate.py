@@ -26,7 +26,7 @@ def claim(estimate: int) -> JobClaim:
         (0, 100, 0, Shortfall(DAY, 0)),
         (0, 120, 0, Shortfall(DAY, -20)),
         (10, 40, 50, None),
-        (10, 40, 51, Shortfall(DAY, None)),
+        (10, 40, 51, Shortfall(DAY, 60, 51)),
         (61, 40, 51, Shortfall(DAY, 60)),
     ],
 )
