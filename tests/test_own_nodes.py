@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import graphs
 import pytest
 from deployments import Place, framed
 from process import command, serving
 from stack import Client, Proxy
+from waiting import until
 from yarl import URL
 
+from proxy.admin.state import REASONS
 from proxy.catalog.service import Catalog
 from proxy.catalog.source import Accounts
+from proxy.cloud.errors import CloudError, CloudUnreachable
 from proxy.cloud.upstream import Capabilities
 from proxy.cloud.v2.catalog import NodeList
 from proxy.cloud.v2.client import DeploymentClient
@@ -80,8 +87,13 @@ class Listed:
     def __init__(self, *names: str, validates: bool) -> None:
         self.capabilities = Capabilities(validates=validates)
         self.names = names
+        self.calls = 0
+        self.failure: CloudError | None = None
 
     async def object_info(self) -> bytes:
+        self.calls += 1
+        if self.failure is not None:
+            raise self.failure
         return json.dumps({name: {"input": {}} for name in self.names}).encode()
 
 
@@ -108,11 +120,117 @@ async def test_a_list_that_is_no_json_takes_no_other_accounts_nodes_away(tmp_pat
     listed.write_text("{no json}")
     studio = DeploymentClient(URL("http://127.0.0.1:9"), "key", NodeList(listed))
     named: Any = {"cloud": Listed("A", validates=True), "studio": studio}
-    catalog = Catalog(Accounts(URL("http://cloud"), list, named), tmp_path, max_age=60.0)
+    lists = {"studio": listed}
+    catalog = Catalog(Accounts(URL("http://cloud"), list, named, lists), tmp_path, max_age=60.0)
     await catalog.start()
     assert await catalog.wait_loaded(10.0)
     assert set(catalog.nodes) == {"A"}
     await catalog.close()
+
+
+class Lists:
+    """A folder with the list of a deployment, and catalogs of its account and of the cloud's."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.file = folder, folder / "object_info.json"
+        self.cloud = Listed("A", validates=True)
+        self.studio = DeploymentClient(URL("http://127.0.0.1:9"), "key", NodeList(self.file))
+
+    def write(self, *names: str) -> None:
+        self.file.write_text(json.dumps({name: {"input": {}} for name in names}))
+
+    @asynccontextmanager
+    async def catalog(self) -> AsyncIterator[Catalog]:
+        named: Any = {"cloud": self.cloud, "studio": self.studio}
+        accounts = Accounts(URL("http://cloud"), list, named, {"studio": self.file})
+        catalog = Catalog(accounts, self.folder / "catalog", max_age=1e6, list_interval=0.01)
+        await catalog.start()
+        assert await catalog.wait_loaded(10.0)
+        yield catalog
+        await catalog.close()
+
+
+def able(catalog: Catalog, name: str) -> frozenset[str] | None:
+    """The accounts that may run a node, `None` for all."""
+    needs = catalog.needs_of({"1": {"class_type": name, "inputs": {}}})
+    return None if needs is None else needs.accounts
+
+
+async def test_a_list_that_is_a_file_is_read_at_each_start(tmp_path: Path) -> None:
+    lists = Lists(tmp_path)
+    lists.write("A", "Old")
+    async with lists.catalog() as catalog:
+        assert able(catalog, "Old") == {"studio"}
+    lists.write("A", "New")
+    async with lists.catalog() as catalog:
+        assert set(catalog.nodes) == {"A", "New"}
+        assert (able(catalog, "A"), able(catalog, "New")) == (None, {"studio"})
+    assert lists.cloud.calls == 1
+
+
+async def test_a_list_that_is_a_file_is_followed(tmp_path: Path) -> None:
+    lists = Lists(tmp_path)
+    lists.file.write_text("{no json}")
+    async with lists.catalog() as catalog, asyncio.TaskGroup() as group:
+        assert able(catalog, "A") == {"cloud"}
+        assert str(lists.file) in lists.studio.unusable
+        assert str(lists.file) in (await lists.studio.account_plan()).notice
+        follow = group.create_task(catalog.follow_lists())
+        lists.write("A", "New")
+        await until(lambda: "New" in catalog.nodes)
+        assert not lists.studio.unusable
+        lists.file.unlink()
+        await until(lambda: bool(lists.studio.unusable))
+        assert "New" in catalog.nodes
+        follow.cancel()
+    assert lists.cloud.calls == 1
+
+
+async def test_without_the_cloud_there_are_the_nodes_of_the_file(tmp_path: Path) -> None:
+    lists = Lists(tmp_path)
+    lists.write("New")
+    lists.cloud.failure = CloudUnreachable("down")
+    async with lists.catalog() as catalog:
+        assert set(catalog.nodes) == {"New"}
+    lists.cloud.failure = None
+    async with lists.catalog() as catalog:
+        assert set(catalog.nodes) == {"A", "New"}
+
+
+async def test_a_copy_of_a_list_is_of_its_address(tmp_path: Path) -> None:
+    named: Any = {"studio": Listed("A", validates=False)}
+    for address, calls in (("http://a:1", 1), ("http://a:1", 1), ("http://b:1", 2)):
+        accounts = Accounts(URL("http://cloud"), list, named, {"studio": URL(address)})
+        catalog = Catalog(accounts, tmp_path, max_age=1e6)
+        await catalog.start()
+        assert await catalog.wait_loaded(10.0)
+        await catalog.close()
+        assert named["studio"].calls == calls
+
+
+async def test_a_deployment_without_its_list_waits_and_says_so(place: Place) -> None:
+    async with place.proxy() as (client, _):
+
+        async def studio() -> dict[str, Any]:
+            accounts = (await client.get("proxy/api/state"))[1]["accounts"]
+            return next(account for account in accounts if account["name"] == "studio")
+
+        async def rests() -> bool:
+            return (await studio())["reason"] == REASONS["no_nodes"]
+
+        async def is_well() -> bool:
+            return (await studio())["reason"] is None
+
+        (place.folder / "object_info.json").write_text("[]")
+        await until(rests)
+        assert "object_info.json" in (await studio())["plan"]
+        status, body = await client.post("prompt", {"prompt": framed()})
+        assert (status, body["error"]["type"]) == (400, "DEPLOYMENT_WITHOUT_NODES")
+        assert not place.deployment.jobs
+        assert (await client.run(graphs.plain()))["status"]["completed"]
+        (place.folder / "object_info.json").write_bytes(place.deployment.object_info)
+        await until(is_well)
+        assert (await client.run(framed()))["status"]["completed"]
 
 
 # --- commands ------------------------------------------------------------------------------

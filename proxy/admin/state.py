@@ -47,6 +47,7 @@ REASONS = {
     "rate_limited": "the cloud limits requests",
     "unreachable": "the cloud cannot be reached",
     "stopped": "the deployment is stopped",
+    "no_nodes": "the deployment's list of nodes cannot be read",
     "starting": "the deployment is starting",
     "busy": "the queue of the deployment is full",
 }

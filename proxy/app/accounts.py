@@ -6,6 +6,9 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+
+from yarl import URL
 
 from proxy.app.process import Process, read_at_start
 from proxy.app.storage import OpenStorage
@@ -24,12 +27,14 @@ from proxy.storage.usage import ObservationRepository
 class CloudAccounts:
     """The accounts with clients that can be called, by name, the first one first.
 
-    `key_sources` say where people set the key of each.
+    `key_sources` say where people set the key of each, `lists` where the node classes of a
+    deployment are listed.
     """
 
     accounts: Mapping[str, Account]
     observations: Observations
     key_sources: Mapping[str, str]
+    lists: Mapping[str, Path | URL]
 
     @property
     def clients(self) -> dict[str, Upstream]:
@@ -78,7 +83,8 @@ async def open_accounts(
         storage.supervisor.keep(observations.unwritten.run, "write observations")
         storage.supervisor.keep(observations.run, "read observations")
         sources = {access.name: access.key_source for access in accounts}
-        yield CloudAccounts(opened, observations, sources)
+        lists = {access.name: access.nodes for access in accounts if access.nodes is not None}
+        yield CloudAccounts(opened, observations, sources, lists)
 
 
 async def _open_account(process: Process, access: AccountAccess, stack: AsyncExitStack) -> Account:

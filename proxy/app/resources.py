@@ -96,6 +96,7 @@ async def open_resources(
                 cloud.first.base_url,
                 cloud.documents,
                 cloud.clients,
+                cloud.lists,
             ),
             storage.folder / "catalog",
             max_age=settings.catalog_max_age,
@@ -109,6 +110,7 @@ async def open_resources(
                 log.warning("pack_refused", reason=problem)
         await catalog.start()
         stack.push_async_callback(catalog.close)
+        storage.supervisor.keep(catalog.follow_lists, "follow the lists of nodes")
         remote = RemoteFiles(settings.url_hosts, max_bytes=MAX_FILE_BYTES)
         await remote.start()
         stack.push_async_callback(remote.close)

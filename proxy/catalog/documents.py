@@ -41,10 +41,12 @@ class Documents:
         name: str,
         fetch: Callable[[], Awaitable[bytes]],
         read: Callable[[bytes], T],
+        *,
+        instead: bytes | None = None,
     ) -> CachedResource[T]:
         """Return a document, which errors call `what`, whose copy is the file of a `name`."""
         path = self._folder / f"{name}.json"
-        opened = CachedResource(what, path, fetch, read, max_age=self._max_age)
+        opened = CachedResource(what, path, fetch, read, max_age=self._max_age, instead=instead)
         self._opened.append(opened)
         return opened
 
@@ -65,8 +67,8 @@ class Documents:
         return fetch
 
     async def start(self) -> None:
-        """Remove the copies of another cloud."""
-        await asyncio.to_thread(_claim, self._folder, str(self._accounts.base_url))
+        """Remove the copies of other accounts."""
+        await asyncio.to_thread(_claim, self._folder, self._accounts.origin)
 
     async def close(self) -> None:
         """Stop fetching."""
@@ -87,11 +89,11 @@ def _read_list(body: bytes) -> list[dict[str, Any]]:
     return [item for item in items if isinstance(item, dict) and isinstance(item.get("name"), str)]
 
 
-def _claim(folder: Path, base_url: str) -> None:
-    """Remove the copies of another cloud, and note that the folder has those of `base_url`."""
+def _claim(folder: Path, origin: str) -> None:
+    """Remove the copies from elsewhere, and note that the folder has those of `origin`."""
     mark = folder / "cloud"
     try:
-        is_same = mark.read_text(encoding="utf-8") == base_url
+        is_same = mark.read_text(encoding="utf-8") == origin
     except (OSError, ValueError):
         is_same = False
     if is_same:
@@ -100,6 +102,6 @@ def _claim(folder: Path, base_url: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for copy in folder.glob("*.json"):
             copy.unlink(missing_ok=True)
-        mark.write_text(base_url, encoding="utf-8")
+        mark.write_text(origin, encoding="utf-8")
     except OSError as error:
         log.warning("catalog_folder_skipped", error=str(error))

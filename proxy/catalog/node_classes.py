@@ -99,12 +99,16 @@ class Nodes(Mapping[str, dict[str, Any]]):
         yield b"}" if self._json else b"{}"
 
 
-def read(body: bytes, pack_classes: Offer | None = None) -> Nodes:
+def read(
+    body: bytes,
+    pack_classes: Offer | None = None,
+    parse: Callable[[bytes], tuple[dict[str, Any], Owners]] = parted,
+) -> Nodes:
     """Parse the cloud's `object_info`. Raises `ValueError` if it is not one.
 
     `pack_classes` returns the classes of node packs to add to the cloud's.
     """
-    classes, owners = parted(body)
+    classes, owners = parse(body)
     return Nodes(classes, None if pack_classes is None else pack_classes(classes), owners)
 
 

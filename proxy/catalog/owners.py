@@ -54,12 +54,18 @@ def parted(body: bytes) -> tuple[dict[str, Any], Owners]:
 
 
 class Merging:
-    """Merges the catalogs of accounts, one after the other."""
+    """Merges the catalogs of accounts, one after the other; it may begin with the merged `classes`
+    and `owners` of some, `names`."""
 
-    def __init__(self) -> None:
-        self.classes: dict[str, Any] = {}
-        self.owners: Owners = {}
-        self._names: list[str] = []
+    def __init__(
+        self,
+        classes: dict[str, Any] | None = None,
+        owners: Owners | None = None,
+        names: Iterable[str] = (),
+    ) -> None:
+        self.classes: dict[str, Any] = {} if classes is None else classes
+        self.owners: Owners = {} if owners is None else owners
+        self._names: list[str] = list(names)
 
     def add(self, account: str, classes: Mapping[str, Any]) -> None:
         """Add the catalog of an account."""

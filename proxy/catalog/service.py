@@ -15,6 +15,7 @@ from proxy.catalog.documents import Documents
 from proxy.catalog.extras import CatalogExtras
 from proxy.catalog.file_lists import Listing
 from proxy.catalog.node_classes import Nodes, Offer, read
+from proxy.catalog.node_lists import EMPTY, NodeLists
 from proxy.catalog.owners import (
     LOADERS,
     Merging,
@@ -71,7 +72,8 @@ class Catalog:
     What is older than `max_age` (seconds) is still served while it is fetched again. Without a copy
     and without the cloud, methods raise `LocalError` (503), or return nothing where clients can do
     without. `pack_classes` returns the classes of node packs to add to the cloud's. `allowed`
-    returns the accounts that a member may use: a member sees what these have.
+    returns the accounts that a member may use: a member sees what these have. Lists that are files
+    are looked at every `list_interval` seconds.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Catalog:
         max_age: float,
         pack_classes: Offer | None = None,
         allowed: Callable[[str], frozenset[str]] | None = None,
+        list_interval: float = 2.0,
     ) -> None:
         self._accounts = accounts
         self._allowed = allowed
@@ -89,11 +92,13 @@ class Catalog:
         self._is_complete = True
         self._rereads = Buckets(1 / REREAD_INTERVAL, REREADS)
         self._documents = Documents(accounts, folder, max_age=max_age)
+        self._lists = NodeLists(accounts.lists, accounts.named, interval=list_interval)
         self._nodes: CachedResource[Nodes] = self._documents.open(
-            "node catalog",
+            "list of node classes",
             "object_info",
             self._fetch_nodes,
-            lambda body: read(body, pack_classes),
+            lambda body: read(body, pack_classes, self._lists.parted),
+            instead=EMPTY,
         )
         self._bodies = Bodies()
         self._folders = self._documents.objects(
@@ -105,8 +110,10 @@ class Catalog:
         self._loading: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Remove the copy of another cloud, and start to load without waiting."""
+        """Remove the copy of other accounts, read the lists that are files, and start to load the
+        others without waiting."""
         await self._documents.start()
+        await self._lists.start()
         self._loading = asyncio.create_task(self._load(), name="load the catalog")
 
     async def close(self) -> None:
@@ -119,6 +126,12 @@ class Catalog:
     async def _load(self) -> None:
         with contextlib.suppress(LocalError):
             await self._nodes.get()
+
+    async def follow_lists(self) -> None:
+        """Take each list that is a file when it has changed, until cancelled."""
+        async with contextlib.aclosing(self._lists.changes()) as changes:
+            async for _ in changes:
+                await self._nodes.rebuild()
 
     async def wait_loaded(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds until the node classes are loaded. Return whether they are.
@@ -137,14 +150,19 @@ class Catalog:
         return self._nodes.value is not None
 
     async def _fetch_nodes(self) -> bytes:
-        """Return the classes of all accounts in one body, unchanged if the bodies are equal."""
-        accounts = self._accounts
-        bodies = await accounts.ask_each(lambda cloud: cloud.object_info())
-        self._is_complete = len(bodies) == len(accounts.named)
+        """Return the classes of all accounts whose list is no file in one body, unchanged if the
+        bodies are equal. The files are read as well."""
+        await self._lists.read()
+        names = self._lists.others
+        if self._accounts.named and not names:
+            self._is_complete = not self._lists.problems
+            return EMPTY
+        bodies = await self._accounts.ask_each(names, lambda cloud: cloud.object_info())
+        missing = [name for name in names if name not in bodies]
+        self._is_complete = not (self._lists.problems or missing)
         known = self.nodes.owners
-        if len(set(bodies.values())) == 1 and (self._is_complete or not known):
+        if len(set(bodies.values())) == 1 and not (missing and known):
             return next(iter(bodies.values()))
-        missing = [name for name in accounts.named if name not in bodies]
         return await asyncio.to_thread(_merged, bodies, missing, known)
 
     async def reread(self, member: str) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import contextlib
+import hashlib
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
@@ -34,6 +36,7 @@ class Accounts:
 
     `order` returns the accounts to ask for documents, the best first. Most answers are the same for
     all accounts, so that one is enough; what differs is requested from each of the `named`.
+    `lists` says where the node classes of some of these are listed.
     """
 
     def __init__(
@@ -41,9 +44,11 @@ class Accounts:
         base_url: URL,
         order: Callable[[], Sequence[CloudDocuments]],
         named: Mapping[str, Upstream],
+        lists: Mapping[str, Path | URL] | None = None,
     ) -> None:
         self.base_url = base_url
         self.named = named
+        self.lists = lists or {}
         self._order = order
 
     async def ask(self, question: Callable[[CloudDocuments], Awaitable[T]]) -> T:
@@ -58,14 +63,24 @@ class Accounts:
                 problem = problem or error
         raise problem or CloudUnreachable("there is no account to ask")
 
-    async def ask_each(self, question: Callable[[Upstream], Awaitable[T]]) -> dict[str, T]:
+    @property
+    def origin(self) -> str:
+        """Where the catalog is from, which a copy of it must be from, too."""
+        addresses = {name: str(place) for name, place in self.lists.items()}
+        named = [f"{name} {addresses.get(name, '')}".strip() for name in self.named]
+        digest = hashlib.sha256("\n".join(named).encode()).hexdigest()
+        return f"{self.base_url} {digest}"
+
+    async def ask_each(
+        self, names: Iterable[str], question: Callable[[Upstream], Awaitable[T]]
+    ) -> dict[str, T]:
         """Return the answers by account, without those that fail; accounts are asked one after the
         other. If all fail, raise the `CloudError` of the first account."""
         answers: dict[str, T] = {}
         problem: CloudError | None = None
-        for name, cloud in self.named.items():
+        for name in names:
             try:
-                answers[name] = await question(cloud)
+                answers[name] = await question(self.named[name])
             except CloudError as error:
                 log.info("account_skipped", account=name, reason=str(error))
                 problem = problem or error
@@ -81,10 +96,11 @@ PAUSE = 10.0
 class CachedResource(Generic[T]):
     """A document of the cloud. `fetch` returns its body; `read` parses it or raises `ValueError`.
 
-    It is served from memory, then from `path`; a caller waits for the cloud only if it is in
-    neither. Concurrent callers cause one call. A document older than `max_age` (seconds) is still
-    served while it is fetched again. The age of a copy on disk is taken from the wall clock once;
-    after that it is measured by the monotonic clock.
+    While there is no body, `instead` is read in its place, if there is that. The document is
+    served from memory, then from `path`; a caller waits for the cloud only if it is in neither.
+    Concurrent callers cause one call. A document older than `max_age` (seconds) is still served
+    while it is fetched again. The age of a copy on disk is taken from the wall clock once; after
+    that it is measured by the monotonic clock.
     """
 
     def __init__(
@@ -95,15 +111,18 @@ class CachedResource(Generic[T]):
         read: Callable[[bytes], T],
         *,
         max_age: float,
+        instead: bytes | None = None,
     ) -> None:
         self._name = name
+        self._instead = instead
         self._path = path
         self._fetch = fetch
         self._read = read
         self._max_age = max_age
         #: The parsed document in memory.
         self.value: T | None = None
-        self._asked_at = self._fetched_at = 0.0  # by the monotonic clock
+        self._asked_at = 0.0  # by the monotonic clock
+        self._fetched_at: float | None = None
         self._disk_lock = asyncio.Lock()
         self._looked_on_disk = False
         self._refreshing: asyncio.Task[None] | None = None
@@ -113,14 +132,14 @@ class CachedResource(Generic[T]):
     async def get(self) -> T:
         """Return the document. Raises `LocalError` (503) if there is no copy and no answer."""
         await self._look_on_disk()
-        if self.value is None or clock.monotonic() - self._fetched_at > self._max_age:
+        if self.value is None or self._is_older(self._max_age):
             refreshing = self._refresh()
             if self.value is None and refreshing is not None:
                 await asyncio.shield(refreshing)
         if self.value is None:
             raise LocalError(
                 "catalog_unavailable",
-                f"The proxy has not received the {self._name} from Comfy Cloud; try again later.",
+                f"The proxy has not received the {self._name}; try again later.",
                 kind="unavailable",
                 details=self._failure,
                 retry_after=PAUSE,
@@ -133,7 +152,7 @@ class CachedResource(Generic[T]):
         Return whether it has changed.
         """
         previous = self.value
-        if clock.monotonic() - self._fetched_at > age and (refreshing := self._refresh()):
+        if self._is_older(age) and (refreshing := self._refresh()):
             await asyncio.wait([refreshing], timeout=timeout)
         return self.value is not previous
 
@@ -155,6 +174,22 @@ class CachedResource(Generic[T]):
             left = timeout - (clock.monotonic() - began)
             await asyncio.wait([refreshing], timeout=max(0.0, left))
         return self._asked_at >= began
+
+    async def rebuild(self) -> None:
+        """Read the document anew: what `read` adds to it has changed."""
+        if self._is_loading() and self._refreshing is not None:
+            await asyncio.wait([self._refreshing])
+        await self._look_on_disk()
+        try:
+            body, _ = await asyncio.to_thread(_read_file, self._path)
+            self.value = await asyncio.to_thread(self._read, body)
+        except (OSError, ValueError):  # there is no copy, or not any longer
+            self._failed_at = None
+            if (refreshing := self._refresh()) is not None:
+                await asyncio.wait([refreshing])
+
+    def _is_older(self, age: float) -> bool:
+        return self._fetched_at is None or clock.monotonic() - self._fetched_at > age
 
     def _is_loading(self) -> bool:
         return self._refreshing is not None and not self._refreshing.done()
@@ -180,6 +215,7 @@ class CachedResource(Generic[T]):
             self._failed_at = clock.monotonic()
             self._failure = str(error)
             log.warning("catalog_refresh_failed", what=self._name, error=self._failure)
+            await self._read_instead()
             return
         self._asked_at, self._fetched_at = began, clock.monotonic()
         self._failed_at = None
@@ -187,6 +223,12 @@ class CachedResource(Generic[T]):
             await asyncio.to_thread(_write_file, self._path, body)
         except OSError as error:
             log.warning("catalog_save_failed", what=self._name, error=str(error))
+
+    async def _read_instead(self) -> None:
+        """Have what there is without a body, until one is fetched."""
+        if self._instead is not None and self._fetched_at is None:
+            with contextlib.suppress(ValueError):
+                self.value = await asyncio.to_thread(self._read, self._instead)
 
     async def _look_on_disk(self) -> None:
         if self._looked_on_disk:

@@ -49,6 +49,8 @@ class AccountClient:
     #: The most seconds for a call that is made aside, and whether its answers are observed.
     aside_timeout: ClassVar[float] = float("inf")
     observes_aside: ClassVar[bool] = True
+    #: Why the account can take no jobs, whatever it answers.
+    unusable: str = ""
 
     def __init__(
         self,

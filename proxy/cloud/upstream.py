@@ -157,6 +157,10 @@ class Upstream(Protocol):
         """Use another key from the next call on."""
 
     @property
+    def unusable(self) -> str:
+        """Why the account can take no jobs, whatever it answers; empty if it can."""
+
+    @property
     def may_repeat(self) -> bool:
         """Whether the same submission again makes no second job."""
 

@@ -12,6 +12,7 @@ from proxy.backoff import Backoff
 from proxy.cloud.errors import CloudError, CloudRefused, CloudUnreachable
 from proxy.engine.accounts import Account
 from proxy.engine.scheduler import Scheduler
+from proxy.translate.errors import WITHOUT_NODES, LocalError
 
 log = structlog.get_logger(__name__)
 
@@ -24,7 +25,8 @@ _RELAPSE = 30.0
 
 
 class AccountTrial:
-    """Tries an account that has a trouble which a person mends, or that cannot be reached.
+    """Tries an account that has a trouble which a person mends, or that cannot be reached, and sets
+    one aside that says itself that it cannot be used.
 
     A trial submits nothing: it reads with the key, and where credits are missing whether there are
     more than at the first trial. Where the cloud does not tell its keys what is left, only the next
@@ -42,6 +44,7 @@ class AccountTrial:
         trials, due = 0, 0.0
         while True:
             await asyncio.sleep(INTERVAL)
+            await self.look()
             if self._account.health.well:
                 trials, self._balance = 0, None
                 continue
@@ -57,6 +60,18 @@ class AccountTrial:
                 self._recovered_at = clock.monotonic()
                 self._scheduler.recovered(self._account.name)
             self._tried_at = clock.monotonic()
+
+    async def look(self) -> None:
+        """Set the account aside while it says that it cannot be used."""
+        account, why = self._account, self._account.cloud.unusable
+        if bool(why) == (account.health.reason == "no_nodes"):
+            return
+        if why:
+            refusal = LocalError(WITHOUT_NODES, why, kind="unavailable")
+            self._scheduler.set_aside(account.name, "no_nodes", refusal)
+        else:
+            self._scheduler.recovered(account.name)
+        await account.read_plan()
 
     def is_awaited(self) -> bool:
         """Return whether the cloud could not be reached, and jobs wait for it, or others have had

@@ -110,6 +110,7 @@ Reason = Literal[
     "rate_limited",
     "unreachable",
     "stopped",
+    "no_nodes",
     "starting",
     "busy",
 ]
@@ -122,12 +123,13 @@ RESTS: dict[Reason, Backoff] = {
     "rate_limited": Backoff(1.0, 60.0),
     "unreachable": Backoff(1.0, 30.0),
     "stopped": Backoff(30.0, 300.0),
+    "no_nodes": Backoff(5.0, 300.0),
     "starting": Backoff(5.0, 30.0),
     "busy": Backoff(2.0, 30.0),
 }
 
 #: What does not pass by itself within any time that a client may be left to wait.
-UNABLE = frozenset({"no_credits", "dead_key", "queue_limit", "stopped"})
+UNABLE = frozenset({"no_credits", "dead_key", "queue_limit", "stopped", "no_nodes"})
 
 #: What passes by itself, however long it takes: a job waits for it in the queue.
 PASSING = frozenset({"starting", "busy"})

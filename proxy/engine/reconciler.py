@@ -159,7 +159,7 @@ class Reconciler:
         if isinstance(error, CloudRefused) and error.status in (401, 403):
             reason, self._key_refused = "dead_key", True
             refusal = from_cloud(error.status, error.body, error.retry_after)
-            self.scheduler.key_refused(self.account.name, refusal)
+            self.scheduler.set_aside(self.account.name, "dead_key", refusal)
         lost = self.policy.lost_timeout and lasted >= self.policy.lost_timeout
         for job in live.values():
             self.table.show(job, reason=reason, message=None)

@@ -213,9 +213,9 @@ class Scheduler:
             case Elsewhere(refusal=refusal, fault=fault, retry_after=retry_after):
                 self._suspend(job.account, fault, refusal, retry_after)
 
-    def key_refused(self, account: str, refusal: LocalError) -> None:
-        """Note that an account refuses its key where its jobs are read: it takes none either."""
-        self._suspend(account, "dead_key", refusal)
+    def set_aside(self, account: str, fault: Reason, refusal: LocalError) -> None:
+        """Note that an account takes no jobs, although no job has shown it."""
+        self._suspend(account, fault, refusal)
         self.changed()
 
     def recovered(self, account: str) -> None:

@@ -42,6 +42,7 @@ from proxy.engine.preparation import Preparation, WithdrawnError
 from proxy.engine.resources import JobResources
 from proxy.storage.database import StorageError, ValueRefusedError
 from proxy.translate.errors import (
+    WITHOUT_NODES,
     LocalError,
     fill_node_errors,
     from_cloud,
@@ -66,6 +67,7 @@ _FAULTS: dict[int, Reason] = {401: "dead_key", 402: "no_credits", 403: "dead_key
 #: Refusals whose type says what is with the account, whatever their status.
 _FAULTS_BY_TYPE: dict[str, Reason] = {
     "DEPLOYMENT_STOPPED": "stopped",
+    WITHOUT_NODES: "no_nodes",
     "DEPLOYMENT_STARTING": "starting",
     "DEPLOYMENT_BUSY": "busy",
 }

@@ -133,6 +133,9 @@ class PlainError(LocalError):
         return {"error": self.message, **self.extra_info}
 
 
+#: The refusal of a deployment that cannot be used, because its list of nodes cannot be read.
+WITHOUT_NODES = "DEPLOYMENT_WITHOUT_NODES"
+
 _PASSING = frozenset({"rate_limited", "internal", "bad_answer", "unavailable", "unconfirmed"})
 
 

@@ -24,7 +24,10 @@ log = structlog.get_logger(__name__)
 INTERVAL = 1.0
 #: Seconds for which a trouble must last before it is sent, by its reason. Others are of load, and
 #: are not sent.
-DELAYS = {"dead_key": 0.0, "no_credits": 0.0, "stopped": 0.0, "unreachable": 60.0}
+DELAYS = {
+    **dict.fromkeys(("dead_key", "no_credits", "stopped", "no_nodes"), 0.0),
+    "unreachable": 60.0,
+}
 
 
 def changes(sent: Mapping[str, str], troubles: Mapping[str, str]) -> Iterable[tuple[str, str, str]]:

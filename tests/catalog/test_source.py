@@ -62,7 +62,7 @@ async def test_the_first_account_is_asked_and_no_other() -> None:
 async def test_one_that_fails_is_passed_over(failure: Exception) -> None:
     accounts = {name: Account(name, failure if name == "a" else None) for name in "ab"}
     source = Accounts(URL_OF_CLOUD, lambda: [*accounts.values()], accounts)
-    classes = await source.ask_each(lambda cloud: cloud.object_info())
+    classes = await source.ask_each(accounts, lambda cloud: cloud.object_info())
     assert classes == {"b": b'{"b": {"input": {}}}'}
     assert (await source.ask(lambda cloud: cloud.model_folders()))[0]["folders"] == ["b"]
 
@@ -133,6 +133,7 @@ async def settle(document: CachedResource[str]) -> None:
 
 
 def let_pass(document: CachedResource[str], seconds: float) -> None:
+    assert document._fetched_at is not None
     document._fetched_at -= seconds
 
 

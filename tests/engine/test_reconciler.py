@@ -12,7 +12,7 @@ import pytest
 
 from proxy.cloud.errors import CloudError, CloudUnreachable, refusal
 from proxy.cloud.upstream import Capabilities
-from proxy.engine.accounts import Slots
+from proxy.engine.accounts import Reason, Slots
 from proxy.engine.policy import Policy
 from proxy.engine.reconciler import Reconciler
 from proxy.translate.errors import LocalError
@@ -75,8 +75,8 @@ class FakeAllocator:
 
     received: list[str] = field(default_factory=list)
 
-    def key_refused(self, account: str, refusal: LocalError) -> None:
-        self.received.append(f"{account} refused: {refusal.message}")
+    def set_aside(self, account: str, fault: Reason, refusal: LocalError) -> None:
+        self.received.append(f"{account} {fault}: {refusal.message}")
 
     def key_accepted(self, account: str) -> None:
         self.received.append(f"{account} accepted")
@@ -372,5 +372,5 @@ async def test_a_key_that_is_refused_is_noted_for_those_that_wait_for_the_accoun
         await reconciler.read()
     first, again, last = allocator.received
     assert first == again
-    assert first.startswith("default refused: ")
+    assert first.startswith("default dead_key: ")
     assert last == "default accepted"

@@ -111,7 +111,7 @@ def test_a_job_keeps_its_slot_over_a_restart(world: World) -> None:
 def test_a_refused_key_suspends_the_account_and_wakes_the_dispatcher(world: World) -> None:
     placed(world)
     live_job = waiting(world)
-    world.scheduler.key_refused("one", WHY)
+    world.scheduler.set_aside("one", "dead_key", WHY)
     assert world.turn.is_set()
     found = world.forecast.unable(live_job)
     assert found is not None

@@ -33,6 +33,7 @@ from proxy.cloud.v2.streams import JobStreams
 from proxy.cloud.v2.uploads import DeploymentUploads
 from proxy.translate import codec
 from proxy.translate.assets import CloudAsset
+from proxy.translate.errors import WITHOUT_NODES
 from proxy.translate.plans import AccountPlan
 from proxy.translate.reading import field_of, objects_of
 from proxy.translate.snapshots import Snapshot
@@ -131,7 +132,7 @@ class DeploymentClient(AccountClient):
 
     async def account_plan(self) -> AccountPlan:
         """Return no plan, since a deployment has none, but what to do about its list of nodes."""
-        return AccountPlan(notice=await self.releases.notice())
+        return AccountPlan(notice=self.unusable or await self.releases.notice())
 
     # --- submission ------------------------------------------------------------------------
 
@@ -141,6 +142,9 @@ class DeploymentClient(AccountClient):
         Raises `CloudAmbiguous` after an answer of a server that is not certain, and for a key that
         was taken before; `CloudFilesGone` if an input is no longer there.
         """
+        if self.unusable:
+            about = {"error": {"type": WITHOUT_NODES, "message": self.unusable}}
+            raise refusal(self.http.call("POST", "v2/jobs"), 422, about, None)
         graph, outputs = prompt.prompt, prompt.partial_execution_targets
         takes_labels = self.observations.facts.get(_LABELS) != "refused"
         label = id_by_mark(prompt.mark, "label") if takes_labels else None
@@ -285,7 +289,20 @@ class DeploymentClient(AccountClient):
         return []
 
     async def object_info(self) -> bytes:
-        """Return the node classes, from the user's file or ComfyUI."""
+        """Return the node classes, from the user's file or ComfyUI.
+
+        Without its file the account takes no jobs: it would charge for what it does not have.
+        """
+        try:
+            classes = await self._object_info()
+        except CloudError as error:
+            if isinstance(self._nodes.place, Path):
+                self.unusable = f"The list of nodes cannot be read ({error}): save it again."
+            raise
+        self.unusable = ""
+        return classes
+
+    async def _object_info(self) -> bytes:
         body = await self._nodes.read()
         try:
             return await asyncio.to_thread(of_deployment, body)
