@@ -26,7 +26,7 @@ from proxy.jobs.models import AccountView
 from proxy.storage.database import StorageError
 from proxy.storage.leases import ENGINE, Lease, LeaseRepository
 from proxy.supervisor import Supervisor
-from proxy.waits import until_set
+from proxy.waits import stop, until_set
 
 log = structlog.get_logger(__name__)
 
@@ -74,6 +74,8 @@ class Election:
     _news: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _giving: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
     _task: asyncio.Task[None] | None = field(init=False, default=None)
+    #: Renews the lease of the term, from the moment on at which it was taken.
+    _renewing: asyncio.Task[None] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.bus = self.client.bus
@@ -150,12 +152,14 @@ class Election:
         if lease is None:
             return
         term = self._term = Term(lease, self._until(began))
+        self._renewing = asyncio.create_task(self._keep_lease(term), name="renew the lease")
         engine = self.make(term)
         log.info("engine_started", epoch=lease.epoch)
         try:
             await engine.start()
         except BaseException:
             self._term = None
+            await stop(self._renewing)
             await engine.close(write=False)
             await self._release(lease)
             raise
@@ -173,14 +177,12 @@ class Election:
             log.error("lease_release_failed", error=str(error))
 
     async def _hold(self, term: Term) -> None:
-        """Renew the lease until the term is over; then nothing of its engine is left."""
+        """Run the engine until the term is over; then nothing of it is left."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 looking = tasks.create_task(self._look(term), name="look for a successor")
-                while term.lasts and term.successor is None:
-                    await until_set(term.over, self._renewal_due(term))
-                    if not self._alone:
-                        await self._renew(term)
+                if self._renewing is not None:
+                    await self._renewing
                 looking.cancel()
         finally:
             if term.lasts and term.successor is not None:
@@ -189,6 +191,13 @@ class Election:
                 log.warning("engine_stopped", epoch=term.lease.epoch)
                 async with self._giving:  # it is not stopped in the middle
                     await self._end()
+
+    async def _keep_lease(self, term: Term) -> None:
+        """Renew the lease until the term is over, or another replica is to run the engine."""
+        while term.lasts and term.successor is None:
+            await until_set(term.over, self._renewal_due(term))
+            if not self._alone:
+                await self._renew(term)
 
     async def _look(self, term: Term) -> None:
         """Find the replica that is to run the engine instead, if this one is cut off."""
@@ -229,6 +238,7 @@ class Election:
         engine, term = self.engine, self._term
         self.engine = self._term = None
         self.client.lead(None)
+        await stop(self._renewing)
         if engine is not None and term is not None:
             await engine.close(write=term.lasts)
             term.end()

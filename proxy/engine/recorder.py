@@ -8,7 +8,8 @@ then: a replica that reads it knows no more than the others hear.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -27,11 +28,12 @@ from proxy.jobs.models import (
     JobState,
     is_shown,
 )
-from proxy.storage.database import FencedError, StorageError, ValueRefusedError
+from proxy.storage.database import FencedError, OutcomeUnknownError, StorageError, ValueRefusedError
 from proxy.storage.history import Recorded
 from proxy.storage.job_tables import JobKey
 from proxy.storage.jobs import EngineWrite, JobRepository
 from proxy.storage.leases import Batch
+from proxy.storage.payloads import Payload
 from proxy.storage.shares import Shares
 from proxy.translate.errors import LocalError
 from proxy.webhooks.outbox import Outbox, url_of
@@ -44,6 +46,12 @@ T = TypeVar("T")
 #: Seconds in which changes of state are gathered into one transaction. Those of a short job are
 #: written with its end.
 _GATHER = 0.2
+
+#: The states of jobs whose content is not needed yet.
+_IN_QUEUE = (JobState.RECEIVED, JobState.QUEUED)
+
+#: Of how many jobs the contents are read in one unit, and how many bytes if they are several.
+_MAX_CONTENTS, _MAX_CONTENT_BYTES = 100, 4 * 1024 * 1024
 
 #: Seconds before changes are written again when the storage refuses.
 _AGAIN = 1.0
@@ -80,17 +88,23 @@ class JobRecorder:
         The content is there of those that have left the queue. Raises `StorageError`, also for a
         job that cannot be read.
         """
-        jobs = []
-        for stored in await self.jobs.live():
-            try:
-                job = job_of(stored, None)
-                if job.state not in (JobState.RECEIVED, JobState.QUEUED):
-                    job.content = await self._content(stored.order)
-            except (TypeError, ValueError) as error:
-                raise StorageError(f"a job in the database cannot be read: {error!r}") from error
-            jobs.append(LiveJob.of(job))
+        try:
+            jobs = [LiveJob.of(job_of(stored, None)) for stored in await self.jobs.live()]
+            await self._load_contents([job for job in jobs if job.state not in _IN_QUEUE])
+        except (TypeError, ValueError) as error:
+            raise StorageError(f"a job in the database cannot be read: {error!r}") from error
         self._stored = await self.jobs.load_shares()
         return jobs, self._stored
+
+    async def _load_contents(self, jobs: list[LiveJob]) -> None:
+        """Bring what clients sent for jobs into memory, with few units, each of which may be
+        slow."""
+        sizes = await self.jobs.payloads.sizes([job.order for job in jobs])
+        for some in _in_parts(jobs, sizes):
+            payloads = await self.jobs.payloads.get_many([job.order for job in some])
+            for job in some:
+                job.content = _content(job.order, payloads.get(job.order))
+                await asyncio.sleep(0)  # the lease is renewed meanwhile
 
     async def run(self) -> None:
         """Write changes in the background, until cancelled."""
@@ -118,7 +132,7 @@ class JobRecorder:
         if job.content is not None:
             return True
         try:
-            job.content = await self._content(job.order)
+            job.content = _content(job.order, await self.jobs.payloads.get(job.order))
         except (TypeError, ValueError, ValueRefusedError) as error:
             stored = await self.jobs.get(*job.key)
             job.content = JobContent({}, {})
@@ -132,12 +146,6 @@ class JobRecorder:
                 kind="internal",
             ) from error
         return True
-
-    async def _content(self, order: int) -> JobContent:
-        payload = await self.jobs.payloads.get(order)
-        if payload is None:
-            raise ValueError(f"the payload of job {order} is missing")
-        return content_of(payload)
 
     # --- writing ---------------------------------------------------------------------------
 
@@ -263,6 +271,9 @@ class JobRecorder:
         except FencedError:
             self.term.end()
             raise
+        except OutcomeUnknownError:
+            self._stored = Shares()
+            raise
         if also.shares is not None:
             members = {**self._stored.members, **also.shares.members}
             self._stored = Shares(also.shares.now, members, also.shares.slots)
@@ -271,3 +282,26 @@ class JobRecorder:
 
 def _note_refused(job: LiveJob) -> None:
     job.row = RowState.REFUSED
+
+
+def _in_parts(jobs: Iterable[LiveJob], sizes: Mapping[int, int]) -> Iterator[list[LiveJob]]:
+    """Yield jobs by what is read of them at once."""
+    part: list[LiveJob] = []
+    total = 0
+    for job in jobs:
+        size = sizes.get(job.order, 0)
+        if part and (len(part) == _MAX_CONTENTS or total + size > _MAX_CONTENT_BYTES):
+            yield part
+            part, total = [], 0
+        part.append(job)
+        total += size
+    if part:
+        yield part
+
+
+def _content(order: int, payload: Payload | None) -> JobContent:
+    """Return what a client sent for a job. Raises `TypeError` or `ValueError` if it cannot be
+    read."""
+    if payload is None:
+        raise ValueError(f"the payload of job {order} is missing")
+    return content_of(payload)

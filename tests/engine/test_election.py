@@ -164,6 +164,21 @@ async def test_an_engine_that_cannot_begin_leaves_the_lease_to_others(
     await supervisor.close()
 
 
+async def test_the_lease_is_renewed_while_an_engine_begins(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def begin(engine: RecordingEngine) -> None:
+        until = engine.term.until
+        await waiting.until(lambda: engine.term.until > until or not engine.term.lasts)
+
+    monkeypatch.setattr(RecordingEngine, "start", begin)
+    async with replicas(database, length=2.0) as (one, two):
+        first = await one.active()
+        assert first.term.lasts
+        assert one.election.is_active()
+        assert two.engines.empty()
+
+
 async def test_a_process_that_stops_while_its_engine_begins_stops_without_the_database(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ import pytest
 from jobs.samples import with_content
 from sqlalchemy import Engine, event, update
 from stack import Client, running_proxy
+from storage.mute import Mute
 
 from proxy.app import storage
 from proxy.bus import EventBus
@@ -30,11 +31,18 @@ from proxy.jobs.models import (
 )
 from proxy.simulator import Simulator
 from proxy.storage.budget_notices import BudgetNoticeRepository
-from proxy.storage.database import Database, FencedError, StorageError, ValueRefusedError
+from proxy.storage.database import (
+    Database,
+    FencedError,
+    OutcomeUnknownError,
+    StorageError,
+    ValueRefusedError,
+)
 from proxy.storage.encryption import Cipher
 from proxy.storage.jobs import JobRepository
 from proxy.storage.leases import ENGINE, Lease, LeaseRepository
 from proxy.storage.payloads import job_payloads
+from proxy.storage.shares import Shares
 from proxy.storage.webhooks import StoredWebhook, WebhookRepository
 from proxy.translate.errors import LocalError
 
@@ -155,6 +163,46 @@ async def test_what_clients_may_know_is_on_the_bus_before_it_is_stored(
     await job_recorder.save(made)
     (kept,) = await live(database, tmp_path)
     assert (stored_then, kept.accepted, kept.state) == ([False], True, JobState.RECEIVED)
+
+
+async def test_what_is_read_at_a_start_takes_few_units_however_many_jobs_run(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = {"1": {"text": "x" * 500_000}}
+    for number in range(30):
+        fields = {"prompt_id": str(number), "order": 0, "graph": {"1": {"number": number}}}
+        await stored(database, tmp_path, state=JobState.RUNNING, **fields)
+    for name in "abc":
+        await stored(database, tmp_path, state=JobState.RUNNING, prompt_id=name, graph=graph)
+    read, units = database.read, 0
+
+    async def counted(work: Any) -> Any:
+        nonlocal units
+        units += 1
+        return await read(work)
+
+    monkeypatch.setattr(database, "read", counted)
+    monkeypatch.setattr(recorder_module, "_MAX_CONTENT_BYTES", 1_200_000)
+    jobs = await live(database, tmp_path)
+    assert [job.graph["1"].get("number") for job in jobs] == [*range(30), None, None, None]
+    assert units == 5  # the jobs, the sizes, two for what was sent, the fair shares
+
+
+async def test_shares_are_written_again_where_it_is_unknown_which_are_stored(
+    database: Database, tmp_path: Path
+) -> None:
+    job_recorder = await recorder(database, tmp_path)
+    made = await stored(database, tmp_path)
+    shares = iter([Shares(1.0), Shares(2.0), Shares(1.0)])
+    job_recorder.shares = lambda _: next(shares)
+    await job_recorder.save(made)
+    mute = job_recorder.jobs.database = Mute(database)
+    mute.is_mute = True
+    with pytest.raises(OutcomeUnknownError):
+        await job_recorder.save(made)
+    mute.is_mute = False
+    await job_recorder.flush()
+    assert await job_recorder.jobs.load_shares() == Shares(1.0)
 
 
 def on_disk(folder: Path) -> bytes:

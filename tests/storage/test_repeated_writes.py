@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 from sqlalchemy import Connection, select
 from storage.asset_records import FILE, HASH, MADE
+from storage.mute import Mute
 from storage.samples import PAYLOAD, ended, job
 
 from proxy.files.service import _record_of
@@ -41,36 +42,12 @@ from proxy.storage.usage import (
 )
 from proxy.storage.webhooks import GATEWAY, StoredWebhook, WebhookMessage, WebhookRepository
 
-T = TypeVar("T")
-
 DAY = "2026-01-01"
 COUNTED = UsageRow(DAY, "anna", submitted=1, bytes_up=5)
 TAKEN_BACK = UsageRow(DAY, "anna", submitted=-1, withdrawn=1)
 SHARES = Shares(3.0, {"anna": Share(4.0, 2.0)}, {"main": 2})
 MESSAGE = WebhookMessage("m", "job.completed", "anna", b"{}", 1, url="http://h/", new_secret=b"s")
 BATCH = Batch("usage 1", 1)
-
-
-class Mute(Database):
-    """A database whose answers to writes get lost while it `is_mute`."""
-
-    def __init__(self, database: Database) -> None:
-        super().__init__()
-        self.kept, self.is_mute = database, False
-
-    async def read(self, work: Callable[[Connection], T]) -> T:
-        return await self.kept.read(work)
-
-    async def write(
-        self, work: Callable[[Connection], T], *, long: bool = False, urgent: bool = False
-    ) -> T:
-        value = await self.kept.write(work, long=long, urgent=urgent)
-        if self.is_mute:
-            raise OutcomeUnknownError("the connection to the database was lost during a write")
-        return value
-
-    async def close(self) -> None:
-        await self.kept.close()
 
 
 class Claimed:
