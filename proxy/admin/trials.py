@@ -41,15 +41,9 @@ async def validate(request: web.Request) -> JsonAnswer[ValidatedPrompt]:
 
 async def _converted(request: web.Request, workflow: dict[str, Any]) -> dict[str, Any]:
     """Return the graph of a file of the editor. Raises `LocalError` (400)."""
-    classes = await request.app[CATALOG].classes(member_of(request))
-    named = {name: classes[name] for name in editor.classes_of(workflow) if name in classes}
-    convert = partial(editor.graph_of, workflow, named, lambda choices: choices[0])
-    try:
-        return await in_turn(request, convert)
-    except editor.EditorError as error:
-        raise LocalError(
-            "invalid_workflow", f"The workflow cannot be converted: {error}."
-        ) from None
+    classes = editor.named(workflow, await request.app[CATALOG].classes(member_of(request)))
+    convert = partial(editor.prompt_of, workflow, classes, lambda choices: choices[0])
+    return await in_turn(request, convert)
 
 
 def _shown(found: Trial, graph: dict[str, Any] | None) -> ValidatedPrompt:

@@ -23,7 +23,7 @@ from proxy.jobs.models import JobRequest
 from proxy.jobs.records import JobRecord
 from proxy.jobs.service import STATUSES, JobQuery
 from proxy.members import tokens
-from proxy.translate import INVALID_PROMPT_ID, USAGE_SOURCE, codec, workflow_metadata
+from proxy.translate import INVALID_PROMPT_ID, USAGE_SOURCE, codec, editor, workflow_metadata
 from proxy.translate.errors import LocalError, PlainError
 from proxy.translate.reading import field_of
 from proxy.translate.trace_context import TRACEPARENT, trace_headers, trace_of
@@ -121,6 +121,8 @@ def parse_prompt(
 
 
 def _no_prompt(body: object) -> LocalError:
+    if editor.is_editors(body):
+        return _not_api_format()
     if isinstance(body, dict) or body == []:
         return LocalError("no_prompt", "No prompt provided", details="No prompt provided")
     return _wrong("invalid_body", "The request body", "a JSON object", body)
@@ -147,9 +149,20 @@ def _number(value: object) -> float:
     raise _wrong("invalid_number", "number", "a finite number", value)
 
 
+def _not_api_format() -> LocalError:
+    return LocalError(
+        "invalid_prompt",
+        "This is a workflow as ComfyUI's editor saves it, and not a prompt in API format. Export "
+        "it with Workflow > Export (API); or send it to POST /workflow/convert, and the answer as "
+        "`prompt`; or use `comfy-cloud-proxy run`, which takes both.",
+    )
+
+
 def _graph(graph: object) -> dict[str, Any]:
     if not isinstance(graph, dict):
         raise _wrong("invalid_prompt", "prompt", "an object of nodes in API format", graph)
+    if editor.is_editors(graph):
+        raise _not_api_format()
     for node_id, node in graph.items():
         if not isinstance(node, dict):
             raise LocalError(

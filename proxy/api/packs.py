@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import wraps
 from typing import Any, cast
@@ -12,11 +12,12 @@ from aiohttp import web
 from proxy.api import bodies, request_bodies
 from proxy.api.answer_headers import prepare
 from proxy.api.content import content_headers
-from proxy.api.holding import PIECE
+from proxy.api.holding import PIECE, in_turn
 from proxy.api.keys import ACCOUNTING, JOBS, PACKS
 from proxy.api.middleware import note
 from proxy.api.requests import member_of, token_of
 from proxy.packs.pack import PackRoute, PackServices
+from proxy.translate import codec
 from proxy.translate.errors import PlainError
 
 
@@ -80,6 +81,10 @@ class RequestCall:
     def json(self, value: object, status: int = 200) -> web.Response:
         """Return an answer with JSON."""
         return bodies.json(value, status)
+
+    async def computed(self, work: Callable[[], object]) -> web.Response:
+        """Return an answer with the result of work, which is done in a turn of the member."""
+        return bodies.ready(await in_turn(self._request, lambda: codec.dump_bytes(work())))
 
     def text(self, text: str, status: int = 200) -> web.Response:
         """Return an answer with text."""

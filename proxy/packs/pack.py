@@ -65,6 +65,12 @@ class PackCall(Protocol):
     def json(self, value: object, status: int = 200) -> PackReply:
         """Return a reply of JSON."""
 
+    async def computed(self, work: Callable[[], object]) -> PackReply:
+        """Return a reply of JSON with the result of work, which is done in a thread.
+
+        Raises what the work does.
+        """
+
     def text(self, text: str, status: int = 200) -> PackReply:
         """Return a reply of text."""
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct
 
+from proxy.translate.errors import LocalError
 from proxy.translate.reading import list_of, object_of, objects_of, text_of
 from proxy.translate.shapes import options_of
 
@@ -57,6 +58,26 @@ def classes_of(workflow: Mapping[str, Any]) -> set[str]:
     levels = [workflow, *subgraphs.values()]
     types = {_kind(node) for level in levels for node in objects_of(level.get("nodes"))}
     return types - subgraphs.keys() - _EDITORS_OWN
+
+
+def named(
+    workflow: Mapping[str, Any], classes: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Mapping[str, Any]]:
+    """Return the `classes` that the file has."""
+    return {name: classes[name] for name in classes_of(workflow) if name in classes}
+
+
+def prompt_of(
+    workflow: Mapping[str, Any],
+    classes: Mapping[str, Mapping[str, Any]],
+    choose: Callable[[Sequence[str]], str],
+) -> dict[str, Node]:
+    """Return `graph_of` for a client. Raises `LocalError` (400)."""
+    try:
+        return graph_of(workflow, classes, choose)
+    except EditorError as error:
+        message = f"The workflow cannot be converted: {error}."
+        raise LocalError("invalid_workflow", message) from None
 
 
 def graph_of(

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import graphs
 import pytest
 from stack import Client, Proxy
@@ -84,3 +85,28 @@ async def test_a_job_beyond_a_budget_is_refused_with_its_cost(proxy: Proxy, clie
     assert (found["valid"], found["status"]) == (False, status) == (False, 429)
     assert found["error"]["type"] == answer["error"]["type"]
     assert found["cost"]["credits"] == 2.7
+
+
+CONVERT = "workflow/convert"
+
+
+async def test_a_file_of_the_editor_is_converted_and_runs(client: Client) -> None:
+    for body in (DRAWING, {"prompt": DRAWING}):
+        status, refused = await client.post("prompt", body)
+        assert (status, refused["error"]["type"]) == (400, "invalid_prompt")
+        assert f"POST /{CONVERT}" in refused["error"]["message"]
+    status, graph = await client.post(CONVERT, DRAWING)
+    assert (status, graph) == (200, (await validated(client, prompt=DRAWING))["prompt"])
+    assert await client.post(CONVERT, graph) == (200, graph)
+    form = aiohttp.FormData()
+    form.add_field("image", graphs.png(), filename="sketch.png")
+    async with client.session.post(client.url / "upload/image", data=form) as uploaded:
+        assert uploaded.status == 200
+    await client.run(graph)
+
+
+async def test_what_cannot_be_converted_is_told_as_the_pack_tells_it(client: Client) -> None:
+    for body in ({}, {"nodes": 5}, {"nodes": [{"type": "SaveImage"}]}, []):
+        status, answer = await client.post(CONVERT, body)
+        assert (status, list(answer)) == (400, ["error"])
+    assert (await client.get(CONVERT))[1]["name"] == "ComfyUI Workflow to API Converter"
