@@ -83,7 +83,6 @@ async def spawned(*arguments: str, **environment: str) -> tuple[int, str, str]:
         (["run"], "Nothing to run: name a workflow"),
         (["run", "--watch", "/none"], "The folder /none does not exist"),
         (["run", "a.json", "--token-file", "/none"], "The token in /none cannot be read (No such"),
-        (["usage", "--from", "2026-02-01", "--to", "2026-01-01"], "is after the last day, 2026-01"),
         (["run", "/none.json"], "The workflow /none.json cannot be read"),
         (["check", "--base-url", "x"], "--base-url is 'x', but must be an address"),
     ],
@@ -163,9 +162,9 @@ def test_serve_is_meant_where_no_command_is_named(given: list[str], meant: list[
 
 
 def test_options_before_a_command_are_placed_behind_it(capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, error = ended(capsys, "--config", "x.toml", "config", "show")
+    code, _, error = ended(capsys, "--config", "x.toml", "member", "list")
     assert code == 2
-    assert "as in comfy-cloud-proxy config show --config x.toml." in error
+    assert "as in comfy-cloud-proxy member list --config x.toml." in error
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -406,7 +405,15 @@ async def test_check_says_ok_for_each_thing(tmp_path: Path) -> None:
     async with Simulator(key=KEY) as simulator:
         code, lines = await checked(tmp_path / "new", simulator.base_url)
     assert code == 0
-    assert list(lines) == ["cloud", "key", "plan", "event socket", "billing", "data folder"]
+    assert list(lines) == [
+        "settings",
+        "cloud",
+        "key",
+        "plan",
+        "event socket",
+        "billing",
+        "data folder",
+    ]
     assert {word for word, _ in lines.values()} == {"ok"}
 
 
@@ -414,7 +421,7 @@ async def test_check_shows_what_the_account_tells(tmp_path: Path) -> None:
     async with Simulator(key=KEY, plan="creator") as simulator:
         _, lines = await checked(tmp_path, simulator.base_url)
         assert lines["plan"][1].startswith("The cloud does not say")
-        assert "comfy-cloud-proxy balance default CREDITS" in lines["billing"][1]
+        assert "Enter a balance" in lines["billing"][1]
         simulator.switches.update({"announced_slots": True, "billing_for_keys": True})
         _, lines = await checked(tmp_path, simulator.base_url)
     plan = "Creator plan, 3 jobs at once, 30 minutes for a run, balance 12.34 USD."
@@ -426,7 +433,7 @@ async def test_check_finds_a_key_that_does_not_work(tmp_path: Path) -> None:
     async with Simulator(key=KEY) as simulator:
         code, lines = await checked(tmp_path, simulator.base_url, "comfyui-wrong-one")
     assert code == 1
-    assert [word for word, _ in lines.values()] == ["ok", "FAILED", "FAILED", "ok"]
+    assert [word for word, _ in lines.values()] == ["ok", "ok", "FAILED", "FAILED", "ok"]
     assert "The cloud does not know this key: create one" in lines["key"][1]
 
 
@@ -518,19 +525,20 @@ async def test_check_gives_json_for_a_bug_report(tmp_path: Path) -> None:
     report = json.loads(out)
     assert (code, report["ok"], report["version"]) == (1, False, __version__)
     assert [(check["check"], check["ok"]) for check in report["checks"]] == [
+        ("settings", True),
         ("cloud", True),
         ("key", False),
         ("event socket", False),
         ("data folder", True),
     ]
-    assert "The cloud does not know this key" in report["checks"][1]["message"]
+    assert "The cloud does not know this key" in report["checks"][2]["message"]
     assert "wrong-one" not in out
 
 
 async def test_check_can_look_at_the_simulator(tmp_path: Path) -> None:
     code, out, _ = await spawned("check", "--simulate", "--data-dir", str(tmp_path))
     servers = environment_of(tmp_path)  # each has a line, too
-    assert (code, out.count("ok ")) == (0, 6 + len(servers))
+    assert (code, out.count("ok ")) == (0, 7 + len(servers))
 
 
 async def test_it_listens_on_several_addresses(tmp_path: Path) -> None:

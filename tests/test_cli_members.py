@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from backend import environment_of
+from backend import environment_of, open_database
 from process import TIMEOUT, command, serving
 from quiet import logging_restored
 from team import bearer
@@ -23,6 +23,7 @@ from proxy.cli.serve import refuse_open_access
 from proxy.members.marker import MARKER
 from proxy.settings import ConfigError, Settings, load
 from proxy.storage.sqlite import FILE
+from proxy.storage.usage import UsageRepository
 
 
 def test_the_life_of_a_member(run: Any) -> None:
@@ -132,7 +133,17 @@ def test_a_folder_without_members_is_left_as_it_is(run: Any, tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_life_of_a_token(run: Any) -> None:
+async def audit_entries(folder: Path) -> list[dict[str, Any]]:
+    """The audit record of the folder, the newest entry first."""
+    database = await open_database(folder)
+    try:
+        rows = await UsageRepository(database).record(limit=10)
+    finally:
+        await database.close()
+    return [json.loads(row.entry) for row in rows]
+
+
+def test_the_life_of_a_token(run: Any, tmp_path: Path) -> None:
     run("member", "add", "ann")
     code, output, hint = run("token", "new", "ann", "--expires", "90d", "--note", "laptop")
     token = output.strip()
@@ -146,7 +157,7 @@ def test_the_life_of_a_token(run: Any) -> None:
     assert row["shown"] in run("token", "list")[1]
     assert run("token", "revoke", token[:8])[0] == 0
     assert json.loads(run("token", "list", "--json")[1]) == []
-    entries = map(json.loads, run("audit", "--json", "--limit", "2")[1].splitlines())
+    entries = asyncio.run(audit_entries(tmp_path))[:2]
     assert [(entry["action"], entry["name"], entry["token"]) for entry in entries] == [
         ("token_revoked", "ann", row["shown"]),
         ("token_created", "ann", row["shown"]),

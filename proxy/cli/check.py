@@ -9,7 +9,9 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
+from pydantic import SecretStr
 from sqlalchemy import Connection
 
 from proxy import __version__
@@ -24,7 +26,7 @@ from proxy.cloud.v2.releases import Releases
 from proxy.files.blobs import BlobError, open_blobs
 from proxy.members.directory import Directory
 from proxy.observations import AccountObservations, identity_of
-from proxy.settings import ConfigError, Settings, nodes_of
+from proxy.settings import ConfigError, LoadedSettings, Settings, nodes_of
 from proxy.storage.database import Database, StorageError
 from proxy.storage.members import MemberRepository
 from proxy.storage.sqlite import FILE, open_sqlite
@@ -32,12 +34,18 @@ from proxy.storage.start import HEAD, has_database, is_usable, open_server, revi
 from proxy.storage.usage import FACT, Observation, ObservationRepository
 from proxy.translate import codec
 
+#: What is printed instead of a secret.
+HIDDEN = "(hidden)"
 
-def check(settings: Settings, *, as_json: bool) -> int:
+
+def check(loaded: LoadedSettings, *, as_json: bool) -> int:
     """Print what works and what does not. Returns 0 if everything does, 1 otherwise."""
     logs.configure()
     logging.disable(logging.CRITICAL)  # the lines themselves say what went wrong
-    checks = CheckReport(quiet=as_json)
+    settings, checks = loaded.settings, CheckReport(quiet=as_json)
+    chosen = _chosen_settings(loaded)
+    places = [f"{name} ({row['source']})" for name, row in chosen.items()]
+    checks.add("settings", fine=", ".join(places) or "All settings are defaults.")
     try:
         asyncio.run(_check(settings, checks))
     finally:
@@ -49,10 +57,32 @@ def check(settings: Settings, *, as_json: bool) -> int:
             "platform": platform.platform(),
             "simulate": settings.simulate,
             "ok": checks.fine,
+            "settings": chosen,
             "checks": checks.rows,
         }
         print_json(report)
     return 0 if checks.fine else 1
+
+
+def _chosen_settings(loaded: LoadedSettings) -> dict[str, dict[str, Any]]:
+    """Return the settings that are not defaults, with their values and where each is written."""
+    chosen = {
+        name: {"value": _plain(getattr(loaded.settings, name)), "source": source.replace("`", "")}
+        for name, source in sorted(loaded.sources.items())
+    }
+    for table in ("accounts", "providers"):
+        if table in chosen:
+            chosen[table]["value"] = [row.name for row in getattr(loaded.settings, table)]
+    return chosen
+
+
+def _plain(value: Any) -> Any:
+    """Return the value of a setting as JSON has it."""
+    if isinstance(value, SecretStr):
+        return HIDDEN
+    if isinstance(value, tuple):
+        return [str(item) for item in value]
+    return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
 async def _check(settings: Settings, checks: CheckReport) -> None:

@@ -60,7 +60,7 @@ async def check_accounts(accounts: list[tuple[AccountAccess, str]], checks: Chec
         checks.add(
             "billing",
             fine="The cloud does not tell this key what it books and what is left. Enter a balance "
-            f"if you need one: comfy-cloud-proxy balance {refused[0]} CREDITS.",
+            "if you need one, on the page “Accounts” of the dashboard.",
         )
     cloud = [account for account, _ in accounts if account.nodes is None]
     same = Counter(account.key for account in cloud if account.key)

@@ -12,7 +12,6 @@ import typer
 
 from proxy import __version__
 from proxy.cli import data_folder
-from proxy.cli.billing import balance
 from proxy.cli.common import (
     PROGRAM,
     WHERE,
@@ -23,13 +22,10 @@ from proxy.cli.common import (
     examples,
     option,
 )
-from proxy.cli.config import config
 from proxy.cli.members import member
 from proxy.cli.service import service
 from proxy.cli.tokens import token
-from proxy.cli.usage import audit, usage
-from proxy.cli.webhooks import webhook
-from proxy.settings import SERVE_SETTINGS, SETTINGS, load
+from proxy.settings import SERVE_SETTINGS, SETTINGS, load, load_with_sources
 
 _CLOUD = [*WHERE, *(row for row in SETTINGS if row.name in ("api_key_file", "base_url"))]
 
@@ -250,10 +246,13 @@ def _check(
         bool, typer.Option("--json", help="Print JSON, for bug reports. It contains no key.")
     ] = False,
 ) -> int:
-    """Check the connection to the cloud, the key, the event socket and the data folder."""
+    """Check the connection to the cloud, the key, the event socket and the data folder.
+
+    Names the settings that are not defaults and where each comes from. Secrets are not printed.
+    """
     from proxy.cli.check import check
 
-    return check(load(options), as_json=as_json)
+    return check(load_with_sources(options), as_json=as_json)
 
 
 @command(
@@ -339,8 +338,6 @@ def _rotate_secret(options: dict[str, Any]) -> int:
     return data_folder.rotate_secret(load(options))
 
 
-app.add_typer(config, name="config")
-
 _catalog = typer.Typer(
     help="Keep the list of nodes of a deployment.",
     no_args_is_help=True,
@@ -372,31 +369,6 @@ def _save_catalog(
     return save(address, target)
 
 
-command(
-    app,
-    "usage",
-    "usage",
-    "usage --from 2026-01-01 --to 2026-01-31",
-    "usage --member anna --json",
-    "usage --from 2026-01-01 --to 2026-01-31 --costs --csv",
-    short="Print usage and costs by day, member and token.",
-)(usage)
-command(
-    app,
-    "balance",
-    "balance",
-    "balance default 500",
-    "balance default none",
-    short="Print or enter what is left on accounts.",
-)(balance)
-command(
-    app,
-    "audit",
-    "audit --limit 20",
-    "audit --member anna --action submit",
-    short="Print the audit log.",
-)(audit)
 app.add_typer(service, name="service")
 app.add_typer(member, name="member")
 app.add_typer(token, name="token")
-app.add_typer(webhook, name="webhook")

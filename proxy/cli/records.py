@@ -31,23 +31,6 @@ def in_database(settings: Settings, use: Callable[[Database], Awaitable[T]]) -> 
     return asyncio.run(run())
 
 
-def read_stored(
-    settings: Settings, what: str, ask: Callable[[Database], Awaitable[list[T]]]
-) -> list[T]:
-    """Return what is stored, which is nothing where no proxy has ever run.
-
-    Raises `CommandError`, which says that `what` cannot be read.
-    """
-    if not has_database(settings):
-        return []
-    try:
-        return in_database(settings, ask)
-    except StorageError as error:
-        shared = settings.database is not None
-        detail = f": {error}" if shared else f" ({error}): run this as the user that runs the proxy"
-        raise CommandError(f"The {what} cannot be read{detail}.") from None
-
-
 def with_directory(
     settings: Settings, use: Callable[[Directory], Awaitable[T]], *, make: bool = False
 ) -> T:

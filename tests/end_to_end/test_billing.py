@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,14 +11,12 @@ from typing import Any
 import aiohttp
 import graphs
 import pytest
-from process import TIMEOUT, command
+from process import TIMEOUT
 from stack import Client, running_proxy
 
 from proxy.api.keys import MEMBERS
-from proxy.cli import main
 from proxy.members.member import Member
 from proxy.simulator import Simulator
-from proxy.storage.database import StorageError
 from proxy.storage.usage import day_of
 
 #: As often as a test may wait for.
@@ -160,59 +157,3 @@ async def test_members_see_nothing_of_it(
         url = proxy.url / "proxy/api/billing/default"
         async with session.patch(url, json={"credits": 1}, headers=headers) as answer:
             assert answer.status == 403
-
-
-async def test_the_command_line_enters_balances_too(
-    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
-) -> None:
-    async with running_proxy(simulator, tmp_path) as proxy:
-        client = Client(session, proxy.url)
-        assert (await account(client))["balance"]["source"] == "unknown"
-        place = ("--data-dir", str(tmp_path))
-        code, out, err = await command("balance", "default", "250.5", *place)
-        assert (code, out, err) == (0, "default: 250.5 credits are left.\n", "")
-        assert (await account(client))["balance"]["credits"] == 250.5
-        _, out, _ = await command("balance", "--json", *place)
-        assert json.loads(out) == [await account(client)]
-        _, out, _ = await command("balance", *place)
-        assert "250.50" in out
-        await command("balance", "default", "none", *place)
-        assert (await account(client))["balance"]["source"] == "unknown"
-
-
-def test_a_balance_is_entered_where_the_audit_log_cannot_be_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def refuse(*_: object, **about: object) -> None:
-        assert about == {"name": "default", "credits": 5.0}
-        raise StorageError("the disk is full")
-
-    monkeypatch.setattr("proxy.members.audit.note", refuse)
-    with pytest.raises(SystemExit) as end:
-        main(["balance", "default", "5", "--data-dir", str(tmp_path)])
-    output = capsys.readouterr()
-    assert (end.value.code, output.out) == (0, "default: 5 credits are left.\n")
-    assert "The audit log could not be written (the disk is full)." in output.err
-
-
-@pytest.mark.parametrize(
-    ("words", "problem"),
-    [
-        (("default",), "Say how many credits are left: balance default 500."),
-        (("default", "much"), "much is not an amount of credits"),
-        (("default", "-5"), "No such option"),
-        (("other", "5"), "There is no account other; use one of: default."),
-    ],
-)
-async def test_a_wrong_balance_is_refused_on_the_command_line(
-    tmp_path: Path, words: tuple[str, ...], problem: str
-) -> None:
-    code, _, err = await command("balance", *words, "--data-dir", str(tmp_path))
-    assert code == 2
-    assert problem in err
-
-
-@pytest.mark.sqlite  # without a data folder there is no database to read
-async def test_no_account_has_a_balance_before_the_first_start(tmp_path: Path) -> None:
-    code, out, _ = await command("balance", "--data-dir", str(tmp_path / "new"))
-    assert (code, out) == (0, "No account has run a job.\n")

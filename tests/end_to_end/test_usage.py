@@ -149,9 +149,7 @@ async def test_live_jobs_are_in_the_metrics(tmp_path: Path, session: aiohttp.Cli
         assert row["running_seconds"] > 0
 
 
-async def test_a_crash_loses_no_job_and_the_command_tells_while_the_server_runs(
-    tmp_path: Path, session: aiohttp.ClientSession
-) -> None:
+async def test_a_crash_loses_no_job(tmp_path: Path, session: aiohttp.ClientSession) -> None:
     async with Simulator() as simulator:
         async with serving(tmp_path, environment=before(simulator)) as process:
             client = Client(session, process.url)
@@ -161,13 +159,9 @@ async def test_a_crash_loses_no_job_and_the_command_tells_while_the_server_runs(
         async with serving(tmp_path, environment=before(simulator)) as process:
             client = Client(session, process.url)
             await client.run(graphs.plain(5))
-            await until_used(client, completed=6, submitted=6)
-            (row,) = json.loads(await printed(tmp_path, "usage", "--json"))
-            assert (row["member"], row["submitted"], row["completed"]) == (LOCAL, 6, 6)
-            head, line = (await printed(tmp_path, "usage", "--csv")).splitlines()
-            assert head.startswith("day,member,token,submitted,")
-            assert line.split(",")[1:6] == [LOCAL, "", "6", "0", "6"]
-            (cost,) = json.loads(await printed(tmp_path, "usage", "--costs", "--json"))
+            row = await until_used(client, completed=6, submitted=6)
+            assert (row["member"], row["token"]) == (LOCAL, "")
+            (cost,) = (await client.get("proxy/api/usage", rows="costs"))[1]["costs"]
             assert (cost["account"], cost["node_class"], cost["source"]) == (
                 "default",
                 "",
@@ -175,20 +169,8 @@ async def test_a_crash_loses_no_job_and_the_command_tells_while_the_server_runs(
             )
             assert cost["credits"] == row["credits_estimated"] > 0
             assert cost["credits"] == pytest.approx(0.27 * cost["seconds"], abs=1e-5)
-            head, line = (await printed(tmp_path, "usage", "--costs", "--csv")).splitlines()
-            assert head == "day,member,token,account,node_class,source,credits,nodes,seconds"
-            assert line.split(",")[1:6] == [LOCAL, "", "default", "", "estimated"]
-            assert "GPU" in await printed(tmp_path, "usage", "--costs")
-            table = await printed(tmp_path, "usage", "--from", "2026-01-01")
-            assert "running seconds" in table
-            assert LOCAL in table
-            entries = (
-                await printed(tmp_path, "audit", "--action", "submit", "--json")
-            ).splitlines()
-            assert len(entries) == 6
-            assert await process.stop() == 0
-        (row,) = json.loads(await printed(tmp_path, "usage", "--json"))
-        assert row["completed"] == 6
+            _, answer = await client.get("proxy/api/audit", action="submit")
+            assert len(answer["entries"]) == 6
 
 
 async def test_what_members_do_is_recorded(client: Client) -> None:
@@ -482,16 +464,15 @@ async def test_what_a_member_stores_is_bounded(proxy: Proxy) -> None:
         assert row.bytes_up == 12_000 + 15_000 + 2 * 12_009
 
 
-@pytest.mark.parametrize(("rows", "options"), [("costs", ["--costs"]), ("days", [])])
+@pytest.mark.parametrize("rows", ["costs", "days"])
 async def test_usage_tells_the_tokens_of_a_member_apart(
     simulator: Simulator,
     session: aiohttp.ClientSession,
     tmp_path: Path,
     rows: str,
-    options: list[str],
 ) -> None:
-    folder, shown = tmp_path / "data", []
-    async with running_proxy(simulator, folder) as proxy:
+    shown = []
+    async with running_proxy(simulator, tmp_path / "data") as proxy:
         directory = proxy.services[MEMBERS]
         await directory.add(Member("anna", role="admin"))
         for number in range(2):
@@ -503,10 +484,10 @@ async def test_usage_tells_the_tokens_of_a_member_apart(
         assert {row["token"] for row in answer["costs" if rows == "costs" else "usage"]} == set(
             shown
         )
-    code, out, _ = await command("usage", *options, "--csv", "--data-dir", str(folder))
-    assert code == 0
-    head, *lines = (line.split(",") for line in out.splitlines())
-    assert {line[head.index("token")] for line in lines} == set(shown)
+        url = (client.url / "proxy/api/usage").with_query(rows=rows, format="csv")
+        async with session.get(url) as answer:
+            head, *lines = (line.split(",") for line in (await answer.text()).splitlines())
+        assert {line[head.index("token")] for line in lines} == set(shown)
 
 
 async def test_jobs_and_bytes_are_counted_by_the_token_that_was_used(proxy: Proxy) -> None:
