@@ -174,7 +174,8 @@ def translated(ends: float | None) -> Iterator[None]:
     except TimeoutError as error:
         raise NoAnswerError("the database does not answer") from error
     except (StatementError, OverflowError, UnicodeError) as error:
-        raise ValueRefusedError(f"the database refused: {one_line(error)}") from error
+        cause = (error.orig or error) if isinstance(error, StatementError) else error
+        raise ValueRefusedError(f"the database refused: {one_line(cause)}") from error
     except (SQLAlchemyError, OSError) as error:
         raise StorageError(f"the database refused: {one_line(error)}") from error
 

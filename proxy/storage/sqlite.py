@@ -48,14 +48,8 @@ _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 #: Exceptions of the database and its driver.
 _REFUSALS = (sqlite3.Error, SQLAlchemyError, OSError, OverflowError, UnicodeError)
-#: Those of them that say that a value does not fit; the last is a conversion that has failed.
-_VALUE_REFUSALS = (
-    sqlite3.IntegrityError,
-    sqlite3.DataError,
-    OverflowError,
-    UnicodeError,
-    StatementError,
-)
+#: Those of them that say that a value does not fit.
+_VALUE_REFUSALS = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, UnicodeError)
 
 
 class SqliteDatabase(Database):
@@ -274,8 +268,10 @@ def _translate(path: Path, error: BaseException) -> BaseException:
     """Return an error of the database or its driver as a `StorageError`; any other as it is."""
     if not isinstance(error, _REFUSALS):
         return error
-    cause = (error.orig or error) if isinstance(error, DBAPIError) else error
-    kind = ValueRefusedError if isinstance(cause, _VALUE_REFUSALS) else StorageError
+    cause = (error.orig or error) if isinstance(error, StatementError) else error
+    is_conversion = isinstance(error, StatementError) and not isinstance(error, DBAPIError)
+    is_value = is_conversion or isinstance(cause, _VALUE_REFUSALS)
+    kind = ValueRefusedError if is_value else StorageError
     translated = kind(f"the database {path} refused: {cause}")
     if getattr(cause, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:  # details are in higher bits
         translated = _damaged(path, str(cause))

@@ -14,14 +14,21 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from zlib import crc32
 
 from simulation.plan import BUDGET, MEMBERS, SPENDER
 from sqlalchemy import Connection, StaticPool, create_engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from proxy.members.directory import Directory
 from proxy.members.member import Limits, Member
-from proxy.storage.database import BusyError, Database, OutcomeUnknownError, StorageError
+from proxy.storage.database import (
+    BusyError,
+    Database,
+    OutcomeUnknownError,
+    StorageError,
+    ValueRefusedError,
+)
 from proxy.storage.members import MemberRepository
 from proxy.storage.sqlite import FILE
 from proxy.storage.start import open_folder
@@ -55,6 +62,19 @@ CREATE TRIGGER guard_estimate AFTER UPDATE OF estimate ON jobs
     WHEN NEW.estimate < NEW.partner_nodes BEGIN SELECT unpriced(NEW.member); END;
 """
 
+#: What the database refuses for ever of some jobs, as a value that does not fit: that they are
+#: sent, the names of their outputs, that they have succeeded.
+_REFUSALS = """
+CREATE TRIGGER refuse_sending BEFORE UPDATE OF state ON jobs
+    WHEN NEW.state = 'submitting' AND refuses('sending', NEW.prompt_id)
+    BEGIN SELECT RAISE(ABORT, 'does not fit'); END;
+CREATE TRIGGER refuse_names BEFORE INSERT ON outputs WHEN refuses('names', NEW.job)
+    BEGIN SELECT RAISE(ABORT, 'does not fit'); END;
+CREATE TRIGGER refuse_end BEFORE INSERT ON history
+    WHEN NEW.state = 'succeeded' AND refuses('end', NEW.prompt_id)
+    BEGIN SELECT RAISE(ABORT, 'does not fit'); END;
+"""
+
 
 class Server:
     """The one SQLite of this process, emptied for each run."""
@@ -77,6 +97,8 @@ class Server:
         #: Members of whom a job was taken in or sent while no price was known.
         self.unpriced: set[str] = set()
         self.raw.create_function("unpriced", 1, self.unpriced.add)
+        self._refused = 0.0
+        self.raw.create_function("refuses", 2, self._refuses)
         self.raw.create_function("julianday", 1, lambda _: self.now() / 86400 + 2440587.5)
         self._empty = asyncio.run(_empty())
 
@@ -98,9 +120,23 @@ class Server:
             self.raw.execute(f"ALTER TABLE {table} ADD COLUMN colour TEXT NOT NULL DEFAULT 'grey'")
         self.raw.execute("UPDATE alembic_version SET version_num = ?", (NEXT,))
 
-    def restart(self, now: Callable[[], float], engine_wrote: Callable[[str, str], None]) -> None:
-        """Forget all rows; `now` is the clock, in seconds since 1970."""
-        self.now, self.engine_wrote = now, engine_wrote
+    def _refuses(self, what: str, prompt_id: str) -> bool:
+        return crc32(f"{what} {prompt_id}".encode()) < self._refused * 2**32
+
+    def refuses(self, prompt_id: str) -> bool:
+        """Return whether anything of a job is refused for ever."""
+        return any(self._refuses(what, prompt_id) for what in ("sending", "names", "end"))
+
+    def restart(
+        self,
+        now: Callable[[], float],
+        engine_wrote: Callable[[str, str], None],
+        *,
+        refused: float = 0.0,
+    ) -> None:
+        """Forget all rows; `now` is the clock, in seconds since 1970. Of so many jobs anything is
+        `refused`."""
+        self.now, self.engine_wrote, self._refused = now, engine_wrote, refused
         self.unpriced.clear()
         self.raw.deserialize(self._empty)
 
@@ -137,7 +173,7 @@ async def _empty() -> bytes:
         await database.close()
         raw = sqlite3.connect(folder / FILE)
         raw.execute("PRAGMA journal_mode = DELETE")
-        raw.executescript(_GUARDS)
+        raw.executescript(_GUARDS + _REFUSALS)
         raw.close()
         return (folder / FILE).read_bytes()
 
@@ -213,6 +249,8 @@ class SimulatedDatabase(Database):
         try:
             with server().transaction(writes=writes) as connection:
                 value = work(connection)
+        except IntegrityError as error:
+            raise ValueRefusedError(f"the database refused: {error.orig}") from error
         except (sqlite3.Error, SQLAlchemyError) as error:
             raise StorageError(f"the database refused: {error}") from error
         if writes:

@@ -69,6 +69,10 @@ MUTANTS = {
     "cancellation_after_the_term": Mutant(
         "engine.cancellation", "except FencedError:", "except ZeroDivisionError:"
     ),
+    # what the database never takes
+    "refused_value_tried_for_ever": Mutant(
+        "engine.follower", "if refusals == _MAX_VALUE_REFUSALS:", "if False:"
+    ),
     # the way to the cloud
     "submission_repeated_blindly": Mutant(
         "engine.submitter", "if tried.lost and (", "if False and ("

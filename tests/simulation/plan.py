@@ -351,7 +351,9 @@ def _more_rates(seed: int, *, unread: bool) -> dict[str, float]:
         for name, highest in MORE_RATES.items()
         if rng.random() < 0.3
     }
-    return rates | ({"list_lost": 0.8} if unread else {})
+    values = random.Random(f"values {seed}")
+    refused = {"value_refused": values.uniform(0.05, 0.3)} if values.random() < 0.1 else {}
+    return rates | ({"list_lost": 0.8} if unread else {}) | refused
 
 
 def _more_faults(seed: int, replicas: int, duration: float) -> tuple[Fault, ...]:

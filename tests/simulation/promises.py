@@ -148,7 +148,9 @@ def check_cloud(run: Run) -> None:
         if job.outcome == "refused" and ids[job.prompt_id] and not _is_withdrawn(run, job):
             raise BrokenPromiseError("refused_job_ran", f"{job.prompt_id} {job.refusal}")
     most = max(cloud.most_live for cloud in run.world.clouds.values())
-    if run.plan.fixed_slots and most > run.plan.slots:
+    # A job that fails over what cannot be stored keeps no slot until the cloud has cancelled it.
+    gives_up = "value_refused" in run.plan.rates
+    if run.plan.fixed_slots and not gives_up and most > run.plan.slots:
         raise BrokenPromiseError("slots_passed", most)
 
 
@@ -254,6 +256,8 @@ def _check_ends(world: World) -> None:
     )
     for mark, cloud_id, state, result in rows.fetchall():
         if (job := jobs.get(mark)) is None:
+            continue
+        if state == "failed" and server().refuses(mark.split("/")[1]):
             continue
         if cloud_id != job.id or state not in job.outcomes(has_engine_changed=has_changed):
             about = f"{mark} {state} as {cloud_id!r}, on the cloud {job.status} as {job.id}"

@@ -107,6 +107,7 @@ class World:
         self.loop.in_order = in_order
         self.weather = Weather(random.Random(self.rng.random()), self.loop.time, rates)
         self.clock = WorldClock(self.loop, NOON + after_noon)
+        self._value_refused = rates.get("value_refused", 0.0)
         self.trace: list[Line] = []
         #: Promises that were found broken on the way, with what about.
         self.problems: list[tuple[str, str]] = []
@@ -229,7 +230,7 @@ class World:
         """Let the product run in this world during the block."""
         SimulatedConnections.world = self
         SimulatedRedis.server = self.bus
-        database.server().restart(self.true_time, self._engine_wrote)
+        database.server().restart(self.true_time, self._engine_wrote, refused=self._value_refused)
         random.seed(self.rng.random())
         structlog.configure(processors=[self._log])
         structlog.contextvars.clear_contextvars()
