@@ -120,6 +120,7 @@ budget_credits | gauge | member budget | A budget of the member, named like its 
   replica whose engine runs the jobs.
 budget_credits_left | gauge | member budget | What is left of this budget in its day or month, \
   without what jobs under way are expected to cost.
+account | info | account kind | The kind of the account: cloud, or deployment, which runs own nodes.
 account_slots | gauge | account | Jobs that the account runs at once, as configured or discovered.
 account_slots_used | gauge | account | Jobs of the proxy that run on the account.
 account_plan | gauge | account plan | 1 if Comfy Cloud says that the account has this plan.

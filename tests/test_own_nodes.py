@@ -233,6 +233,18 @@ async def test_a_deployment_without_its_list_waits_and_says_so(place: Place) -> 
         assert (await client.run(framed()))["status"]["completed"]
 
 
+async def test_state_and_metrics_tell_which_account_is_a_deployment(place: Place) -> None:
+    async with place.proxy() as (client, proxy):
+        accounts = (await client.get("proxy/api/state"))[1]["accounts"]
+        kinds = {account["name"]: account["kind"] for account in accounts}
+        assert kinds == {"cloud": "cloud", "studio": "deployment"}
+        async with place.session.get(proxy.url / "metrics") as answer:
+            lines = (await answer.text()).splitlines()
+    name = "comfy_cloud_proxy_account_info"
+    assert f'{name}{{account="studio",kind="deployment"}} 1.0' in lines
+    assert f'{name}{{account="cloud",kind="cloud"}} 1.0' in lines
+
+
 # --- commands ------------------------------------------------------------------------------
 
 

@@ -100,7 +100,8 @@ class Gauges(Collector):
         for name, values in self._values().items():
             row = find(name)
             kind = CounterMetricFamily if row.kind == "counter" else GaugeMetricFamily
-            family = kind(PREFIX + name, row.help, labels=row.labels)
+            shown = row.shown if row.kind == "info" else PREFIX + name
+            family = kind(shown, row.help, labels=row.labels)
             for labels, value in values.items():
                 family.add_metric(labels, value)
             yield family
@@ -121,6 +122,7 @@ class Gauges(Collector):
                 (member,): self._jobs.queue_remaining(member)
                 for member in {member for member, _, _ in jobs}
             },
+            "account": {(name, account.kind): 1 for name, account in accounts.items()},
             "account_slots": {(name,): account.slots for name, account in accounts.items()},
             "account_slots_used": {(name,): used[name] for name in accounts},
             "account_plan": {

@@ -73,6 +73,7 @@ def scope_of(request: web.Request) -> StateScope:
 def _account_shown(view: AccountView) -> AccountShown:
     return {
         "name": view.name,
+        "kind": view.kind,
         "slots": view.slots,
         "used": view.used,
         "reason": None if view.reason is None else REASONS[view.reason],

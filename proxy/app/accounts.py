@@ -114,4 +114,5 @@ async def _open_account(process: Process, access: AccountAccess, stack: AsyncExi
             validates=cloud.capabilities.validates,
         ),
         plain_http=access.plain_http,
+        kind="cloud" if access.nodes is None else "deployment",
     )

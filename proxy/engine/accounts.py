@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from proxy.backoff import Backoff
 from proxy.cloud.upstream import Upstream
+from proxy.jobs.models import AccountKind
 from proxy.translate.errors import (
     LocalError,
 )
@@ -249,6 +250,7 @@ class Account:
     health: AccountHealth = field(default_factory=AccountHealth)
     eligibility: Eligibility = field(default_factory=Eligibility)
     plain_http: bool = False
+    kind: AccountKind = "cloud"
     plan: AccountPlan = field(init=False, default_factory=AccountPlan)
     plan_read: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 

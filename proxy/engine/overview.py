@@ -138,6 +138,7 @@ class Overview:
             worker.feed.refused,
             account.plan,
             account.health.known,
+            account.kind,
         )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import msgspec
 
@@ -321,6 +321,10 @@ def shown_state(job: Job | StoredJob) -> Shown:
     return _SHOWN.get(job.state, "sending")
 
 
+#: Comfy Cloud, or a deployment of it with own nodes.
+AccountKind: TypeAlias = Literal["cloud", "deployment"]
+
+
 class AccountView(msgspec.Struct, frozen=True):
     """An account as admins see it: it runs `slots` jobs at once, `used` are there or on their way.
 
@@ -339,6 +343,7 @@ class AccountView(msgspec.Struct, frozen=True):
     refused: int | None = None
     plan: AccountPlan = AccountPlan()
     known: bool = True
+    kind: AccountKind = "cloud"
 
 
 class EngineStatus(Protocol):

@@ -1,7 +1,7 @@
 // The accounts: how they are, and how they were in the last day.
 
 import { bar, card, el, keyed, text } from "./dom.js";
-import { clock, duration } from "./format.js";
+import { accountTitle, clock, duration } from "./format.js";
 import { billing } from "./billing.js";
 import { get } from "./server.js";
 
@@ -28,7 +28,7 @@ export function view(context) {
   }
 
   function made(account) {
-    const box = card(account.name);
+    const box = card(accountTitle(account));
     const use = bar(`Slots of ${account.name} in use`), slots = el("span", { class: "since" }), what = el("span", { class: "what" });
     const strip = el("div", { class: "strip", role: "img" }), ends = el("div", { class: "ends" }, el("span"), el("span", {}, "Now"));
     const told = el("ul", { class: "incidents" }), calm = el("p", { class: "quiet" });

@@ -61,6 +61,7 @@ export const name = (job) => job.label || `Job ${short(job.id)}`;
 /** Two members' jobs may have the same id: clients choose them. */
 export const key = (job) => `${job.member}/${job.id}`;
 
+export const accountTitle = (account) => (account.kind === "deployment" ? `${account.name} (deployment)` : account.name);
 export const hash = (...parts) => `#/${parts.map(encodeURIComponent).join("/")}`;
 
 export const STATES = {

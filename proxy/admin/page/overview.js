@@ -3,7 +3,7 @@
 import { act, get } from "./server.js";
 import { ask, bar, card, el, keyed, text } from "./dom.js";
 import { activity } from "./chart.js";
-import { credits, duration, hash, key, moment, name, plural, short, usageCost } from "./format.js";
+import { accountTitle, credits, duration, hash, key, moment, name, plural, short, usageCost } from "./format.js";
 import { gallery } from "./jobs.js";
 import { left } from "./run.js";
 
@@ -172,7 +172,7 @@ export function view(context) {
 
   function accountRow(account) {
     const use = bar(`Slots of ${account.name} in use`), slots = el("span", { class: "since" }), what = el("span", { class: "what" });
-    const row = el("li", {}, el("span", {}, account.name), use.root, slots, what);
+    const row = el("li", {}, el("span", {}, accountTitle(account)), use.root, slots, what);
     row.draw = (one, now) => {
       use.set(one.slots ? one.used / one.slots : 0);
       text(slots, `${one.used} / ${one.slots}`);

@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Literal, TypedDict
 
 from proxy.admin.schema.jobs import LiveJobShown, WaitingJobShown
+from proxy.jobs.models import AccountKind
 from proxy.members.member import Role
 
 
 class AccountShown(TypedDict):
-    """An account, with jobs in `used` of its `slots`; `reason` says why it takes none until
-    `until`."""
+    """An account, which may be a deployment, with jobs in `used` of its `slots`; `reason` says why
+    it takes none until `until`."""
 
     name: str
+    kind: AccountKind
     slots: int
     used: int
     reason: str | None
