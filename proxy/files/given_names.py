@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -13,6 +13,8 @@ from proxy.translate.output_files import OutputItem
 
 #: What a name and a file are compared by: parts of key, index and cloud name.
 _ALL, _CLOUD_NAME, _PLACE = slice(3), slice(2, 3), slice(2)
+#: Numbers that are tried one after the other.
+MAX_TRIED = 32
 
 
 class GivenName(msgspec.Struct, frozen=True):
@@ -83,3 +85,22 @@ def display_name(item: OutputItem) -> str | None:
     if hash_in(item.cloud_name) is None and names.split_counted(item.cloud_name):
         return item.cloud_name
     return None
+
+
+def first_free(start: int, is_free: Callable[[int], bool]) -> int:
+    """Return a free number that is at least `start`, behind one that is not free if it is larger.
+
+    That is the first one if it is among the next `MAX_TRIED`. Where so many are taken, a free one
+    is found by bisection, which takes few looks.
+    """
+    for number in range(start, start + MAX_TRIED):
+        if is_free(number):
+            return number
+    taken, step = start + MAX_TRIED - 1, MAX_TRIED
+    while not is_free(taken + step):
+        taken, step = taken + step, 2 * step
+    free = taken + step
+    while free - taken > 1:
+        middle = (taken + free) // 2
+        taken, free = (taken, middle) if is_free(middle) else (middle, free)
+    return free

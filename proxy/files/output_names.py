@@ -4,31 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import posixpath
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-import msgspec
 import structlog
 from cachetools import LRUCache
 
-from proxy import clock, randomness
 from proxy.files.disk_folder import DiskFolder
-from proxy.files.given_names import (
-    GivenName,
-    display_name,
-    is_better,
-    known_names,
-    matching_names,
-)
+from proxy.files.given_names import GivenName, display_name, known_names, matching_names
 from proxy.files.library import Library
-from proxy.files.namespace import Namespace, make_record
+from proxy.files.namespace import Namespace
+from proxy.files.naming import Naming, Present, name_pattern, names_of, output_record
 from proxy.files.pictures import NotAPictureError, size_of
-from proxy.storage.file_tables import FileRecord
 from proxy.storage.files import FileUnit
 from proxy.translate import names, output_files
-from proxy.translate.assets import Asset, of_file
 from proxy.translate.errors import LocalError
 from proxy.translate.jobs import filename_prefix
 from proxy.translate.names import Place, hash_address
@@ -38,22 +28,10 @@ _log = structlog.get_logger(__name__)
 
 #: Maximum number of nodes whose names are cached.
 MAX_NODES = 4096
-#: Maximum number of names that a node keeps of previous runs under the same `prompt_id`.
-MAX_GIVEN = 1000
 #: Maximum seconds to wait for a picture whose name contains its size.
 MEASURE_TIMEOUT = 20.0
 #: Maximum seconds to wait for the names of files in the output directory.
 PRESENT_TIMEOUT = 5.0
-
-
-class _Present(NamedTuple):
-    """Names on the disk that begin as a stem does, and the highest number that they count to."""
-
-    names: frozenset[str]
-    last_number: int
-
-
-_NOTHING = _Present(frozenset(), 0)
 
 
 @dataclass(eq=False)
@@ -74,8 +52,9 @@ class Outputs:
     async def localise(self, node: OutputNode, output: Mapping[str, Any]) -> dict[str, Any]:
         """Return a node's output in local form, always the same for the same files.
 
-        A file keeps its first name, whether the cloud's event or the job's detail came first.
-        Raises `StorageError`; then no name was given.
+        A file keeps its first name, whether the cloud's event or the job's detail came first. The
+        names of many files are given in several units, so that readers may see the first of them
+        before the others. Raises `StorageError`; what was named then has the same name next time.
         """
         shaped = output_files.with_core_keys(output) if "video" in output else output
         items = list(output_files.files(shaped))
@@ -143,17 +122,17 @@ class Outputs:
         prefix = filename_prefix(node.in_graph)
         if prefix is not None and names.needs_size(prefix):
             sizes = await self._sizes(node, items, given)
-        present: dict[tuple[str, str], _Present] = {}
+        present: dict[tuple[str, str], Present] = {}
         if self._folder is not None:
             present = await self._present(self._folder, node, items, sizes)
-        records, kept = await self._library.files.write(
-            lambda files: self._give(files, node, items, sizes, present)
-        )
-        self._namespace.written(records)
-        self._given[key] = kept
-        for record in records:
-            self._library.fetch_ahead(record)
-        return kept[-len(items) :]
+        naming = Naming(node, items, sizes, present, self._library.contents)
+        while not naming.is_complete:
+            records = await self._library.files.write(naming.give)
+            self._namespace.written(records)
+            for record in records:
+                self._library.fetch_ahead(record)
+        self._given[key] = naming.names
+        return naming.names[-len(items) :]
 
     async def _present(
         self,
@@ -161,10 +140,10 @@ class Outputs:
         node: OutputNode,
         items: Sequence[OutputItem],
         sizes: Sequence[tuple[int, int]],
-    ) -> dict[tuple[str, str], _Present]:
+    ) -> dict[tuple[str, str], Present]:
         """Return by subfolder and stem the files on the disk that names of outputs may meet."""
         wanted = dict.fromkeys(
-            self._pattern(node, item, "output", size)[:2]
+            name_pattern(node, item, "output", size)[:2]
             for item, size in zip(items, sizes, strict=True)
             if output_files.output_type(item.item, node.in_graph) == "output"
         )
@@ -175,128 +154,12 @@ class Outputs:
             _log.warning("output_names_failed", reason=error.strerror or "timeout")
             return {}
 
-    def _give(
-        self,
-        files: FileUnit,
-        node: OutputNode,
-        items: Sequence[OutputItem],
-        sizes: Sequence[tuple[int, int]],
-        present: Mapping[tuple[str, str], _Present],
-    ) -> tuple[list[FileRecord], list[GivenName]]:
-        """Give names in a unit of work: what was written, and all names of the node, those of the
-        items last.
-
-        Runs in a thread of the database's.
-        """
-        files.lock_names(node.member)
-        given = _given(files, node)
-        matched = matching_names(items, given)
-        records: dict[Place, FileRecord] = {}
-        assets: list[Asset] = []
-        kept = [name for name in given if name not in matched][-MAX_GIVEN:]
-        for item, name, size in zip(items, matched, sizes, strict=True):
-            cloud_name = item.cloud_name
-            hash_ = self._library.contents.hash_by_name(cloud_name)
-            id_: str | None
-            if name is None:
-                place = self._free_place(files, node, item, size, records, present)
-                id_ = str(randomness.uuid4())
-                at, content = clock.microseconds(), (hash_, None)
-                asset = of_file(node.member, id_, place, at, content=content, job=node.prompt_id)
-                assets.append(asset)
-            else:
-                place, id_ = Place(name.type, name.path), name.asset
-                if not is_better(cloud_name, name.cloud_name):
-                    cloud_name = name.cloud_name
-                else:
-                    files.assets.learn(node.member, place, hash_, None)
-            kept.append(GivenName(item.key, item.position, cloud_name, place.type, place.path, id_))
-            if name is None or cloud_name != name.cloud_name:
-                records[place] = self._record(node, item, place, cloud_name)
-        written = list(records.values())
-        files.put(written)
-        files.assets.add_many(assets)
-        files.put_given(node.member, node.prompt_id, node.id, msgspec.json.encode(kept))
-        return written, kept
-
-    def _free_place(
-        self,
-        files: FileUnit,
-        node: OutputNode,
-        item: OutputItem,
-        size: tuple[int, int],
-        taken: Mapping[Place, object],
-        present: Mapping[tuple[str, str], _Present],
-    ) -> Place:
-        """Return the next free name by ComfyUI's counter."""
-        type_ = output_files.output_type(item.item, node.in_graph)
-        subfolder, stem, tail = self._pattern(node, item, type_, size)
-        folder = Place(type_, subfolder)
-        on_disk = (present if type_ == "output" else {}).get((subfolder, stem), _NOTHING)
-        number = 0
-        if tail is not None:
-            number = max(files.next_number(node.member, folder, stem), on_disk.last_number + 1)
-            if number > names.MAX_COUNTER:  # it goes on below the last number
-                stem = names.counted(stem, names.MAX_COUNTER, "")
-                number = files.next_number(node.member, folder, stem)
-        while True:
-            if tail is not None:
-                filename = names.counted(stem, number, tail)
-            else:
-                filename = names.numbered(stem, number) if number else stem
-            place = Place(type_, posixpath.join(subfolder, filename))
-            used = filename in on_disk.names or place in taken
-            if not used and not files.is_taken(node.member, place):
-                return place
-            number += 1
-
-    def _pattern(
-        self, node: OutputNode, item: OutputItem, type_: str, size: tuple[int, int]
-    ) -> tuple[str, str, str | None]:
-        """Return subfolder, stem and tail of a name; without a tail the stem is the whole name."""
-        shown = display_name(item)
-        prefix = filename_prefix(node.in_graph)
-        ending = output_files.extension(item.cloud_name, item.key, node.in_graph)
-        tail: str | None = ending if item.key == "gifs" else f"_{ending}"
-        if prefix is None:
-            temporary = type_ == "temp"
-            prefix = names.temp_stem(node.prompt_id, node.id) if temporary else "ComfyUI"
-        expanded = names.expand(
-            prefix, time.localtime(clock.time()), width=size[0], height=size[1]
-        ).replace("%batch_num%", str(item.position))
-        subfolder, stem = names.split_prefix(expanded)
-        stated = item.item.get("subfolder")
-        if isinstance(stated, str) and stated:
-            subfolder = names.resolve(type_, stated) or subfolder
-        if shown is not None:
-            folder, shown = posixpath.split(shown)
-            subfolder = names.resolve(type_, folder) or subfolder
-            stem, tail = names.split_counted(shown) or (shown, None)
-        path = posixpath.join(subfolder, stem)
-        if not names.is_storable(path) or len(stem.encode()) > names.NAME_MAX - 32:
-            return "", "ComfyUI", f"_{ending}"
-        return names.resolve(type_, subfolder) or "", stem.replace("\\", "/").split("/")[-1], tail
-
-    def _record(
-        self, node: OutputNode, item: OutputItem, place: Place, cloud_name: str
-    ) -> FileRecord:
-        stated = item.item.get("type")
-        return make_record(
-            node.member,
-            place,
-            cloud_name=cloud_name,
-            cloud_type=stated if stated in names.TYPES else place.type,
-            modified=clock.time(),
-            account=node.account,
-            job=node.prompt_id,
-        )
-
     async def _sizes(
         self, node: OutputNode, items: Sequence[OutputItem], given: Sequence[GivenName] | None
     ) -> list[tuple[int, int]]:
         """Return width and height of the pictures that get a name by them, of others 0 and 0."""
         if given is None:
-            given = await self._library.files.read(lambda files: _given(files, node))
+            given = await self._library.files.read(lambda files: names_of(files, node))
         return [
             (0, 0) if name or display_name(item) else await self._size(node, item)
             for item, name in zip(items, matching_names(items, given), strict=True)
@@ -304,7 +167,7 @@ class Outputs:
 
     async def _size(self, node: OutputNode, item: OutputItem) -> tuple[int, int]:
         """Return width and height of a picture, 0 and 0 if they are unknown."""
-        record = self._record(node, item, Place("output", "unnamed"), item.cloud_name)
+        record = output_record(node, item, Place("output", "unnamed"), item.cloud_name)
         try:
             async with asyncio.timeout(MEASURE_TIMEOUT):
                 lease = await self._library.whole(record, ahead=True)
@@ -315,7 +178,7 @@ class Outputs:
 
 def _find_present(
     folder: DiskFolder, member: str, wanted: Iterable[tuple[str, str]]
-) -> dict[tuple[str, str], _Present]:
+) -> dict[tuple[str, str], Present]:
     """Read the folders of the wanted subfolders and stems. Raises `OSError`; blocks."""
     stems: dict[str, list[str]] = {}
     for subfolder, stem in wanted:
@@ -329,11 +192,5 @@ def _find_present(
             for stem, number in names.counters(name):
                 if stem in numbers:
                     numbers[stem] = max(numbers[stem], number)
-        found.update({(subfolder, stem): _Present(present, numbers[stem]) for stem in some})
+        found.update({(subfolder, stem): Present(present, numbers[stem]) for stem in some})
     return found
-
-
-def _given(files: FileUnit, node: OutputNode) -> list[GivenName]:
-    """Return the names that the node's files have."""
-    data = files.given(node.member, node.prompt_id, node.id)
-    return [] if data is None else msgspec.json.decode(data, type=list[GivenName])

@@ -7,7 +7,18 @@ from functools import partial
 from typing import TypeVar
 
 from msgspec.structs import asdict
-from sqlalchemy import Connection, and_, bindparam, delete, literal, or_, select, text, tuple_
+from sqlalchemy import (
+    Connection,
+    and_,
+    bindparam,
+    delete,
+    literal,
+    or_,
+    select,
+    text,
+    tuple_,
+    union_all,
+)
 from sqlalchemy.sql.elements import Tuple
 
 from proxy.storage.assets import AssetUnit, forget_assets
@@ -49,11 +60,8 @@ _IS_BELOW = and_(
     files.c.path < bindparam("last", type_=files.c.path.type),
 )
 _BELOW = _OF_TYPE.with_only_columns(literal(1)).where(_IS_BELOW).limit(1)
-_TAKEN = (
-    _OF_TYPE.with_only_columns(literal(1))
-    .where(or_(files.c.path == bindparam("p"), _IS_BELOW))
-    .limit(1)
-)
+# Not one condition with `or`, for which SQLite reads all files of the type.
+_TAKEN = union_all(_GET.with_only_columns(literal(1)), select(_BELOW.subquery()))
 _LOCK_NAMES = text("SELECT pg_advisory_xact_lock(hashtextextended('names of ' || :m, 0))")
 _NUMBER = select(file_counters.c.number).where(
     file_counters.c.member == bindparam("m"),

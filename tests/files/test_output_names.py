@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -14,8 +15,12 @@ from hypothesis import strategies as st
 from stopped_clock import stopped
 
 from proxy.files.given_names import GivenName, known_names, matching_names
+from proxy.files.naming import MAX_NAMED
 from proxy.files.service import Files
 from proxy.storage.database import StorageError
+from proxy.storage.file_tables import FileRecord
+from proxy.storage.files import FileUnit
+from proxy.translate.names import Place
 from proxy.translate.output_files import OutputItem, OutputNode
 
 
@@ -206,6 +211,50 @@ async def test_display_names_without_a_counter_are_numbered_when_taken(
     output = {"images": [item(cloud.add(RED), display_name="plain.png")]}
     assert await names(files, output) == ["plain.png"]
     assert await names(files, output, job="two") == ["plain (1).png"]
+
+
+@pytest.mark.parametrize("shown", [{}, {"display_name": "cat.png"}], ids=["counted", "numbered"])
+async def test_names_of_many_files_take_short_units_and_few_looks(
+    files: Files, monkeypatch: pytest.MonkeyPatch, shown: dict[str, Any]
+) -> None:
+    looks, written, is_taken, put = 0, list[int](), FileUnit.is_taken, FileUnit.put
+
+    def counted(unit: FileUnit, member: str, place: Place) -> bool:
+        nonlocal looks
+        looks += 1
+        return is_taken(unit, member, place)
+
+    def noted(unit: FileUnit, records: Sequence[FileRecord]) -> None:
+        written.append(len(records))
+        put(unit, records)
+
+    monkeypatch.setattr(FileUnit, "is_taken", counted)
+    monkeypatch.setattr(FileUnit, "put", noted)
+    output = {"images": [item(f"{number:064x}.png", **shown) for number in range(200)]}
+    given = [await names(files, output, job=job) for job in ("one", "two", "three")]
+    assert len({*given[0], *given[1], *given[2]}) == 600
+    assert await names(files, output, job="one") == given[0]
+    assert max(written) <= MAX_NAMED
+    assert looks <= 700
+
+
+async def test_an_interrupted_naming_goes_on_where_it_was(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_given, units = FileUnit.put_given, 0
+
+    def fail_once(unit: FileUnit, *about: Any) -> None:
+        nonlocal units
+        units += 1
+        if units == 2:
+            raise StorageError("away")
+        put_given(unit, *about)
+
+    monkeypatch.setattr(FileUnit, "put_given", fail_once)
+    output = {"images": [item(f"{number:064x}.png") for number in range(150)]}
+    with pytest.raises(StorageError):
+        await names(files, output)
+    assert await names(files, output) == [f"ComfyUI_{number:05}_.png" for number in range(1, 151)]
 
 
 async def test_tokens_of_the_prefix(
