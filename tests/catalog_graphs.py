@@ -93,18 +93,20 @@ class Growing:
         return node_id
 
     def _link(self, wanted: str, depth: int) -> list[Any]:
+        types = wanted.split(",")
         there = [
             [node_id, slot]
             for node_id, node in self.nodes.items()
             for slot, type_ in enumerate(self.classes[node["class_type"]]["output"])
-            if wanted in (type_, "*") or type_ == "*"
+            if type_ in types or "*" in (type_, wanted)
         ]
         if there and (depth > 2 or self.draw(st.booleans())):
             return self.draw(st.sampled_from(there))
         givers = [
-            (self._needs(info), name, info["output"].index(wanted))
+            (self._needs(info), name, info["output"].index(type_))
             for name, info in self.classes.items()
-            if wanted in info["output"]
+            for type_ in types
+            if type_ in info["output"]
         ]
         if not givers:
             givers = [(0, "EmptyImage", 0)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import struct
 from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
@@ -334,3 +335,53 @@ async def test_files_go_with_the_history_that_has_no_room_for_their_job(
         assert files == ["ComfyUI_00003_.png", "ComfyUI_00002_.png"]
         _, history = await client.get("history")
         assert len(history) == 2
+
+
+def saved_mesh() -> dict[str, Any]:
+    """Two shapes that are saved as 3D files."""
+    return {
+        "1": {"class_type": "VAELoader", "inputs": {"vae_name": "pixel_space"}},
+        "2": {
+            "class_type": "EmptyLatentHunyuan3Dv2",
+            "inputs": {"resolution": 3072, "batch_size": 2},
+        },
+        "3": {
+            "class_type": "VAEDecodeHunyuan3D",
+            "inputs": {
+                "samples": ["2", 0],
+                "vae": ["1", 0],
+                "num_chunks": 8000,
+                "octree_resolution": 256,
+            },
+        },
+        "4": {
+            "class_type": "VoxelToMesh",
+            "inputs": {"voxel": ["3", 0], "algorithm": "basic", "threshold": 0.6},
+        },
+        "5": {
+            "class_type": "SaveGLB",
+            "inputs": {"mesh": ["4", 0], "filename_prefix": "3d/shape"},
+        },
+    }
+
+
+@pytest.mark.parametrize("display_name", [True, False])
+async def test_a_3d_model_has_its_file_and_its_entry(
+    simulator: Simulator, client: Client, display_name: bool
+) -> None:
+    simulator.switches.display_name = display_name
+    entry = await client.run(saved_mesh())
+    items = [
+        {"filename": f"shape_0000{number}_.glb", "subfolder": "3d", "type": "output", "id": ANY}
+        for number in (1, 2)
+    ]
+    assert entry["outputs"] == {"5": {"3d": items}}
+    async with client.session.get(client.url / "view", params={**items[1], "id": ""}) as answer:
+        data = await answer.read()
+        assert answer.content_type == "model/gltf-binary"
+    magic, version, length = struct.unpack_from("<3I", data)
+    assert (magic, version, length) == (0x46546C67, 2, len(data))
+    _, jobs = await client.get("api/jobs")
+    (job,) = jobs["jobs"]
+    assert job["outputs_count"] == 2
+    assert job["preview_output"] == {**items[0], "nodeId": "5", "mediaType": "3d"}

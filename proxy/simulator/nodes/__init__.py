@@ -25,6 +25,7 @@ from proxy.simulator.nodes import (
     loading,
     masks,
     media,
+    meshes,
     packs,
     primitives,
     sampling,
@@ -73,6 +74,7 @@ _ROOMS = (
     loading,
     saving,
     media,
+    meshes,
     primitives,
     special,
 )
