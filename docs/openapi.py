@@ -129,6 +129,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         },
     ),
     ("POST", "jobs/cancel"): Operation(body=jobs.JobToCancel),
+    ("POST", "jobs/release"): Operation(),
     ("POST", "validate"): Operation(body=jobs.PromptToValidate),
     ("GET", "invitations"): Operation(query=_MEMBER),
     ("POST", "invitations"): Operation(status=201, body=NewInvitation),

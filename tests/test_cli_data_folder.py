@@ -9,8 +9,11 @@ import aiohttp
 import pytest
 from process import command, serving
 
+from proxy.storage.job_tables import StoredJob
+from proxy.storage.jobs import JobRepository
+from proxy.storage.payloads import Payload
 from proxy.storage.sqlite import FILE
-from proxy.storage.start import HEAD
+from proxy.storage.start import HEAD, open_folder
 
 pytestmark = pytest.mark.sqlite
 
@@ -111,3 +114,26 @@ async def test_a_damaged_database_ends_the_start_unless_an_empty_one_is_wanted(
         assert await history(process.url) == set()
         assert await process.stop() == 0
     assert (tmp_path / f"{FILE}.damaged-1").read_bytes() == b"no database" * 1000
+
+
+async def test_waiting_jobs_are_held_and_released_on_the_command_line(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    data = ("--data-dir", str(folder))
+    code, _, err = await command("jobs", "hold", *data)
+    assert (code, "set --data-dir to the folder of the proxy" in err) == (2, True)
+    database = await open_folder(folder)
+    waiting = StoredJob("local", "a", "queued", 0, 1, 1)
+    await JobRepository(database).insert(waiting, Payload(b"{}", b"{}"))
+    await database.close()
+    copy = tmp_path / "copy.tar"
+    assert (await command("backup", str(copy), *data))[0] == 0
+    said = "1 job that waited is held: such a job may have run since the backup."
+    for words in (("restore", str(copy)), ("jobs", "hold")):
+        code, out, _ = await command(*words, *data)
+        assert (code, said in " ".join(out.split())) == (0, True)
+    for count in ("1 held job is", "0 held jobs are"):
+        code, out, _ = await command("jobs", "release", *data)
+        assert (code, out) == (0, f"{count} sent in turn.\n")
+    async with serving(folder, "--simulate"):
+        code, _, err = await command("jobs", "hold", *data)
+        assert (code, "a proxy uses the database: stop it first" in err) == (1, True)

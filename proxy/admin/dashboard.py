@@ -8,7 +8,7 @@ from pathlib import Path
 from aiohttp import web
 
 from proxy.admin.members import require_admin
-from proxy.admin.schema.jobs import Cancelled, JobToCancel
+from proxy.admin.schema.jobs import Cancelled, JobToCancel, Released
 from proxy.admin.schema.state import State
 from proxy.admin.state import StateScope, scope_of
 from proxy.admin.state_feed import STATE_FEEDS, StateMessage
@@ -123,3 +123,14 @@ async def cancel(request: web.Request) -> JsonAnswer[Cancelled]:
     cancelled = await request.app[JOBS].cancel(member, prompt_id)
     note(request, "cancel", job=prompt_id, owner=member)
     return bodies.json({"cancelled": cancelled})
+
+
+async def release(request: web.Request) -> JsonAnswer[Released]:
+    """Let the jobs that waited in a restored backup be sent, for admins; return how many there are.
+
+    They may have run since the backup: cancel those that have before.
+    """
+    require_admin(request)
+    count = await request.app[JOBS].release_held()
+    note(request, "jobs_released", count=count)
+    return bodies.json({"released": count})

@@ -47,6 +47,7 @@ ROUTES = (
     _only("GET", "/proxy/api/preview", runs.get_preview),
     _only("GET", "/proxy/api/workflow", runs.get_workflow),
     _only("POST", "/proxy/api/jobs/cancel", dashboard.cancel),
+    _only("POST", "/proxy/api/jobs/release", dashboard.release),
     _only("POST", "/proxy/api/validate", trials.validate),
     # members
     _only("GET", SIGN_IN, sign_in.get_sign_in),

@@ -40,6 +40,7 @@ REASONS = {
     "ceiling": "the member's jobs under way may cost the rest of its budget",
     "limit": "the member's limit of running jobs is reached",
     "disabled": "the member is disabled",
+    "restored": "the job is from a backup and may have run since: an admin must release it",
     "no_account": "the member has no account",
     "no_credits": "the account has no credits left",
     "dead_key": "the account's key does not work",
@@ -129,6 +130,7 @@ async def state_of(app: web.Application, scope: StateScope) -> State:
             "running": len(running),
             "waiting": sum(seen.waiting.values()),
             "waiting_by_member": dict(seen.waiting),
+            "held": seen.held,
         },
         "accounts": list(map(_account_shown, seen.accounts)) if admin else [],
         "usage": [

@@ -22,6 +22,7 @@ from proxy.cli.common import (
     examples,
     option,
 )
+from proxy.cli.jobs import jobs
 from proxy.cli.members import member
 from proxy.cli.service import service
 from proxy.cli.tokens import token
@@ -319,7 +320,8 @@ def _restore(
 
     Restore a PostgreSQL database with its own tools, such as pg_restore.
 
-    The previous content moves to a folder replaced-N in the data folder.
+    The previous content moves to a folder replaced-N in the data folder. Jobs that wait in the
+    backup may have run since: they are held until you release them (see jobs release).
     """
     return data_folder.restore(load(options), source)
 
@@ -370,5 +372,6 @@ def _save_catalog(
 
 
 app.add_typer(service, name="service")
+app.add_typer(jobs, name="jobs")
 app.add_typer(member, name="member")
 app.add_typer(token, name="token")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from proxy import logging as logs
 from proxy.cli.common import CommandError, UsageError
+from proxy.cli.jobs import held_sentence
 from proxy.cli.records import in_database
 from proxy.cli.tables import say
 from proxy.settings import Settings, read_secrets
@@ -131,14 +132,17 @@ def restore(settings: Settings, source: Path) -> int:
     if settings.database is not None:
         raise UsageError(
             "The records are in PostgreSQL and not in the data folder: stop all replicas, then "
-            "restore a copy with PostgreSQL's tools, as in pg_restore --clean --dbname=NAME FILE."
+            "restore a copy with PostgreSQL's tools, as in pg_restore --clean --dbname=NAME FILE, "
+            "and hold the waiting jobs, which may have run since: comfy-cloud-proxy jobs hold."
         )
     folder = settings.data_dir
     with _command_errors("Nothing was restored"), locked_folder(folder):
-        replaced = copies.restore(source.absolute(), folder)
+        restored = copies.restore(source.absolute(), folder)
     say(f"{source} was restored to {folder}.")
-    if replaced is not None:
-        say(f"The previous content is in {replaced}.")
+    if restored.replaced is not None:
+        say(f"The previous content is in {restored.replaced}.")
+    if restored.held:
+        say(held_sentence(restored.held))
     return 0
 
 

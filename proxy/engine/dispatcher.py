@@ -89,6 +89,8 @@ class Dispatcher:
         for member in scheduler.queue.members():
             unable: dict[frozenset[str] | None, tuple[float, LocalError] | None] = {}
             for job in list(scheduler.queue.of(member)):
+                if scheduler.is_held(job):
+                    continue
                 accounts = None if job.needs is None else job.needs.accounts
                 if accounts not in unable:
                     unable[accounts] = self._forecast.unable(job)

@@ -60,6 +60,9 @@ log = structlog.get_logger(__name__)
 #: have died before it published them.
 _LOOK_INTERVAL, _LOOK_INTERVAL_SHARED = 10.0, 0.5
 
+#: Seconds between two looks whether held jobs were released.
+_RELEASE_INTERVAL = 1.0
+
 #: Seconds after which a new job that the bus has not brought is taken for lost. They are those of
 #: this replica: the clock of the one that has stored it may be an hour off.
 _UNHEARD_AGE = 1.0
@@ -124,6 +127,7 @@ class Engine:
         ended = await self.recorder.jobs.history.newest_cloud_ids(MAX_ENDED)
         self.table.ended_ids.update(dict.fromkeys(reversed(ended)))
         self.scheduler.restore(shares)
+        self.scheduler.hold(await self.recorder.jobs.held_order())
         for job in jobs:
             self._resume(job)
         bus, supervisor = self._publisher.bus, self.background.supervisor
@@ -262,7 +266,10 @@ class Engine:
         interval = _LOOK_INTERVAL_SHARED if shared else _LOOK_INTERVAL
         while True:
             self._look_now.clear()
+            held = self.scheduler.held_order
             try:
+                if held:
+                    self.scheduler.hold(await self.recorder.jobs.held_order())
                 rows = await self.recorder.jobs.wanted()
                 at = clock.monotonic()
                 seen = self._seen = {row.order: self._seen.get(row.order, at) for row in rows}
@@ -270,7 +277,7 @@ class Engine:
                     self._notice(row, at - seen[row.order])
             except StorageError as error:
                 log.warning("jobs_read_failed", error=str(error))
-            await until_set(self._look_now, interval)
+            await until_set(self._look_now, min(interval, _RELEASE_INTERVAL) if held else interval)
 
     def _notice(self, row: StoredJob, age: float) -> None:
         """Do what a row asks for that was first seen `age` seconds ago."""

@@ -28,6 +28,12 @@ WAITS_FOR_MODEL = (
     "of them."
 )
 
+#: The same about one whose reason is `restored`.
+RESTORED = (
+    "The job waited in a backup that was restored, and may have run since. It runs when an admin "
+    "releases it: on the dashboard, or with comfy-cloud-proxy jobs release."
+)
+
 
 class Forecast:
     """What the `scheduler` will do with the jobs that wait, if nothing changes."""
@@ -48,7 +54,7 @@ class Forecast:
             }
             self._places = [
                 replace(position, reason=own)
-                if position.reason in ("slot", "turn")
+                if (position.reason in ("slot", "turn") or scheduler.is_held(position.job))
                 and (own := self._own_reason(position.job, free=free[position.job.member]))
                 else position
                 for position in scheduler.shares.positions(self._queues())
@@ -83,7 +89,9 @@ class Forecast:
             own = self._own_reason(job, free=free)
             rests = self._resting(job) if reason is None else None
             refused = scheduler.over_budget(job)
-            if refused is not None and (own == "budget" or reason == "ceiling"):
+            if own == "restored":
+                yield job, own, RESTORED
+            elif refused is not None and (own == "budget" or reason == "ceiling"):
                 yield job, own or reason, refused.message
             elif rests is not None:
                 yield job, rests.health.reason, scheduler.explained(rests)
@@ -148,6 +156,8 @@ class Forecast:
         """Return why a job waits although there is a slot `free` for others; empty if it does
         not."""
         scheduler = self._scheduler
+        if scheduler.is_held(job):
+            return "restored"
         refused = scheduler.over_budget(job)
         if refused is not None and refused.left is not None:
             return "budget"

@@ -130,6 +130,8 @@ class JobLife:
         worker = self._workers.get(job.account)
         if worker is None or not worker.cloud.capabilities.idempotent:
             return False
+        if self._scheduler.is_held(job):
+            return False
         return isinstance(step, Wait) or not (job.accepted or job.cancel_requested)
 
     def _next(self, job: LiveJob, outcome: Outcome) -> Step:

@@ -75,7 +75,8 @@ class Overview:
             for position in positions[:MAX_WAITING]
         ]
         waiting = Counter(position.job.member for position in positions)
-        return OverviewAnswered(tuple(views), self.accounts(), dict(waiting))
+        held = sum(self._scheduler.is_held(position.job) for position in positions)
+        return OverviewAnswered(tuple(views), self.accounts(), dict(waiting), held)
 
     def run(self, key: JobKey, *, picture: bool) -> RunAnswered:
         """Return how far a job is, with its nodes and its last preview."""

@@ -47,7 +47,8 @@ class Scheduler:
     A job has its slot from the moment at which its turn comes until the cloud has reported its
     end. The health of the accounts follows what happens to jobs. `member` gives weight and limits
     of a member, `clock` the monotonic time in seconds; `turn` is set when a waiting job may have
-    got its turn, or has left. `version` grows with every change of what waits, and why.
+    got its turn, or has left. `version` grows with every change of what waits, and why. Waiting
+    jobs up to `held_order` stay until an admin releases them.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Scheduler:
         self.member = member
         self.version = 0
         self.paused_until = 0.0
+        self.held_order = 0
         self._accounts = accounts
         self._clock = clock
         self.turn = turn
@@ -298,7 +300,7 @@ class Scheduler:
         """
         found: dict[frozenset[str] | None, Account | None] = {}
         for job in self.queue.of(member):
-            if self.over_budget(job) is not None:
+            if self.is_held(job) or self.over_budget(job) is not None:
                 continue
             accounts = None if job.needs is None else job.needs.accounts
             if accounts not in found:
@@ -336,6 +338,16 @@ class Scheduler:
         It is not sent ahead either: the plan may turn out to run it at once.
         """
         return job.one_at_a_time and (job.member, job.client_id) in self._busy
+
+    def is_held(self, job: LiveJob) -> bool:
+        """Return whether a waiting job is from a backup that was restored, and not released."""
+        return 0 < job.order <= self.held_order
+
+    def hold(self, order: int) -> None:
+        """Hold the waiting jobs up to an `order`, and no others."""
+        if order != self.held_order:
+            self.held_order = order
+            self.changed()
 
     def limited(self, member: str) -> str | None:
         """Return which limit of its own lets no job of the member go, `None` if none does."""

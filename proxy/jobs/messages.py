@@ -184,12 +184,14 @@ class CancelAnswered(_PackedMessage, frozen=True):
 class OverviewAnswered(BusMessage, frozen=True):
     """engine → api: what runs first, then what waits in the order of turns; and the accounts.
 
-    Of many that wait the first are described; `waiting` is how many there are of each member.
+    Of many that wait the first are described; `waiting` is how many there are of each member, and
+    `held` how many of all wait for an admin.
     """
 
     jobs: tuple[JobChanged, ...]
     accounts: tuple[AccountView, ...]
     waiting: Mapping[str, int] = {}
+    held: int = 0
 
 
 class RunAnswered(_PackedMessage, frozen=True):

@@ -125,8 +125,9 @@ class JobProgress(msgspec.Struct, frozen=True):
     `reason` is why the job does not continue: `turn`, `slot`, `client` (another job of its client
     has a slot), `model` (the accounts that have its models are busy), `limit`, `budget` and
     `ceiling` (the member's own; `ceiling` is what its jobs under way may cost at most), `disabled`
-    (the member), `no_account`, or what the account suffers (`no_credits`,
-    `dead_key`, `queue_limit`, `rate_limited`, `unreachable`); `message` is a sentence about it.
+    (the member), `restored` (an admin must release it), `no_account`, or what the account suffers
+    (`no_credits`, `dead_key`, `queue_limit`, `rate_limited`, `unreachable`); `message` is a
+    sentence about it.
     `finishing` says that the client has all outputs. Admins see more: a waiting job has `before` it
     this many jobs of anyone; a running one has done a `share` from 0 to 1, will run for `remaining`
     ms, as earlier runs of the same graph say, and `node` is the one that runs.

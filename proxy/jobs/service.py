@@ -161,6 +161,11 @@ class JobService:
         """Return the accounts; none while no engine answers."""
         return (await self.overview("")).accounts
 
+    async def release_held(self) -> int:
+        """Let the jobs of a restored backup that wait be sent; return how many there are. Raises
+        `StorageError`."""
+        return await self._repository.release_held()
+
     async def overview(self, member: str | None = None) -> OverviewAnswered:
         """Return the live jobs of all or of one member with their positions, and the accounts.
 

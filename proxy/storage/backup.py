@@ -20,14 +20,16 @@ import zlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from sqlalchemy import Connection, create_engine, func, insert, select, text
+from sqlalchemy import Connection, create_engine, func, insert, inspect, select, text
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import SQLAlchemyError
 
 from proxy import __version__, clock
 from proxy.storage.database import Database, StorageError
 from proxy.storage.encryption import SECRET_FILE, adopt_secrets
+from proxy.storage.held import hold_waiting
 from proxy.storage.job_tables import history, jobs
 from proxy.storage.leases import ENGINE, LeaseRepository
 from proxy.storage.sqlite import FILE, free_path
@@ -113,19 +115,37 @@ def _remedy(error: Exception) -> str:
             return str(error)
 
 
-def restore(source: Path, folder: Path) -> Path | None:
+class Restored(NamedTuple):
+    """What a restored copy has `replaced`, if anything, in which folder, and how many of its jobs
+    are `held`."""
+
+    replaced: Path | None
+    held: int
+
+
+def restore(source: Path, folder: Path) -> Restored:
     """Bring a copy back into the data folder, which nobody may use meanwhile.
 
-    What was there goes to a folder `replaced-N` in it, whose path is returned, so that nothing is
-    lost. Raises `BackupError`, and then the data folder is as it was.
+    What was there goes to a folder `replaced-N` in it, so that nothing is lost. Jobs that waited
+    may have run since the copy was made: they are held. Raises `BackupError`, and then the data
+    folder is as it was.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".restore-") as scratch:
             _extract(source, Path(scratch))
             _check_copy(source, Path(scratch))
-            return _exchange(Path(scratch), folder)
-    except (OSError, sqlite3.Error, tarfile.TarError, zlib.error, ValueError, EOFError) as error:
+            held = _hold(Path(scratch, FILE))
+            return Restored(_exchange(Path(scratch), folder), held)
+    except (
+        OSError,
+        sqlite3.Error,
+        SQLAlchemyError,
+        tarfile.TarError,
+        zlib.error,
+        ValueError,
+        EOFError,
+    ) as error:
         raise BackupError(f"the backup {source} cannot be restored: {_remedy(error)}") from error
 
 
@@ -204,6 +224,18 @@ def _check_copy(source: Path, scratch: Path) -> None:
         ((verdict,),) = connection.execute("PRAGMA integrity_check(1)").fetchall()
     if verdict != "ok":
         raise ValueError(f"its {FILE} is damaged ({verdict})")
+
+
+def _hold(path: Path) -> int:
+    """Hold the waiting jobs of a database; return how many there are."""
+    engine = create_engine(URL.create("sqlite", database=str(path)))
+    try:
+        with engine.begin() as connection:
+            if not inspect(connection).has_table(jobs.name):
+                return 0
+            return hold_waiting(connection)
+    finally:
+        engine.dispose()
 
 
 def _exchange(scratch: Path, folder: Path) -> Path | None:

@@ -33,6 +33,7 @@ from proxy.storage.conditions import UNCONDITIONAL, Conditions, count_waiting
 from proxy.storage.costs import CostRow, add_costs
 from proxy.storage.database import Database, Repository, UnitRefusedError
 from proxy.storage.encryption import Cipher
+from proxy.storage.held import held_order, release_held
 from proxy.storage.history import HistoryRepository, Recorded, add_history, forget_beyond
 from proxy.storage.job_tables import HistoryEntry, StoredJob, history, jobs
 from proxy.storage.leases import Fence, check_fence
@@ -345,6 +346,14 @@ class JobRepository(Repository):
     async def get(self, member: str, prompt_id: str) -> StoredJob | None:
         """Return a live job."""
         return await self._record(StoredJob, _JOB, {"m": member, "i": prompt_id})
+
+    async def held_order(self) -> int:
+        """Return the order up to which jobs are held, 0 if none are."""
+        return await self.database.read(held_order)
+
+    async def release_held(self) -> int:
+        """Let the held jobs be sent; return how many there were."""
+        return await self.database.write(release_held)
 
     async def living(self, member: str, ids: Collection[str]) -> set[str]:
         """Return which of these ids are of jobs of the member that have not ended."""

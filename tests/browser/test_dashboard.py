@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import aiohttp
 import graphs
 import pytest
+from backend import open_database
 from browser.expectations import expect
 from browser.frontend import opened_page
 from browser.gallery import busy_gateway
@@ -28,6 +29,10 @@ from yarl import URL
 from proxy.api.keys import ACCOUNTING, MEMBERS
 from proxy.members.member import Member
 from proxy.simulator import Simulator
+from proxy.storage.held import hold_waiting
+from proxy.storage.job_tables import StoredJob
+from proxy.storage.jobs import JobRepository
+from proxy.storage.payloads import Payload
 from proxy.storage.usage import UsageRow, day_of
 
 if TYPE_CHECKING:
@@ -594,6 +599,26 @@ async def test_a_server_without_members_says_how_to_add_the_first(
         await page.get_by_role("link", name="Members").click()
         await page.get_by_text("comfy-cloud-proxy member add NAME --role admin").wait_for()
         assert (await Axe().run(page)).violations_count == 0
+
+
+async def test_jobs_of_a_restored_backup_are_sent_on_the_page(
+    chrome: Browser, simulator: Simulator, tmp_path: Path
+) -> None:
+    database = await open_database(tmp_path)
+    sent = Payload(json.dumps(graphs.plain()).encode(), b"{}")
+    await JobRepository(database).insert(StoredJob("local", "a", "queued", 0, 1, 1), sent)
+    await database.write(hold_waiting)
+    await database.close()
+    async with running_proxy(simulator, tmp_path) as proxy, opened_page(chrome) as page:
+        await page.goto(str(proxy.url / "proxy/"))
+        waiting = page.locator("#waiting")
+        await waiting.get_by_text("an admin must release it").wait_for()
+        await waiting.get_by_text("may have run since: 1 job.").wait_for()
+        assert (await Axe().run(page)).violations_count == 0
+        await waiting.get_by_role("button", name="Send them").click()
+        await page.get_by_role("dialog").get_by_role("button", name="Send them").click()
+        await page.get_by_text("No jobs waiting").wait_for()
+        await until_ended(page, "a")
 
 
 async def test_the_chart_is_read_by_keyboard(chrome: Browser, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from jobs.samples import job
 from proxy.catalog.owners import Needs
 from proxy.engine.accounts import Account, Slots
 from proxy.engine.forecast import (
+    RESTORED,
     WAITS_FOR_CLIENT,
     WAITS_FOR_MODEL,
     Forecast,
@@ -88,6 +89,15 @@ def test_a_forecast_is_new_once_something_has_changed() -> None:
     )
     assert jobs.next() is first
     assert [position.job for position in forecast.positions()] == [second]
+
+
+def test_a_backup_is_why_a_job_waits() -> None:
+    jobs = scheduler()
+    waiting = job("a", order=4)
+    jobs.hold(4)
+    jobs.queue.add(waiting)
+    assert list(Forecast(jobs).waiting("anna", [waiting])) == [(waiting, "restored", RESTORED)]
+    assert [position.reason for position in Forecast(jobs).positions()] == ["restored"]
 
 
 @pytest.mark.parametrize(("left", "reason"), [(4, "budget"), (None, "ceiling")])

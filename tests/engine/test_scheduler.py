@@ -295,6 +295,17 @@ def test_a_restart_goes_on_with_shares_and_learnt_slots() -> None:
     assert (jobs.shares.now, jobs.shares.state_of("anna")) == (5.0, Share(7.0, 2.0))
 
 
+def test_held_jobs_wait_and_others_overtake_them() -> None:
+    jobs = scheduler(Account("one", None, "", slots=Slots(3)))  # type: ignore[arg-type]
+    held, new = job("held", order=4), job("new", order=5)
+    jobs.hold(4)
+    for waiting in (held, new):
+        jobs.queue.add(waiting)
+    assert (jobs.next(), jobs.next()) == (new, None)
+    jobs.hold(0)
+    assert jobs.next() is held
+
+
 def held_back(estimate: int, left: int | None) -> tuple[Scheduler, LiveJob]:
     """A scheduler with two slots, and a job that waits because a budget has only so much left."""
     jobs = scheduler(Account("one", None, "", slots=Slots(2)))  # type: ignore[arg-type]

@@ -71,7 +71,7 @@ async def test_a_copy_has_what_cannot_be_fetched_again(folder: Path, tmp_path: P
     size = backup(folder, tmp_path / "copy.tar")
     assert size == (tmp_path / "copy.tar").stat().st_size
     assert (tmp_path / "copy.tar").stat().st_mode & 0o777 == 0o600
-    assert restore(tmp_path / "copy.tar", tmp_path / "other") is None
+    assert restore(tmp_path / "copy.tar", tmp_path / "other") == (None, 1)
     assert contents(tmp_path / "other") == {
         FILE,
         "userdata/anna/workflows/a.json",
@@ -80,6 +80,27 @@ async def test_a_copy_has_what_cannot_be_fetched_again(folder: Path, tmp_path: P
     }
     assert (tmp_path / "other" / "credentials.key").read_bytes() == b"secret"
     assert await jobs_in(tmp_path / "other") == ["a"]
+
+
+async def test_what_the_cloud_may_not_have_is_held_until_it_is_released(
+    folder: Path, tmp_path: Path
+) -> None:
+    database = await open_folder(folder)
+    for id_, state in (("a", "queued"), ("b", "submitting"), ("c", "running")):
+        job = StoredJob("anna", id_, state, 0, 1, 1)
+        order = (await JobRepository(database).insert(job, PAYLOAD)).order
+    await database.close()
+    backup(folder, tmp_path / "copy.tar")
+    assert restore(tmp_path / "copy.tar", folder).held == 1
+    database = await open_folder(folder)
+    repository = JobRepository(database)
+    assert await repository.held_order() == order
+    assert (
+        await repository.insert(StoredJob("anna", "d", "queued", 0, 1, 1), PAYLOAD)
+    ).order > order
+    assert (await repository.release_held(), await repository.release_held()) == (1, 0)
+    assert await repository.held_order() == 0
+    await database.close()
 
 
 async def test_a_copy_may_be_gzipped(folder: Path, tmp_path: Path) -> None:
@@ -132,14 +153,14 @@ async def test_what_was_there_is_kept_when_a_copy_is_brought_back(
     backup(folder, tmp_path / "copy.tar")
     await fill(folder, "b")
     (folder / "userdata" / "new.json").write_bytes(b"new")
-    replaced = restore(tmp_path / "copy.tar", folder)
+    replaced, _ = restore(tmp_path / "copy.tar", folder)
     assert replaced == folder / "replaced-1"
     assert await jobs_in(folder) == ["a"]
     assert not (folder / "userdata" / "new.json").exists()
     assert (replaced / "userdata" / "new.json").exists()
     assert (folder / "files" / "content" / "ab" / "abcd").exists()
     assert await jobs_in(replaced) == ["a", "b"]
-    assert restore(tmp_path / "copy.tar", folder) == folder / "replaced-2"
+    assert restore(tmp_path / "copy.tar", folder).replaced == folder / "replaced-2"
 
 
 async def test_a_damaged_database_is_replaced_by_its_copy(folder: Path, tmp_path: Path) -> None:

@@ -23,7 +23,10 @@ export function view(context) {
   const jobs = el("ul", { class: "rows" }), groups = el("div", { class: "groups" });
   const used = el("ul", { class: "rows usage" }), spent = el("ul", { class: "rows usage" }), health = el("ul", { class: "rows" });
   running.body.append(jobs);
-  waiting.body.append(groups);
+  const held = el("p", { class: "quiet", hidden: true });
+  const heldCount = el("span"), send = el("button", { type: "button", click: release }, "Send them");
+  held.append(heldCount, " ", send);
+  waiting.body.append(held, groups);
   usage.body.append(used);
   budgets.body.append(spent);
   accounts.body.append(health);
@@ -44,6 +47,8 @@ export function view(context) {
     running.isEmpty(!state.running.length);
     keyed(jobs, state.running, key, (job) => runningRow(job), (row, job) => row.draw(job, now));
     waiting.isEmpty(!state.counts.waiting);
+    held.hidden = !(state.counts.held && context.isAdmin());
+    text(heldCount, `Held, since they are from a backup and may have run since: ${plural(state.counts.held, "job")}.`);
     keyed(groups, grouped(state), (group) => group.member, groupOf, (box, group) => box.draw(group, now));
     usage.isEmpty(!state.usage.length);
     const most = Math.max(1, ...state.usage.map((row) => row.seconds));
@@ -128,6 +133,13 @@ export function view(context) {
       text(since, duration(now - one.created));
     };
     return row;
+  }
+
+  async function release() {
+    const jobs = plural(context.state.counts.held, "job");
+    if (await ask(`Send ${jobs} from a restored backup? Cancel those that have run since before.`, "Send them")) {
+      await act("POST", "api/jobs/release");
+    }
   }
 
   function cancelButton(job) {

@@ -172,6 +172,12 @@ class Cancelled(TypedDict):
     cancelled: bool
 
 
+class Released(TypedDict):
+    """How many jobs were held."""
+
+    released: int
+
+
 class PromptToValidate(TypedDict, total=False):
     """A body of `POST /prompt`, whose `prompt` may also be a file of ComfyUI's editor."""
 

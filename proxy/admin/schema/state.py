@@ -24,11 +24,13 @@ class AccountShown(TypedDict):
 
 
 class Counts(TypedDict):
-    """How many jobs there are, also those that are not listed."""
+    """How many jobs there are, also those that are not listed. Of those that wait, `held` ones are
+    from a backup that was restored: an admin must release them."""
 
     running: int
     waiting: int
     waiting_by_member: dict[str, int]
+    held: int
 
 
 class UsageToday(TypedDict):
