@@ -75,15 +75,14 @@ class Publishers:
             self._late.discard(oldest)
         return beat.losses != (0 if known is None else known[0])
 
-    def find_silent(self, now: float) -> set[bytes]:
+    def find_silent(self, now: float) -> list[bytes]:
         """Return publishers without a recent beat, each once: their last messages may be lost."""
-        silent = {
+        silent = [
             publisher
             for publisher, (_, last_beat) in self._known.items()
-            if last_beat < now - MAX_SILENCE
-        }
-        silent -= self._silent
-        self._silent |= silent
+            if last_beat < now - MAX_SILENCE and publisher not in self._silent
+        ]
+        self._silent.update(silent)
         return silent
 
     def is_leader_silent(self, now: float) -> bool:

@@ -56,7 +56,7 @@ class Cancellation:
         interrupt = wanted.interrupt
         queue = self._scheduler.queue
         waiting = [job for job in jobs if job in queue]
-        others = set(jobs).difference(waiting)
+        others = [job for job in jobs if job not in waiting]
         if waiting and interrupt:
             await self._interrupt(waiting)
         elif waiting:

@@ -273,7 +273,7 @@ class Scheduler:
             job for placed in self._placed.values() for job in placed if job.slot is SlotState.GIVEN
         ]
         shares = {}
-        for member in {job.member for job in jobs}:
+        for member in dict.fromkeys(job.member for job in jobs):
             unused = sum(job.charge for job in unsaved if job.member == member)
             shares[member] = self.shares.state_of(member, unused / self.member(member).weight)
         learnt = {

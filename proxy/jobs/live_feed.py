@@ -112,7 +112,7 @@ class LiveFeed:
             await asyncio.sleep(self.status_interval)
             for member, live in self.live.members():
                 news = status(live.remaining)
-                for client_id in {job.client_id for job in live.jobs.values()}:
+                for client_id in dict.fromkeys(job.client_id for job in live.jobs.values()):
                     self.subscribers.tell(member, client_id, news)
 
     # --- sockets ---------------------------------------------------------------------------

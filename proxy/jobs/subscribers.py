@@ -119,7 +119,7 @@ class Subscribers:
         self._statuses: dict[str, tuple[int, Message]] = {}
         self._last_status = 0
         #: Members with sockets that lack the newest `status`.
-        self._outdated: set[str] = set()
+        self._outdated: dict[str, None] = {}
         self._turns: asyncio.Task[None] | None = None
         self._common: dict[str, Subscription] = {}
         #: What was sent of jobs whose messages the bus brings.
@@ -288,7 +288,7 @@ class Subscribers:
         """Send a `status` to each socket in its turn, unless a newer one comes before."""
         self._last_status += 1
         self._statuses[member] = self._last_status, message
-        self._outdated.add(member)
+        self._outdated[member] = None
         if self._turns is None:
             self._turns = self._supervisor.spawn(self._send_in_turns(), "status by turns")
 
@@ -310,7 +310,7 @@ class Subscribers:
         try:
             while self._outdated:
                 await asyncio.sleep(GATHER)
-                members, self._outdated = self._outdated, set()
+                members, self._outdated = self._outdated, {}
                 for member in members:
                     await self._send_statuses(member)
         finally:

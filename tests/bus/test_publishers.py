@@ -40,19 +40,19 @@ def test_a_publisher_that_leaves_is_forgotten_and_has_lost_nothing() -> None:
     publishers.receive(beat(losses=2), 0.0)
     assert not publishers.receive(beat(losses=None), 0.0)
     assert len(publishers) == 0
-    assert publishers.find_silent(MAX_SILENCE + 1) == set()
+    assert publishers.find_silent(MAX_SILENCE + 1) == []
 
 
 def test_a_silent_publisher_is_found_once_until_its_next_beat() -> None:
     publishers = Publishers()
     publishers.receive(beat(ONE), 0.0)
     publishers.receive(beat(TWO), 2.0)
-    assert publishers.find_silent(MAX_SILENCE) == set()
-    assert publishers.find_silent(MAX_SILENCE + 0.1) == {ONE}
-    assert publishers.find_silent(MAX_SILENCE + 0.1) == set()
+    assert publishers.find_silent(MAX_SILENCE) == []
+    assert publishers.find_silent(MAX_SILENCE + 0.1) == [ONE]
+    assert publishers.find_silent(MAX_SILENCE + 0.1) == []
     publishers.receive(beat(ONE), 10.0)
-    assert publishers.find_silent(10.0) == {TWO}
-    assert publishers.find_silent(20.0) == {ONE}
+    assert publishers.find_silent(10.0) == [TWO]
+    assert publishers.find_silent(20.0) == [ONE]
 
 
 def test_a_leader_that_nobody_has_heard_is_silent() -> None:
@@ -92,11 +92,11 @@ def test_a_leader_that_stops_to_lead_is_none() -> None:
 def test_without_a_connection_nobody_is_silent_who_was_not_before() -> None:
     publishers = Publishers()
     publishers.receive(beat(ONE), 0.0)
-    assert publishers.find_silent(5.0) == {ONE}
+    assert publishers.find_silent(5.0) == [ONE]
     publishers.receive(beat(TWO, leads=True), 5.0)
     publishers.restart(100.0)
-    assert publishers.find_silent(100.0 + MAX_SILENCE) == set()
-    assert publishers.find_silent(100.1 + MAX_SILENCE) == {TWO}
+    assert publishers.find_silent(100.0 + MAX_SILENCE) == []
+    assert publishers.find_silent(100.1 + MAX_SILENCE) == [TWO]
 
 
 def test_a_leader_is_silent_after_a_new_connection_until_its_next_beat() -> None:
@@ -113,4 +113,4 @@ def test_the_number_of_publishers_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
     publishers = Publishers()
     for number, id_ in enumerate((ONE, TWO, b"publish3")):
         publishers.receive(beat(id_), float(number))
-    assert publishers.find_silent(100.0) == {TWO, b"publish3"}
+    assert publishers.find_silent(100.0) == [TWO, b"publish3"]

@@ -5,15 +5,13 @@
     PYTHONPATH=tests python -m simulation.simulate --seed 17 --shrink
     PYTHONPATH=tests python -m simulation.simulate --seeds 10 --long
 
-Ends with 1 if a promise is broken. The order of sets of texts is part of a run, so that Python's
-hashes are the same in all: the program starts itself again with `PYTHONHASHSEED=0`.
+Ends with 1 if a promise is broken.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
 import sys
 import time
 import warnings
@@ -59,7 +57,7 @@ def summary_of(seed: int, *, long: bool = False) -> Summary:
     )
 
 
-def _leave_out_the_ends() -> None:
+def leave_out_the_ends() -> None:
     """Say nothing of coroutines of a run that are collected after it: they run no more."""
     sys.unraisablehook = lambda _: None
     warnings.filterwarnings("ignore", "coroutine .* was never awaited")
@@ -72,7 +70,7 @@ def summaries(seeds: Sequence[int], processes: int, *, long: bool = False) -> It
         yield from map(summary, seeds)
         return
     context = multiprocessing.get_context("spawn")
-    with context.Pool(processes, _leave_out_the_ends, (), _RUNS_OF_A_PROCESS) as pool:
+    with context.Pool(processes, leave_out_the_ends, (), _RUNS_OF_A_PROCESS) as pool:
         yield from pool.imap_unordered(summary, seeds)
 
 
@@ -193,14 +191,11 @@ def main() -> int:
     parser.add_argument("--width", type=int, default=200)
     parser.add_argument("--mutant", help="plant this defect before")
     options = parser.parse_args()
-    _leave_out_the_ends()
+    leave_out_the_ends()
     if options.mutant:
         plant(options.mutant)
     return _many(options) if options.seed is None else _one(options)
 
 
 if __name__ == "__main__":
-    if os.environ.get("PYTHONHASHSEED") != "0":
-        arguments = [sys.executable, "-m", "simulation.simulate", *sys.argv[1:]]
-        os.execve(sys.executable, arguments, {**os.environ, "PYTHONHASHSEED": "0"})
     sys.exit(main())

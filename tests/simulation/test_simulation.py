@@ -74,10 +74,11 @@ FOUND_LONG = {
 }
 
 
-def simulate(*words: str) -> str:
-    """Run the simulation, and return what it prints; fail with that if a promise is broken."""
+def simulate(*words: str, hashes: int = 0) -> str:
+    """Run the simulation, and return what it prints; fail with that if a promise is broken.
+    `hashes` decides the order of sets of texts."""
     command = [sys.executable, "-m", "simulation.simulate", *words]
-    environment = {**os.environ, "PYTHONPATH": str(TESTS), "PYTHONHASHSEED": "0"}
+    environment = {**os.environ, "PYTHONPATH": str(TESTS), "PYTHONHASHSEED": str(hashes)}
     ran = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert ran.returncode == 0, f"{ran.stdout}\n{ran.stderr[-2000:]}"
     return ran.stdout
@@ -101,9 +102,10 @@ def test_what_found_a_defect_finds_none_now() -> None:
     simulate("--long", "--only", ",".join(map(str, FOUND_LONG)), "--failures", str(len(FOUND_LONG)))
 
 
-@pytest.mark.parametrize("seed", [3, 8, 11, DEPLOYMENTS + 4])
+@pytest.mark.parametrize("seed", [6, 8, 25, DEPLOYMENTS + 9])
 def test_a_run_is_a_function_of_its_seed(seed: int) -> None:
-    first, second = (simulate("--seed", str(seed), "--trace") for _ in range(2))
+    """It does not depend on the order of sets of texts either."""
+    first, second = (simulate("--seed", str(seed), "--trace", hashes=each) for each in (0, 1))
     assert first == second
     assert re.search(r"^ +\d+\.\d+  replica-1 +starts$", first, re.MULTILINE)
 
@@ -113,7 +115,7 @@ def digests(lines: Sequence[str]) -> list[str]:
 
 
 def test_another_seed_is_another_run() -> None:
-    runs = [simulate("--seed", str(seed)).splitlines() for seed in (3, 8)]
+    runs = [simulate("--seed", str(seed)).splitlines() for seed in (6, 8)]
     first, second = map(digests, runs)
     assert first != second
 
