@@ -16,7 +16,7 @@ END_TO_END := main_path refusals restart_order dashboard_api
 ON_POSTGRESQL := tests/jobs/test_service.py tests/engine/test_recorder.py tests/files/test_service.py \
 	tests/api/test_userdata.py $(END_TO_END:%=tests/end_to_end/test_%.py)
 
-.PHONY: help demo test test-probe attacks test-cluster check browser readme container screenshots format docs conformance site lock audit bench bench-cluster load chaos chaos-cluster fuzz simulate mutants clean
+.PHONY: help demo test test-probe attacks test-cluster check browser readme container screenshots format docs conformance site lock audit bench bench-cluster load chaos chaos-cluster fuzz simulate mutants planted clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -117,7 +117,11 @@ simulate: $(DEV) ## simulate the whole proxy: SEEDS (1000) from FIRST (0), in PR
 	PYTHONPATH=tests $(BIN)/python -m simulation.simulate $(if $(LONG),--long) --seeds $(or $(SEEDS),1000) \
 		--first $(or $(FIRST),0) --processes $(or $(PROCESSES),2) --failures 10 --progress 1000
 
-mutants: $(DEV) ## look whether the simulation catches each planted defect within 200 seeds
+mutants: $(DEV) ## plant COUNT (100) defects drawn by SEED (1) in ROOMS (all): who catches each? ALONE=1: does the simulation?
+	PYTHONPATH=tests $(BIN)/python -m mutants.run --seed $(or $(SEED),1) --count $(or $(COUNT),100) \
+		$(if $(ROOMS),--rooms "$(ROOMS)") $(if $(ALONE),--alone) --processes $(or $(PROCESSES),2)
+
+planted: $(DEV) ## look whether the simulation catches each defect of a list within 200 seeds
 	PYTHONPATH=tests $(BIN)/python -m pytest -n auto -q -m mutant tests/simulation
 
 fuzz: $(DEV) ## fuzz what parses foreign input: SECONDS a target (60), TARGETS (all)
@@ -126,7 +130,7 @@ fuzz: $(DEV) ## fuzz what parses foreign input: SECONDS a target (60), TARGETS (
 	PYTHONPATH=tests $(BIN)/python -m fuzz.run --seconds $(or $(SECONDS),60) $(TARGETS)
 
 clean: ## remove the environment and all caches
-	rm -rf $(VENV) build dist site demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz *.egg-info
+	rm -rf $(VENV) build dist site demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz .mutants *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A failed `python -m venv` leaves a folder without pip: remove it.

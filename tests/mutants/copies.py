@@ -1,0 +1,94 @@
+"""Private copies of the project, in which defects and probes are planted."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+
+#: What tests read, beside files at the top.
+_FOLDERS = ("proxy", "tests", "docs", "examples", "requirements", "benchmarks", ".github")
+
+
+class Ran(NamedTuple):
+    """What came of a program: its exit code, `None` where it was ended after its time."""
+
+    code: int | None
+    output: str
+
+
+class Copy:
+    """A copy of the project in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in _FOLDERS:
+            shutil.copytree(ROOT / name, folder / name)  # with what is compiled: times stay
+        for path in ROOT.iterdir():
+            if path.is_file():
+                shutil.copy2(path, folder)
+
+    def source(self, module: str) -> bytes:
+        """Return the source of a module."""
+        return (self.folder / "proxy" / module).read_bytes()
+
+    def write(self, module: str, source: bytes) -> None:
+        """Change a module."""
+        path = self.folder / "proxy" / module
+        path.write_bytes(source)
+        # Compiled code is told by the time in seconds and the size, which may be the same.
+        for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*"):
+            compiled.unlink()
+
+    def run(
+        self, *words: str, seconds: float | None = None, variables: Mapping[str, str] | None = None
+    ) -> Ran:
+        """Run a module of Python here with arguments; with `seconds` it has so long."""
+        path = os.pathsep.join((str(self.folder), str(self.folder / "tests")))
+        environment = os.environ | {
+            "PYTHONPATH": path,
+            "PYTHONHASHSEED": "0",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", *words],
+            cwd=self.folder,
+            env=environment | (variables or {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        try:
+            output, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return Ran(None, "")
+        finally:
+            end_all(process)
+        return Ran(process.returncode, output)
+
+
+def end_all(process: subprocess.Popen[str]) -> None:
+    """End a program with all that it has started in its session."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def digest_of(names: Sequence[str]) -> str:
+    """Return what differs whenever what the tests do may differ."""
+    digest = hashlib.sha256(repr(names).encode())
+    for folder in ("proxy", "tests"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    return digest.hexdigest()[:16]

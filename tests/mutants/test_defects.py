@@ -1,0 +1,124 @@
+"""The defects of `make mutants`: each kind is found in code, planted, and drawn by a seed."""
+
+from __future__ import annotations
+
+import pytest
+from mutants.defects import KINDS, Defect, defects_of, probed
+from mutants.run import all_defects, drawn, equivalent
+
+SOURCE = b'''"""A module."""
+from __future__ import annotations
+
+LIMIT = max(1, 2)
+
+
+class Store:
+    def __init__(self, items: list) -> None:
+        self.items = items
+
+    async def save(self, first: str, second: str, *, again: bool) -> str:
+        """Save."""
+        if again and len(self.items) > 3:
+            log.info("store_full", items=len(self.items))
+            await self.flush(first)
+        try:
+            self.items.append(second)
+        except ValueError:
+            self.failed += 1
+            raise TypeError(f"there are {len(self.items)} items")
+        metrics.saved.inc()
+        return self.write(first, force=True)
+'''
+
+
+def planted(kind: str) -> set[str]:
+    """Return the lines that defects of a kind make of the source."""
+    before = set(SOURCE.decode().splitlines())
+    lines: set[str] = set()
+    for defect in defects_of("store.py", SOURCE):
+        if defect.kind == kind:
+            changed = defect.planted(SOURCE).decode()
+            compile(changed, "store.py", "exec")
+            lines |= {line.strip() for line in set(changed.splitlines()) - before}
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("kind", "lines"),
+    [
+        ("left out", {"pass"}),
+        ("negated", {
+            "if (not (again and len(self.items) > 3)):",
+            "if (not (again)) and len(self.items) > 3:",
+            "if again and (not (len(self.items) > 3)):",
+        }),
+        ("always", {
+            "if ((again and len(self.items) > 3) or True):",
+            "if ((again) or True) and len(self.items) > 3:",
+            "if again and ((len(self.items) > 3) or True):",
+        }),
+        ("shifted", {"if again and ((len(self.items)) >= (3)):"}),
+        ("not awaited", {'__import__("asyncio").ensure_future(self.flush(first))'}),
+        ("other argument", {
+            "await self.flush(second)",
+            "self.items.append(first)",
+            "return self.write(second, force=True)",
+            "return self.write(first, force=False)",
+        }),
+        ("passes", {"pass"}),
+        ("ignored", {"self.write(first, force=True)"}),
+    ],
+)  # fmt: skip
+def test_each_kind_of_defect_changes_one_place(kind: str, lines: set[str]) -> None:
+    assert planted(kind) == lines
+
+
+def test_statements_with_an_effect_are_left_out_but_no_logs_and_metrics() -> None:
+    names = [each.name for each in defects_of("store.py", SOURCE) if each.kind == "left out"]
+    assert names == [
+        "store.py Store.save: left out: await self.flush(first)",
+        "store.py Store.save: left out: self.items.append(second)",
+        "store.py Store.save: left out: self.failed += 1",
+        "store.py Store.save: left out: raise TypeError(f'there are {len(self.items)} items')",
+    ]
+
+
+def test_probes_tell_what_has_run() -> None:
+    defects = defects_of("store.py", SOURCE)
+    probes = probed(SOURCE, enumerate(defects)).replace(b"from proxy._hits import hit as _hit", b"")
+    seen: set[int] = set()
+    scope: dict = {"_hit": lambda number: seen.add(number) or True}
+    exec(compile(probes, "store.py", "exec"), scope)
+    save = scope["Store"]([]).save("first", "second", again=False)
+    with pytest.raises(NameError, match="metrics"):
+        save.send(None)
+    assert {defects[number].kind for number in seen} == {
+        "left out",
+        "negated",
+        "always",
+        "other argument",
+    }
+    assert not {number for number in seen if defects[number].line == 15}
+
+
+def all_of_bus() -> list[Defect]:
+    return all_defects(["bus"])
+
+
+def test_a_seed_draws_the_same_defects_again() -> None:
+    defects = all_of_bus()
+    assert drawn(defects, 7, 20) == drawn(all_of_bus(), 7, 20)
+    assert drawn(defects, 7, 20) != drawn(defects, 8, 20)
+
+
+def test_all_kinds_of_defects_are_drawn() -> None:
+    defects = all_of_bus()
+    assert {defects[number].kind for number in drawn(defects, 1, 200)} == set(KINDS)
+
+
+def test_defects_that_nobody_could_notice_are_in_the_code() -> None:
+    names = {
+        defect.name for defect in all_defects({each.partition("/")[0] for each in equivalent()})
+    }
+    assert not set(equivalent()) - names
+    assert all(equivalent().values())
