@@ -6,7 +6,7 @@ waits for a few ms of each other owner, however much one of them sends. All stra
 whose addresses take turns.
 
 The first ms of an iteration of the event loop are not charged, since nobody notices them: most
-iterations are shorter.
+iterations are shorter. A step that goes beyond them is charged as a whole.
 """
 
 from __future__ import annotations
@@ -124,6 +124,12 @@ class LoopTurns:
             asyncio.get_running_loop().call_soon(self._end_iteration)
         return now < self._calm_until
 
+    def charge(self, account: LoopAccount, began: float, *, is_calm: bool) -> None:
+        """Charge a step that began then, unless that `is_calm` and the iteration still is."""
+        ended = clock.source.monotonic()
+        if not is_calm or ended >= self._calm_until:
+            account.charge(ended - began)
+
     def _end_iteration(self) -> None:
         self._goes_on = False
 
@@ -202,5 +208,4 @@ class Driver:
                 result: T = end.value
                 return result
             finally:
-                if not is_calm:
-                    self.account.charge(clock.source.monotonic() - began)
+                turns.charge(self.account, began, is_calm=is_calm)
