@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from msgspec.structs import replace
@@ -120,6 +119,5 @@ class RewrittenView(MemberView):
         JPEG. `None` for one that is too large."""
         if preview.image_type != "image/png":
             return preview
-        work = partial(jpeg, preview.image)
-        image = await self._files.picture_workers.run(self._member, work)
+        image = await jpeg(self._files, self._member, preview.image)
         return None if image is None else replace(preview, image=image, image_type="image/jpeg")
