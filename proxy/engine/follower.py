@@ -15,6 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 import structlog
 from msgspec import Struct
 
+from proxy import clock
 from proxy.backoff import Backoff
 from proxy.clock import now
 from proxy.cloud.errors import CloudError, CloudOversized
@@ -56,21 +57,19 @@ _MAX_INPUTS = 64
 #: A detail that was too large so often is not read again.
 _MAX_OVERSIZED = 3
 
-#: Why the detail is read no longer.
-_OVERSIZED = GiveUp(
-    "Comfy Cloud's record of this job is too large to be read; find the outputs of the job on the "
-    "cloud.",
-    lost=True,
+#: Why the detail is read no longer, after the name of who has it.
+_OVERSIZED = (
+    "has a record of this job that is too large to be read; find the outputs of the job there."
 )
-_GONE = GiveUp("Comfy Cloud no longer has this job.", lost=True)
+_GONE = "no longer has this job."
+_UNREPORTED = "did not report how this job ended."
+_CONTINUES = GiveUp("The job continues.")
 #: Why a job fails whose outputs or end the database does not take.
 UNSTORABLE = (
     "The proxy cannot store what this job has made: its database refuses a name, a text or a "
     "number in it, and the log says which. Change the workflow, such as its filename_prefix, and "
     "run it again."
 )
-_UNREPORTED = GiveUp("Comfy Cloud did not report how this job ended.", lost=True)
-_CONTINUES = GiveUp("Comfy Cloud reports that this job continues.")
 
 #: A value that the storage refuses so often is not tried again; two writers at once may be behind
 #: the first time.
@@ -300,9 +299,10 @@ class JobFollower:
 
     async def _read_detail(self, cloud: Upstream) -> GiveUp:
         """Post the detail again and again, and return why it is no longer of use."""
-        waited: defaultdict[GiveUp, float] = defaultdict(float)
+        title, waited = cloud.title, defaultdict[GiveUp, float](float)
         oversized = 0
         for wait in self.timeouts.growing():
+            began = clock.monotonic()
             await asyncio.sleep(wait)
             try:
                 snapshot = await cloud.job(self.job.cloud_id)
@@ -310,7 +310,7 @@ class JobFollower:
                 log.error("detail_rejected", error=str(error))
                 oversized += 1
                 if oversized == _MAX_OVERSIZED:
-                    return _OVERSIZED
+                    return GiveUp(f"{title} {_OVERSIZED}", lost=True)
                 continue
             except CloudError as error:
                 log.warning("detail_read_failed", error=str(error))
@@ -320,13 +320,15 @@ class JobFollower:
                 log.exception("detail_read_crashed")
                 continue
             if snapshot is None:
-                given_up, limit = _GONE, self.timeouts.lost
+                given_up = GiveUp(f"{title} {_GONE}", lost=True)
+                limit = self.timeouts.lost
             else:
                 self.post(SnapshotReceived(snapshot))
                 given_up, limit = _CONTINUES, self.timeouts.settle
                 if snapshot.ended:
-                    given_up, limit = _UNREPORTED, self.timeouts.settle_for(snapshot)
-            waited[given_up] += wait
+                    given_up = GiveUp(f"{title} {_UNREPORTED}", lost=True)
+                    limit = self.timeouts.settle_for(snapshot)
+            waited[given_up] += clock.monotonic() - began
             if waited[given_up] > limit:
                 return given_up
         raise AssertionError("the waits never end")

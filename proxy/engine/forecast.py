@@ -24,8 +24,7 @@ WAITS_FOR_CLIENT = (
 
 #: The same about one whose reason is `model`.
 WAITS_FOR_MODEL = (
-    "Not every Comfy Cloud account has {}, and those that have it are busy; the job waits for one "
-    "of them."
+    "Not every account has {}, and those that have it are busy; the job waits for one of them."
 )
 
 #: The same about one whose reason is `restored`.

@@ -173,8 +173,7 @@ class Uploads:
         if problem is None:
             raise LocalError(
                 "no_account",
-                f"{filename} cannot be uploaded, because you cannot use any Comfy Cloud account; "
-                "ask an admin.",
+                f"{filename} cannot be uploaded, because you cannot use any account; ask an admin.",
                 kind="forbidden",
             )
         raise _not_sent(filename, problem) from problem
@@ -334,7 +333,7 @@ def _not_sent(filename: str, error: CloudError) -> LocalError:
     advice = f" It may not accept {media} as uploads." if media else ""
     return LocalError(
         "upload_refused",
-        f"Comfy Cloud does not take {filename}: {refusal.message.rstrip('. ')}.{advice}",
+        f"{error.title} does not take {filename}: {refusal.message.rstrip('. ')}.{advice}",
         kind=refusal.kind,
         extra_info=refusal.extra_info,
     )

@@ -110,6 +110,8 @@ class DeploymentClient(AccountClient):
         self, base_url: URL, key: str, nodes: NodeList, **options: Unpack[ClientOptions]
     ) -> None:
         super().__init__(base_url, key, **options)
+        self.title = f"The deployment {self.observations.account}".rstrip()
+        self.http.title = self.aside.title = self.title
         self._nodes = nodes
         self.uploads = DeploymentUploads(self.http)
         self.releases = Releases(self.observations, nodes)
