@@ -14,7 +14,7 @@ from proxy.engine.accounts import PASSING, Account
 from proxy.engine.fair_share import MemberQueue, QueuePosition
 from proxy.engine.live_job import LiveJob
 from proxy.engine.scheduler import Scheduler
-from proxy.translate.errors import LocalError
+from proxy.translate.errors import LocalError, kept
 
 #: The message to a client about a job whose reason is `client`.
 WAITS_FOR_CLIENT = (
@@ -129,7 +129,7 @@ class Forecast:
                 return None
             if health.unable_since >= since:
                 since, refusal = health.unable_since, health.refusal
-        return None if refusal is None else (since, refusal)
+        return None if refusal is None else (since, kept(refusal))
 
     def _resting(self, job: LiveJob) -> Account | None:
         """Return the first of the accounts that have what a job names, if all of them rest."""

@@ -20,6 +20,7 @@ from proxy.packs import pictures
 from proxy.packs.nodes import (
     FileSource,
     Mask,
+    PackFailure,
     PackNode,
     PackNodeError,
     Picture,
@@ -91,20 +92,20 @@ class FileLoader:
 
     async def load_all(
         self, member: str, loads: Iterable[Load]
-    ) -> dict[Load, Picture | PackNodeError]:
+    ) -> dict[Load, Picture | PackFailure]:
         """Send the files that nodes load, a few at once.
 
-        A node fails with its `PackNodeError`. Raises `LocalError`, `StorageError`: the first
+        A node that fails has its `PackFailure`. Raises `LocalError`, `StorageError`: the first
         such error ends the others.
         """
-        found: dict[Load, Picture | PackNodeError] = {}
+        found: dict[Load, Picture | PackFailure] = {}
 
         async def send(load: Load) -> None:
             try:
                 async with self._turns.hold(member):
                     found[load] = await self._picture(member, load)
             except PackNodeError as error:
-                found[load] = error
+                found[load] = PackFailure(error.exception_type, error.message)
 
         try:
             async with asyncio.TaskGroup() as group:

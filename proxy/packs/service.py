@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from proxy.catalog.service import Catalog
 from proxy.files.service import Files
 from proxy.packs.loading import FileLoader, loads_of
-from proxy.packs.nodes import PackNodeError, Picture
+from proxy.packs.nodes import PackFailure, PackNodeError, Picture
 from proxy.packs.pictures import jpeg
 from proxy.packs.results import Results
 from proxy.packs.rewriting import failed, rewrite, wanted
@@ -60,8 +60,8 @@ class Packs:
         pictures: dict[str, Picture] = {}
         for node_id, load in loads.items():
             match found[load]:
-                case PackNodeError() as error:
-                    return Rewriting(graph={}, failure=failed(node_id, graph, error))
+                case PackFailure() as failure:
+                    return Rewriting(graph={}, failure=failed(node_id, graph, failure))
                 case Picture() as picture:
                     pictures[node_id] = picture
         return await self.turns.run(

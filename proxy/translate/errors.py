@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, TypeVar
 
 from proxy.translate.reading import field_of, list_of
 
@@ -42,6 +42,19 @@ class RefusalBody(TypedDict):
 
     error: Error
     node_errors: Any
+
+
+E = TypeVar("E", bound=BaseException)
+
+
+def kept(error: E) -> E:
+    """Return an error of the same words that may be kept.
+
+    One that was raised has a traceback and a cause, and these the frames with all that they saw.
+    """
+    copy = type(error).__new__(type(error), *error.args)
+    vars(copy).update(vars(error))
+    return copy
 
 
 class LocalError(Exception):
