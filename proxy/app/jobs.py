@@ -127,7 +127,7 @@ def _feed(
     """Return what hears of jobs: from the engine of this process, or over a bus of replicas."""
     supervisor, budget = storage.supervisor, process.budget
     rest = (
-        Subscribers(bus, supervisor),
+        Subscribers(bus, supervisor, process.loop_turns, budget),
         History(bus, repository.history, resources.files),
         process.policy.status_interval,
     )

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from proxy import clock as clock_module
-from proxy.edge import loop_turns
-from proxy.edge.loop_turns import QUANTUM, Driver, LoopTurns
+from proxy import loop_turns
+from proxy.loop_turns import QUANTUM, Driver, LoopTurns
 
 #: Four of them use up a turn.
 STEP = 0.3 * QUANTUM

@@ -133,13 +133,13 @@ class LoopTurns:
     def _end_iteration(self) -> None:
         self._goes_on = False
 
-    def of_member(self, member: str, address: str) -> LoopAccount:
-        """Return the account of a member who is at an address.
+    def of_member(self, member: str, address: str = "") -> LoopAccount:
+        """Return the account of a member, who may be at an address.
 
         From now on connections from there are apart from those of strangers before they say who
         they are.
         """
-        if address not in self._addresses:
+        if address and address not in self._addresses:
             self._addresses[address] = LoopAccount(self)
             if len(self._addresses) > MAX_ADDRESSES:
                 del self._addresses[next(iter(self._addresses))]
