@@ -209,3 +209,13 @@ class Driver:
                 return result
             finally:
                 turns.charge(self.account, began, is_calm=is_calm)
+
+
+def driver_of(turns: LoopTurns, name: str = "") -> Driver:
+    """Return a driver of work that has an account of its own, such as what an upstream sends."""
+    return Driver(turns, LoopAccount(turns), name)
+
+
+def new_driver() -> Driver:
+    """Return a driver with turns of its own, where nobody gives others."""
+    return driver_of(LoopTurns())

@@ -206,6 +206,7 @@ async def run_engine(
                     jobs.service.submissions.limits.refusals,
                     refuses=settings.over_budget == "refuse",
                 ),
+                process.loop_turns,
             ),
             policy=replace(policy, timeouts=process.timeouts),
             background=Background(Supervisor(process.failed), bookkeeper, webhooks),

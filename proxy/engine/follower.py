@@ -40,7 +40,7 @@ from proxy.engine.tracker import (
 from proxy.jobs.models import Job
 from proxy.storage.database import StorageError, ValueRefusedError
 from proxy.translate.events import Message, Preview, is_terminal
-from proxy.translate.frames import CloudPicture
+from proxy.translate.frames import CloudPicture, CloudText
 from proxy.translate.graph_shape import class_of
 from proxy.translate.packs import Failure, NodeFailedError
 
@@ -51,8 +51,9 @@ T = TypeVar("T")
 #: Between two tries to read or write what a job cannot continue without.
 _RETRY = Backoff(0.05, 2.0, factor=1.7)
 
-#: Above this many waiting inputs pictures are dropped.
-_MAX_INPUTS = 64
+#: Above this many waiting inputs pictures are dropped, and an input that says the same as the last
+#: one takes its place; above the second number all but ends are dropped, and the detail is read.
+_MAX_INPUTS, _MOST_INPUTS = 64, 5000
 
 #: A detail that was too large so often is not read again.
 _MAX_OVERSIZED = 3
@@ -162,6 +163,11 @@ class JobFollower:
         return self.tracker.nodes.reports(limit)
 
     @property
+    def waiting(self) -> int:
+        """How many inputs wait."""
+        return len(self._inbox)
+
+    @property
     def reading(self) -> bool:
         """Whether the job's detail is being read already."""
         return self._detail_wanted.is_set()
@@ -195,6 +201,12 @@ class JobFollower:
                     self.end_reported.set()
                 case CloudPicture() if self._is_held_up and len(self._inbox) > _MAX_INPUTS:
                     continue
+                case EventReceived() | CloudText() if len(self._inbox) > _MAX_INPUTS:
+                    if len(self._inbox) > _MOST_INPUTS:
+                        self.read_detail()
+                        continue
+                    if _says_the_same(self._inbox[-1], what):
+                        self._inbox.pop()
             self._inbox.append(what)
             self._news.set()
 
@@ -332,3 +344,14 @@ class JobFollower:
             if waited[given_up] > limit:
                 return given_up
         raise AssertionError("the waits never end")
+
+
+def _says_the_same(last: Input, newer: Input) -> bool:
+    """Return whether an input says all that the last one does."""
+    match last, newer:
+        case (
+            EventReceived(type="progress" | "progress_state" as type_, data=before),
+            EventReceived(type=other, data=data),
+        ):
+            return type_ == other and before.get("node") == data.get("node")
+    return last == newer

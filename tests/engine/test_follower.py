@@ -129,6 +129,37 @@ async def test_pictures_give_way_only_while_an_input_takes_long(
     assert len(previews) == (65 if held_up else 200)
 
 
+def waiting_follower() -> JobFollower:
+    """One that takes nothing yet."""
+    live_job, unused = job(state=JobState.SUBMITTED), None
+    tracker = Tracker(live_job.prompt_id, live_job.graph)
+    given: Any = unused
+    localiser = Localiser(live_job, given, given, Secrets(()))
+    return JobFollower(live_job, tracker, localiser, None, DetailTimeouts(), given)
+
+
+def test_of_many_inputs_those_that_say_the_same_are_one() -> None:
+    follower = waiting_follower()
+    for value in range(1000):
+        follower.post(EventReceived("progress", {"node": "1", "value": value}))
+        follower.post(EventReceived("progress_state", {"nodes": {}}))
+    before = follower.waiting
+    for value in range(1000):
+        follower.post(EventReceived("progress", {"node": "1", "value": value}))
+        follower.post(EventReceived("progress", {"node": "1", "value": value}))
+    assert follower.waiting == before + 1
+
+
+def test_of_an_endless_flood_the_end_is_kept() -> None:
+    follower = waiting_follower()
+    for number in range(10_000):
+        follower.post(EventReceived("executing", {"node": str(number)}))
+    assert follower.waiting <= 5001
+    assert follower.reading
+    follower.post(EventReceived("execution_success", {}))
+    assert follower.end_reported.is_set()
+
+
 async def test_a_job_that_is_withdrawn_as_it_starts_tells_nothing() -> None:
     live_job = job(state=JobState.SUBMITTED)
     unused: Any = None
