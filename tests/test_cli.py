@@ -251,7 +251,10 @@ async def test_the_banner_says_what_is_wrong_with_the_key(tmp_path: Path) -> Non
         words = ("serve", "--port", "0", "--data-dir", str(tmp_path))
         async with at_terminal(*words, environment=environment) as terminal:
             printed = await terminal.shows("Press Ctrl-C to stop.")
-    assert ": Comfy Cloud does not accept the API key: create one at https://" in printed
+    assert (
+        "does not accept the API key of this proxy. Its admin must create one at https://"
+        in printed
+    )
     assert "accepted" not in printed
     assert "wrong-one" not in printed
 

@@ -31,8 +31,8 @@ _MAX_SINGLE = 8
 _MAX_FAILURES = 3
 
 _LOST: Mapping[Reason, str] = {
-    "dead_key": "{} no longer accepts the API key of the account of this job; find its outputs "
-    "there with that account.",
+    "dead_key": "{} no longer accepts this proxy's API key of the account of this job; ask an "
+    "admin of the proxy to find its outputs there with that account.",
     "unreachable": "{} was unreachable for too long; find the outputs of this job there with its "
     "account.",
 }

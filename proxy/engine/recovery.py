@@ -129,6 +129,7 @@ def _account_removed(job: Job) -> LocalError:
     return LocalError(
         "JobLost",
         f"The account {job.account} of this job was removed from the settings, and no other "
-        "account has the job; find its outputs there.",
+        "account has the job; ask an admin of this proxy to add the account again, or to find the "
+        "outputs there.",
         kind="not_found",
     )

@@ -57,7 +57,7 @@ def test_code_and_message_become_an_error() -> None:
         (403, "PARTNER_NODE_DISABLED", 400, "remove the node"),
         (429, "QUEUE_LIMIT", 503, "have ended"),
         (429, "FREE_TIER_EXHAUSTED", 400, "allowance"),
-        (401, "UNAUTHORIZED", 503, "COMFY_CLOUD_API_KEY"),
+        (401, "UNAUTHORIZED", 503, "the API key of this proxy; its admin must set a valid one"),
         (413, "TOO_LARGE", 413, "smaller"),
         (500, "INTERNAL", 503, "again"),
     ],
