@@ -147,11 +147,15 @@ class EventRouter:
         """Take a picture or a text of the cloud.
 
         One without a job's id belongs to the only job that runs on the account, if it is known;
-        when several run it is dropped rather than guessed.
+        when several run it is dropped rather than guessed. So it is while another member has a job
+        on the account: that one may run unheard, and pictures are nobody else's business.
         """
         cloud_id = frame.prompt_id
         if cloud_id is None and len(self._running) == 1 and self._latest in self._running:
             cloud_id = self._latest
+            members = {job.member for job in self._jobs.values()}
+            if len(members) > 1:
+                return
         if cloud_id is not None:
             self._deliver(cloud_id, frame)
 

@@ -38,9 +38,11 @@ class FakeFollower:
         self.posted.append(happening)
 
 
-def follow(router: EventRouter, cloud_id: str) -> list[EventReceived | CloudFrame]:
+def follow(
+    router: EventRouter, cloud_id: str, member: str = "ann"
+) -> list[EventReceived | CloudFrame]:
     follower = FakeFollower()
-    job: Any = SimpleNamespace(cloud_id=cloud_id, follower=follower)
+    job: Any = SimpleNamespace(cloud_id=cloud_id, follower=follower, member=member)
     jobs: Any = router._jobs
     jobs[cloud_id] = job
     router.catch_up(job)
@@ -173,6 +175,15 @@ def test_a_frame_without_an_id_is_not_guessed_between_two_jobs(router: EventRout
     router.on_event("executing", {"prompt_id": "somebody else's", "node": "1"})
     router.on_frame(frame_of(PLAIN))
     assert types(inbox) == ["executing"]
+
+
+def test_a_frame_without_an_id_is_not_guessed_while_another_member_has_a_job(
+    router: EventRouter,
+) -> None:
+    inbox = follow(router, "a"), follow(router, "b", "bob")  # whose beginning got lost
+    router.on_event("executing", {"prompt_id": "a", "node": "1"})
+    router.on_frame(frame_of(PLAIN))
+    assert "frame" not in types([*inbox[0], *inbox[1]])
 
 
 def test_a_job_that_has_ended_is_no_candidate(router: EventRouter) -> None:
