@@ -40,14 +40,16 @@ class Cancellation:
         self._supervisor = supervisor
 
     async def cancel(self, wanted: CancelRequested) -> CancelAnswered | None:
-        """Cancel jobs, and return whether any was; `None` if the term ends meanwhile: the api
-        stores the wish, and the next engine finds it."""
+        """Cancel jobs, and return whether any was; `None` if the term ends meanwhile or the storage
+        refuses what is to be promised: the api stores the wish, and an engine finds it."""
         jobs = [job for key in wanted.keys if (job := self._table.get(key)) is not None]
         try:
             answer = CancelAnswered(await self._cancel_all(jobs, wanted))
         except LocalError as error:
             answer = CancelAnswered(error=error)
-        except FencedError:
+        except StorageError as error:
+            if not isinstance(error, FencedError):
+                log.warning("cancel_save_failed", error=str(error))
             return None
         return answer if self._term.lasts else None
 
@@ -73,9 +75,11 @@ class Cancellation:
         for job in jobs:
             self._scheduler.dequeue(job)
             self._table.advance(job, changes=JobChanges(wish=Wish.INTERRUPT))
-        await self._write()
-        for job in jobs:
-            self._supervisor.spawn(self._life.interrupt(job), f"job {job.prompt_id}")
+        try:
+            await self._table.write()  # before it is promised
+        finally:
+            for job in jobs:
+                self._supervisor.spawn(self._life.interrupt(job), f"job {job.prompt_id}")
 
     async def _withdraw(self, jobs: list[LiveJob], *, cleared: bool) -> None:
         """Take waiting jobs out without a trace; if they cannot be removed they still wait."""
@@ -94,14 +98,6 @@ class Cancellation:
                 kind="unavailable",
             ) from error
 
-    async def _write(self) -> None:
-        """Write what is to become of jobs before it is promised; if the storage refuses, the
-        recorder does it later."""
-        try:
-            await self._table.write()
-        except StorageError as error:
-            log.warning("cancel_save_failed", error=str(error))
-
     async def _cancel(self, job: LiveJob, *, interrupt: bool) -> bool:
         """Cancel a job that has left the queue.
 
@@ -115,7 +111,7 @@ class Cancellation:
                 self._table.advance(job, changes=JobChanges(wish=Wish.CANCEL))
             elif job.wish is Wish.NONE:
                 self._table.advance(job, changes=JobChanges(wish=Wish.INTERRUPT))
-            await self._write()
+            await self._table.write()  # before it is promised
             return True
         if worker is None or follower is None or not job.is_on_cloud:
             return False  # it ends already, or nobody can reach it
@@ -127,7 +123,7 @@ class Cancellation:
         except CloudError as error:
             raise LocalError(
                 "cloud_unreachable",
-                f"{worker.cloud.title} did not cancel the job, which continues; try again.",
+                "The job could not be cancelled on Comfy Cloud and continues; try again.",
                 kind="unavailable",
                 details=job.prompt_id,
                 retry_after=error.retry_after or 10.0,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import math
 from pathlib import Path
+from typing import Any
 
 import gated
 import graphs
+import pytest
 from engine.rig import Rig, running_engine
 from waiting import until
 
@@ -16,6 +18,7 @@ from proxy.cloud.resilience import RetryPolicy
 from proxy.jobs.messages import CancelAnswered, CancelRequested, JobReleased
 from proxy.jobs.models import Job
 from proxy.simulator import HttpFault, Simulator
+from proxy.storage.database import StorageError
 
 CANCEL = "POST /api/jobs/{id}/cancel"
 
@@ -63,6 +66,27 @@ async def test_an_interrupt_is_written_before_it_is_answered(
         assert stored is not None
         assert (stored.state, stored.interrupted) == ("submitting", True)
         assert (await rig.ended(sent)).state == "cancelled"
+
+
+@pytest.mark.parametrize("interrupt", [False, True])
+async def test_a_cancellation_that_cannot_be_written_is_not_promised(
+    interrupt: bool,
+    simulator: Simulator,
+    tmp_path: Path,
+    opened: asyncio.Event,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def refused(*_: Any) -> None:
+        raise StorageError("disk full")
+
+    async with running_engine(simulator, tmp_path) as rig:
+        sent = await being_sent(rig, simulator, opened)
+        wanted = CancelRequested("one", (sent.key,), interrupt)
+        with monkeypatch.context() as patch:
+            patch.setattr(rig.engine.table, "write", refused)
+            assert await rig.engine._cancellation.cancel(wanted) is None
+        on_cloud = list(simulator.jobs.values())[1]
+        await simulator.signal.until(lambda: on_cloud.status == "cancelled", 30)
 
 
 async def test_a_running_job_ends_when_the_cloud_says_so(
