@@ -26,7 +26,6 @@ from proxy.api.keys import (
     INVITATIONS,
     JOBS,
     JOURNAL,
-    LOOP_TURNS,
     MEMBERS,
     OBSERVATIONS,
     OPTIONS,
@@ -138,7 +137,6 @@ async def open_api(
     services[CIPHER] = storage.cipher
     services[SUPERVISOR] = supervisor
     services[BUDGET] = process.budget
-    services[LOOP_TURNS] = process.loop_turns
     services[SPOOL] = spool
     services[STREAMS] = streams
     services[POOLS] = pools

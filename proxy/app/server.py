@@ -18,7 +18,6 @@ from proxy.api.keys import (
     BUDGET,
     BUS,
     JOBS,
-    LOOP_TURNS,
     MEMBERS,
     OPTIONS,
     POOLS,
@@ -115,7 +114,6 @@ class Server:
             options.trusted_proxies,
             options.base_path,
             services,
-            services[LOOP_TURNS],
         )
         self._listener = HttpListener(
             self.app,

@@ -76,11 +76,7 @@ class Downloads:
         refuses the signature), `CloudUnreachable` or `CloudGarbage`; nothing is repeated but with
         an expired signature. A download without a byte for `timeout` seconds fails.
         """
-        try:
-            response = await self._open_call(cloud_name, type_, offset)
-        except CloudError as error:
-            error.title = self._http.title
-            raise
+        response = await self._open_call(cloud_name, type_, offset)
         try:
             skipped, size = _extent(response, offset)
             yield Download(size, partial(self._chunks, response, skipped))

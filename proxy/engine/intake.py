@@ -121,6 +121,7 @@ class Intake:
 def _no_account() -> LocalError:
     return LocalError(
         "no_account",
-        "No account accepts jobs of this member; ask an admin to add the member to an account.",
+        "No Comfy Cloud account accepts jobs of this member; ask an admin to add the member to an "
+        "account.",
         kind="forbidden",
     )

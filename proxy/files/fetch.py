@@ -22,7 +22,6 @@ from proxy.cloud.errors import CloudError, CloudRefused
 from proxy.cloud.resilience import Attempts, RetryPolicy
 from proxy.files.blobs import BlobError
 from proxy.files.cache import Cache, CacheLease, open_new, write_all
-from proxy.translate.errors import kept
 
 _log = structlog.get_logger(__name__)
 
@@ -100,7 +99,7 @@ class Fetch:
             self.lease = self._cache.keep(self.path, hash_, admitted=self.received)
             self.path = self.lease.path
         except (CloudError, BlobError, ContentWrongError, OSError) as error:
-            self.error = kept(error)
+            self.error = error
             _log.warning("content_download_failed", reason=str(error))
         except BaseException:
             self.error = ConnectionAbortedError("the proxy is stopping")

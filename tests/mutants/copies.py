@@ -82,7 +82,9 @@ def end_all(process: subprocess.Popen[str]) -> None:
     """End a program with all that it has started in its session."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
 
 
 def digest_of(names: Sequence[str]) -> str:

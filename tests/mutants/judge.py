@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -63,25 +64,33 @@ class Reached:
         return reached
 
 
-def reached(copy: Copy, defects: Sequence[Defect], processes: int) -> Reached:
-    """Run all tests and seeds once in a copy with probes, and return what comes to each defect.
-    Those that fail without a defect are left out."""
+def near_tests(defects: Iterable[Defect]) -> list[str]:
+    """Return the folders of the tests of the rooms of defects."""
+    rooms = sorted({f"tests/{defect.room}" for defect in defects})
+    return [name for name in rooms if (ROOT / name).is_dir()]
+
+
+def reached(
+    copy: Copy,
+    defects: Sequence[Defect],
+    tests: Sequence[str],
+    seeds: Sequence[int],
+    processes: int,
+) -> Reached:
+    """Run tests and seeds once in a copy with probes, and return what comes to each defect. Those
+    that fail without a defect are left out."""
     by_module: defaultdict[str, list[tuple[int, Defect]]] = defaultdict(list)
     for number, defect in enumerate(defects):
         by_module[defect.module].append((number, defect))
     for module, numbered in by_module.items():
         copy.write(module, probed(copy.source(module), numbered))
     (copy.folder / "proxy" / "_hits.py").write_text(HITS)
-    rooms = [name for name in map(_tests_of, sorted({each.room for each in defects})) if name]
+    words = [("pytest", "-q", "-p", "mutants.probe", "-n", str(processes), *tests)]
+    parts = [seeds[at : at + _PART] for at in range(0, len(seeds), _PART)]
+    words += [("mutants.probe", *map(str, part)) for part in parts]
     found = Reached()
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(processes) as pool:
-        variables = {FOLDER: name}
-        words = ("pytest", "-q", "-p", "mutants.probe", "-n", str(processes), *rooms, WHOLE)
-        runs = [copy.run(*words, variables=variables)]
-        seeds = list(map(str, (*SEEDS, *DEPLOYMENT_SEEDS)))
-        parts = [seeds[at : at + _PART] for at in range(0, len(seeds), _PART)]
-        runs += pool.map(lambda part: copy.run("mutants.probe", *part, variables=variables), parts)
-        for ran in runs:
+        for ran in pool.map(lambda words: copy.run(*words, variables={FOLDER: name}), words):
             if ran.code not in (0, 1):
                 raise RuntimeError(f"The tests do not run without a defect: {ran.output[-2000:]}")
         _gather(Path(name), found)
@@ -110,11 +119,6 @@ def _read(paths: Iterable[Path]) -> dict[str, dict]:
     return {name: one for path in paths for name, one in json.loads(path.read_text()).items()}
 
 
-def _tests_of(room: str) -> str | None:
-    name = f"tests/{room}"
-    return name if (ROOT / name).is_dir() else None
-
-
 class Judge:
     """Judges one defect after the other in a copy. With `alone` the simulation judges each, also
     where tests have caught it."""
@@ -123,37 +127,40 @@ class Judge:
         self._copy, self._found, self._alone = copy, found, alone
 
     def judged(self, number: int, defect: Defect) -> tuple[Verdict, Verdict | None]:
-        """Return who has caught a defect first, and what the simulation says of it, if it was
-        asked."""
+        """Return who of the near ones has caught a defect first, and what the simulation says of
+        it, if it was asked."""
+        with self._planted(defect):
+            first = self._unit(number, defect)
+            if first.by and not self._alone:
+                return first, None
+            simulated = self._simulated(number, defect)
+            return (first if first.by else simulated), simulated
+
+    def judged_by_whole(self, number: int, defect: Defect, found: Reached) -> Verdict:
+        """Return whether the tests of the whole proxy, which come to what was `found`, catch a
+        defect."""
+        tests = found.tests.get(number, {})
+        order = sorted(tests, key=tests.__getitem__)
+        totals = accumulate(tests[test] for test in order)
+        quick = [test for test, total in zip(order, totals, strict=True) if total <= _WHOLE_SECONDS]
+        with self._planted(defect):
+            return self._run("end-to-end", quick, _WHOLE_SECONDS)
+
+    @contextmanager
+    def _planted(self, defect: Defect) -> Iterator[None]:
         source = self._copy.source(defect.module)
         self._copy.write(defect.module, defect.planted(source))
         try:
-            first = self._unit(number, defect)
-            simulated = self._simulated(number, defect) if self._alone or not first.by else None
-            for stage in (lambda: simulated, lambda: self._whole(number)):
-                if not first.by:
-                    first = stage() or first
-            return first, simulated
+            yield
         finally:
             self._copy.write(defect.module, source)
 
     def _unit(self, number: int, defect: Defect) -> Verdict:
         path = Path(defect.module)
         own = f"tests/{path.parent.parts[0]}/test_{'_'.join((*path.parent.parts[1:], path.stem))}"
-        tests = {
-            test: seconds
-            for test, seconds in self._found.tests.get(number, {}).items()
-            if not test.startswith(WHOLE)
-        }
+        tests = self._found.tests.get(number, {})
         order = sorted(tests, key=lambda test: (not test.startswith(f"{own}.py"), tests[test]))
         return self._run("unit", order, sum(tests.values()))
-
-    def _whole(self, number: int) -> Verdict:
-        tests = self._found.tests.get(number, {})
-        whole = sorted((test for test in tests if test.startswith(WHOLE)), key=tests.__getitem__)
-        totals = accumulate(tests[test] for test in whole)
-        quick = [test for test, total in zip(whole, totals, strict=True) if total <= _WHOLE_SECONDS]
-        return self._run("end-to-end", quick, _WHOLE_SECONDS)
 
     def _run(self, name: str, tests: Sequence[str], seconds: float) -> Verdict:
         """Run tests until the first that fails."""

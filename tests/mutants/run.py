@@ -16,14 +16,25 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from mutants.copies import ROOT, Copy, digest_of
 from mutants.defects import KINDS, Defect, defects_of
-from mutants.judge import Judge, Reached, Verdict, reached
+from mutants.judge import (
+    DEPLOYMENT_SEEDS,
+    SEEDS,
+    WHOLE,
+    Judge,
+    Reached,
+    Verdict,
+    near_tests,
+    reached,
+)
+
+T = TypeVar("T")
 
 ROOMS = (
     *("engine", "jobs", "bus", "storage", "cloud"),
@@ -76,44 +87,78 @@ def drawn(defects: Sequence[Defect], seed: int, count: int) -> list[int]:
     return numbers
 
 
-def what_reaches(defects: Sequence[Defect], processes: int, copy: Copy) -> Reached:
-    """Return what comes to each defect, which is kept for as long as nothing changes."""
-    path = CACHE / f"{digest_of([defect.name for defect in defects])}.json"
+def what_reaches(
+    defects: Sequence[Defect],
+    tests: Sequence[str],
+    seeds: Sequence[int],
+    processes: int,
+    folder: Path,
+) -> Reached:
+    """Return what of tests and seeds comes to each defect, which is kept until anything changes."""
+    names = [*tests, *map(str, seeds), *(defect.name for defect in defects)]
+    path = CACHE / f"{digest_of(names)}.json"
     if not path.exists():
-        print("Looking which tests and seeds come to which place", flush=True)
-        reached(copy, defects, processes).save(path)
+        print(f"Looking what of {' '.join(tests)} comes to which place", flush=True)
+        reached(Copy(folder), defects, tests, seeds, processes).save(path)
     return Reached.load(path)
 
 
 def judge_all(
     defects: Sequence[Defect], numbers: Sequence[int], processes: int, *, alone: bool
 ) -> list[Judged]:
-    """Judge defects, and print who has caught each."""
-    results: list[Judged] = []
+    """Judge defects, and print who has caught each: what is near first, then the whole proxy."""
     with tempfile.TemporaryDirectory(prefix="mutants-") as name:
-        first, *copies = [Copy(Path(name, str(place))) for place in range(processes + 1)]
-        found = what_reaches(defects, processes, first)
+        folder = Path(name)
         judges: queue.SimpleQueue[Judge] = queue.SimpleQueue()
+        copies = [Copy(folder / str(place)) for place in range(processes)]
+        chosen = [defects[number] for number in numbers]
+        seeds = (*SEEDS, *DEPLOYMENT_SEEDS)
+        near = what_reaches(defects, near_tests(chosen), seeds, processes, folder / "near")
         for copy in copies:
-            judges.put(Judge(copy, found, alone=alone))
+            judges.put(Judge(copy, near, alone=alone))
 
-        def work(number: int) -> Judged:
-            judge = judges.get()
-            try:
-                return Judged(defects[number], *judge.judged(number, defects[number]))
-            finally:
-                judges.put(judge)
+        def by_near(judge: Judge, number: int) -> Judged:
+            judged = Judged(defects[number], *judge.judged(number, defects[number]))
+            if judged.first.by:
+                show(judged)
+            return judged
 
-        with ThreadPoolExecutor(processes) as pool:
-            for done in as_completed([pool.submit(work, number) for number in numbers]):
-                results.append(judged := done.result())
-                by = judged.first.by or "NOBODY"
-                if judged.simulated is not None and by != "simulation":
-                    by += ", simulation" if judged.simulated.by else ", not simulation"
-                print(f"{by}: {judged.defect.line}: {judged.defect.name}", flush=True)
-                if judged.first.about:
-                    print(f"    {judged.first.about[:150]}", flush=True)
-    return results
+        def by_whole(judge: Judge, number: int) -> Verdict:
+            return judge.judged_by_whole(number, defects[number], whole)
+
+        results = dict(zip(numbers, _each(by_near, judges, numbers), strict=True))
+        left = [number for number in numbers if not results[number].first.by]
+        if left:
+            whole = what_reaches(defects, [WHOLE], (), processes, folder / "whole")
+        for number, verdict in zip(left, _each(by_whole, judges, left), strict=True):
+            results[number] = results[number]._replace(first=verdict)
+            show(results[number])
+        return list(results.values())
+
+
+def _each(
+    work: Callable[[Judge, int], T], judges: queue.SimpleQueue[Judge], numbers: Sequence[int]
+) -> list[T]:
+    """Return what judges say of each defect; each judges one at a time."""
+
+    def judged(number: int) -> T:
+        judge = judges.get()
+        try:
+            return work(judge, number)
+        finally:
+            judges.put(judge)
+
+    with ThreadPoolExecutor(judges.qsize()) as pool:
+        return list(pool.map(judged, numbers))
+
+
+def show(judged: Judged) -> None:
+    """Print who has caught a defect."""
+    defect, first, simulated = judged
+    by = first.by or "NOBODY"
+    if simulated is not None and first.by == "unit":
+        by += " and simulation" if simulated.by else ", not simulation"
+    print(f"{by}: {defect.line}: {defect.name}\n    {first.about[:150]}", flush=True)
 
 
 def table(results: Sequence[Judged], *, alone: bool) -> list[str]:

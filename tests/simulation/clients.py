@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from simulation import workflows
+from simulation.database import server
 from simulation.plan import SPENDER, Action, ClientPlan
 from simulation.promises import BrokenPromiseError
 from simulation.replica import GoneError, Replica
@@ -34,6 +35,21 @@ _CUT_OFF = 10.0
 
 #: Seconds within which an engine that runs takes a job: a little less than a replica waits for it.
 _TAKEN_TIMEOUT = 25.0
+
+#: Seconds for which a client waits for a job that is being sent, to end it then.
+_AIM = 20.0
+_ON_ITS_WAY = (
+    "SELECT prompt_id FROM jobs WHERE member = ? AND state IN ('submitting', 'unknown') "
+    'ORDER BY state DESC, "order"'
+)
+#: One that waits, and counts as running where the member has no other.
+_FIRST = (
+    "SELECT prompt_id FROM jobs WHERE member = ? AND state = 'queued' AND accepted "
+    'ORDER BY number, "order"'
+)
+
+#: What lets nobody know which of a member's jobs a preview without an id is of.
+_LOST = frozenset({"event_lost", "event_reordered", "socket_closed", "node_unheard"})
 
 #: Errors after which a client does not know whether its job was taken.
 _UNKNOWN = (GoneError, TimeoutError, OutcomeUnknownError)
@@ -123,8 +139,24 @@ class SimulatedClient:
                 await self.listen()
             case "look":
                 await self._look(rng)
+            case "cancel_sent" | "interrupt_sent":
+                if (job := await self._wait_for(_ON_ITS_WAY)) is not None:
+                    await self._end(action.kind.removesuffix("_sent"), job, rng)
+            case "interrupt_killed":
+                if (job := await self._wait_for(_FIRST)) is not None:
+                    await self._end("interrupt", job, rng, and_kill=True)
             case _ if own:
                 await self._end(action.kind, rng.choice(own), rng)
+
+    async def _wait_for(self, statement: str) -> Submission | None:
+        """Wait for an own job that a statement finds; return it, if there is one within a while."""
+        ends = self.world.seconds + _AIM
+        while self.world.seconds < ends and not self.run.over:
+            row = server().raw.execute(statement, (self.member,)).fetchone()
+            if row is not None:
+                return self.run.find(row[0])
+            await asyncio.sleep(0.02)
+        return None
 
     async def submit(self, rng: random.Random, *, front: bool = False) -> None:
         """Submit a job, again with the same id where no answer came."""
@@ -150,6 +182,7 @@ class SimulatedClient:
                 await asyncio.sleep(1.0)
                 continue
             job.submitted_again = attempt > 0
+            self.world.to_end.discard(job.prompt_id)  # this is another one
             job.outcome, job.refusal = await self._submit(replica, request, attempt)
             if job.outcome != "unknown":
                 break
@@ -210,8 +243,11 @@ class SimulatedClient:
         """Cancel a job that does not come to its turn."""
         await self._end("cancel", job, self._rng)
 
-    async def _end(self, kind: str, job: Submission, rng: random.Random) -> None:
-        """Ask for the end of a job, or of several."""
+    async def _end(
+        self, kind: str, job: Submission, rng: random.Random, *, and_kill: bool = False
+    ) -> None:
+        """Ask for the end of a job, or of several; the engine may be killed when that is
+        answered."""
         id_, member = job.prompt_id, self.member
         calls: dict[str, tuple[Callable[[Jobs], Any], Iterable[Submission]]] = {
             "cancel": (lambda jobs: jobs.service.cancel(member, id_), [job]),
@@ -231,9 +267,27 @@ class SimulatedClient:
         if several:
             self.run.ending.append((member, kind))
         asked_at = self.world.seconds
-        await self._ask(rng, call)
+        sent = {job.mark.split("/")[1] for job in self.world.cloud_jobs()}
+        before = await self._queue(rng)
+        answered, value = await self._answer(rng, call)
+        if and_kill and answered:
+            self.run.kill_engine()
+        after = await self._queue(rng) if answered else None
+        come = {each for each in self._own() if not 0 < each.answered_at < asked_at}
+        for each in concerned:
+            if kind.startswith("interrupt") and come - {each}:
+                continue  # which one counts as running may have changed meanwhile
+            if kind == "interrupt_own" and not (each.client is self and self.listens):
+                continue  # it has another client's id, or none
+            if answered and _is_to_end(each, kind, value, asked_at, sent, before, after):
+                self.world.to_end.add(each.prompt_id)
         if several and self.world.seconds < asked_at + _TIMEOUT:  # else it may still come
             self.run.ending.remove((member, kind))
+
+    async def _queue(self, rng: random.Random, replica: Replica | None = None) -> str | None:
+        """Return the queue that a replica or any one shows, if it does."""
+        queue = await self._ask(rng, lambda jobs: jobs.service.queue_json(self.member), replica)
+        return queue.decode() if isinstance(queue, bytes) else None
 
     def _own(self) -> list[Submission]:
         return [job for job in self.run.jobs if job.client.member == self.member]
@@ -246,17 +300,23 @@ class SimulatedClient:
         self, rng: random.Random, call: Callable[[Jobs], Any], replica: Replica | None = None
     ) -> Any:
         """Ask a replica, or any one; return `None` where it refuses or is not there."""
+        return (await self._answer(rng, call, replica))[1]
+
+    async def _answer(
+        self, rng: random.Random, call: Callable[[Jobs], Any], replica: Replica | None = None
+    ) -> tuple[bool, Any]:
+        """Ask a replica, or any one; return whether it has answered, and what."""
         replica = replica or self.run.any_replica(rng)
         if replica is None:
-            return None
+            return False, None
 
         async def work(jobs: Jobs, _send: Callable[[Any], None]) -> Any:
             return await call(jobs)
 
         try:
-            return await replica.ask(work, _TIMEOUT)
+            return True, await replica.ask(work, _TIMEOUT)
         except (GoneError, TimeoutError, LocalError, StorageError):
-            return None
+            return False, None
 
     # --- what it watches -------------------------------------------------------------------
 
@@ -273,10 +333,9 @@ class SimulatedClient:
     ) -> None:
         """Look for an accepted job, first at a replica or any one: it is somewhere."""
         asked_at = self.world.seconds
-        queue = await self._ask(rng, lambda jobs: jobs.service.queue_json(self.member), replica)
-        if queue is None or not isinstance(queue, bytes):
+        if (queue := await self._queue(rng, replica)) is None:
             return
-        queued = f'"{job.prompt_id}"' in queue.decode()
+        queued = f'"{job.prompt_id}"' in queue
         over = job.heard_over_at
         if queued and over is not None and over < asked_at:
             self._stays_in_queue(job, asked_at)
@@ -396,6 +455,12 @@ class SimulatedClient:
             return
         socket.previews += 1
         job = self.run.find(preview.prompt_id)
+        member, _, shown = preview.image.removeprefix(b"\x89PNG").decode().partition("/")
+        if member != self.member:
+            about = f"{preview.prompt_id} has a picture of {member or 'a stranger'} {shown}"
+            self.run.fail(BrokenPromiseError("message_of_another_member", about))
+        elif not shown.startswith(preview.prompt_id) and not _LOST & self.run.plan.rates.keys():
+            self.run.fail(BrokenPromiseError("picture_of_another_job", f"{job} {shown}"))
         if job is None or job.client.member != self.member:
             self.run.fail(BrokenPromiseError("message_of_another_member", preview.prompt_id))
         elif not job.submitted_again and any(
@@ -412,11 +477,8 @@ class SimulatedClient:
 
     async def _look_into_queue_at(self, replica: Replica, job: Submission) -> None:
         asked_at = self.world.seconds
-        queue = await self._ask(
-            self._rng, lambda jobs: jobs.service.queue_json(self.member), replica
-        )
-        queued = isinstance(queue, bytes) and f'"{job.prompt_id}"' in queue.decode()
-        if queued:
+        queue = await self._queue(self._rng, replica)
+        if queue is not None and f'"{job.prompt_id}"' in queue:
             self._stays_in_queue(job, asked_at)
 
     def _stays_in_queue(self, job: Submission, asked_at: float) -> None:
@@ -442,3 +504,37 @@ class SimulatedClient:
         )
         if isinstance(listed, bytes) and f'"{job.prompt_id}"' not in listed.decode():
             raise BrokenPromiseError("end_before_history", f"{job.prompt_id} in the list")
+
+
+def _is_to_end(
+    job: Submission,
+    kind: str,
+    value: Any,
+    asked_at: float,
+    sent: set[str],
+    before: str | None,
+    after: str | None,
+) -> bool:
+    """Return whether the answer to an action says that a job ends, by the queue before and after.
+    What is taken out of it was `accepted` and not `sent` before (its head counts as running, and
+    stays); what is interrupted runs before, and is alone."""
+    if job.submitted_again or (after is None and kind != "cancel"):
+        return False
+    was_there = job.outcome == "accepted" and job.answered_at < asked_at
+    match kind:
+        case "cancel":
+            return value is True
+        case "delete" | "clear":
+            is_out = after is not None and f'"{job.prompt_id}"' not in after
+            return was_there and is_out and job.prompt_id not in sent
+    shown = (
+        _ids(before, "queue_running"),
+        _ids(before, "queue_pending"),
+        _ids(after, "queue_pending"),
+    )
+    return was_there and shown == ({job.prompt_id}, set(), set())
+
+
+def _ids(queue: str | None, part: str) -> set[str]:
+    """Return the ids of jobs in a part of the queue."""
+    return set() if queue is None else {item[1] for item in json.loads(queue)[part]}

@@ -113,10 +113,21 @@ class CloudModel:
     """One account: its jobs by their ids, in the order in which they came."""
 
     def __init__(
-        self, world: World, name: str, *, slots: int, seconds: float, previews: bool
+        self,
+        world: World,
+        name: str,
+        *,
+        slots: int,
+        seconds: float,
+        previews: bool,
+        strangers: int = 0,
     ) -> None:
         self._world = world
         self._previews = previews
+        #: Jobs of others on the account: so many have ended, and one more comes now and then.
+        self._strangers = [self._stranger(number, -1000 * number) for number in range(strangers)]
+        if strangers:
+            world.loop.in_world(world.weather.draw(0.0, 10.0), self._run_stranger)
         self._name = name
         self._weather = world.weather
         self._loop = world.loop
@@ -148,7 +159,7 @@ class CloudModel:
             case ["POST", "prompt"]:
                 return self._submit(json.loads(body))
             case ["GET", "jobs"]:
-                return 200, self._list(query)
+                return 200, self._list({} if self._weather.chance("filter_ignored") else query)
             case ["GET", "jobs", id_]:
                 return self._detail(id_)
             case ["POST", "jobs", id_, "cancel"]:
@@ -164,6 +175,8 @@ class CloudModel:
         return 404, {"code": "NOT_FOUND", "message": "no such route"}
 
     def _submit(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if self._weather.chance("key_refused") or self._weather.lasts("key_refused"):
+            return 401, {"code": "UNAUTHORIZED", "message": "the key is not valid"}
         if self._weather.chance("no_credits") or self._weather.no_credits():
             return 402, {"code": "INSUFFICIENT_CREDITS", "message": "no credits"}
         if self._weather.chance("throttled"):
@@ -183,7 +196,11 @@ class CloudModel:
         self.most_live = max(self.most_live, sum(each.counts for each in self.jobs.values()))
         world.note("cloud", job.mark, "submitted", job.id)
         self._loop.in_world(self._weather.draw(0.02, 0.3), self._start_waiting)
-        return 200, {"prompt_id": job.id, "number": len(self.jobs), "node_errors": {}}
+        told = job.id
+        if self._weather.chance("id_repeated"):
+            # Of one that was answered: nobody could tell of an id whose own answer got lost.
+            told = next(filter(self._world.is_recorded, self.jobs), job.id)
+        return 200, {"prompt_id": told, "number": len(self.jobs), "node_errors": {}}
 
     def _list(self, query: dict[str, str]) -> dict[str, Any]:
         wanted = [status for status in query.get("status", "").split(",") if status]
@@ -191,7 +208,7 @@ class CloudModel:
         now = self._loop.time()
         found = [
             self._entry(job)
-            for job in reversed(self.jobs.values())
+            for job in self._newest_first()
             if not job.forgotten
             and job.listed_at <= now
             and (not wanted or job.status in wanted or self._weather.chance("stale_list"))
@@ -199,6 +216,39 @@ class CloudModel:
         page = found[offset : offset + limit]
         more = len(found) > offset + limit
         return {"jobs": page, "pagination": {"has_more": more, "total": len(found)}}
+
+    def _newest_first(self) -> list[CloudJob]:
+        jobs = list(reversed(self.jobs.values()))
+        if self._strangers:
+            jobs = sorted((*jobs, *self._strangers), key=lambda job: -job.created)
+        return jobs
+
+    def _stranger(self, number: int, ago: int) -> CloudJob:
+        """Return a job that somebody else has sent to the account, and that has ended."""
+        at = self._world.true_ms() + ago
+        id_ = f"{self._world.weather.draw(0, 1):.9f}-stranger-{number}"
+        return CloudJob(id_, "", {}, {}, at, "completed", at, at)
+
+    def _run_stranger(self) -> None:
+        """Run a job of somebody else, which takes no slot of ours here; another one follows. What
+        is told of it is not lost: without that nobody could know of a picture whose it is."""
+        if self._weather.healed:
+            return
+        job = self._stranger(len(self._strangers), 0)
+        job.status, job.ended = "in_progress", None
+        self._strangers.append(job)
+        for type_, data in (("execution_start", {}), ("executing", {"node": "1"})):
+            message = json.dumps({"type": type_, "data": {"prompt_id": job.id, **data}})
+            for socket in list(self.sockets):
+                socket.receive(message, 0.0)
+        for socket in list(self.sockets):
+            socket.receive(self._preview(job, "1"), 0.0)
+        self._loop.in_world(self._weather.draw(0.1, 6.0), self._end_stranger, job)
+        self._loop.in_world(self._weather.draw(1.0, 15.0), self._run_stranger)
+
+    def _end_stranger(self, job: CloudJob) -> None:
+        job.status, job.ended = "completed", self._world.true_ms()
+        self._tell(job, "execution_success")
 
     def _entry(self, job: CloudJob) -> dict[str, Any]:
         entry: dict[str, Any] = {"id": job.id, "status": job.status, "create_time": job.created}
@@ -211,7 +261,7 @@ class CloudModel:
         return entry
 
     def _detail(self, id_: str) -> tuple[int, dict[str, Any]]:
-        job = self.jobs.get(id_)
+        job = self.jobs.get(id_) or next((job for job in self._strangers if job.id == id_), None)
         if job is None or job.forgotten or job.known_at > self._loop.time():
             return 404, {"code": "NOT_FOUND", "message": "no such job"}
         detail = self._entry(job)
@@ -258,6 +308,9 @@ class CloudModel:
             self._end(job, "cancelled")
             return
         node = next(nodes, None)
+        if node is None and self._world.must_end(job):
+            self._loop.in_world(1.0, self._next_node, job, nodes)
+            return
         if node is None:
             self._end(job, "completed")
             return
@@ -274,9 +327,12 @@ class CloudModel:
             self._finished(job)
             return
         self._world.note("cloud", job.mark, "node", node)
-        self._tell(job, "executing", node=node, display_node=node)
+        is_heard = not self._weather.chance("node_unheard")
+        if is_heard:
+            self._tell(job, "executing", node=node, display_node=node)
         if self._weather.draw(0.0, 1.0) < 0.5:
-            self._tell(job, "progress", node=node, value=1, max=2)
+            if is_heard:
+                self._tell(job, "progress", node=node, value=1, max=2)
             if self._previews:
                 self._show(job, node)
         seconds = self._weather.draw(0.0, 2 * self._seconds) / len(job.graph)
@@ -318,12 +374,18 @@ class CloudModel:
             self._send(socket, message)
 
     def _show(self, job: CloudJob, node: str) -> None:
-        """Send a preview (binary type 4, `contract/websocket.md`)."""
-        about = json.dumps({"prompt_id": job.id, "node_id": node, "image_type": "image/png"})
-        length = len(about).to_bytes(4, "big")
-        frame = b"".join(((4).to_bytes(4, "big"), length, about.encode(), b"\x89PNG"))
+        frame = self._preview(job, node)
         for socket in list(self.sockets):
             self._send(socket, frame)
+
+    def _preview(self, job: CloudJob, node: str) -> bytes:
+        """Return a preview (binary types 1 and 4, `contract/websocket.md`), which shows its job."""
+        picture = b"\x89PNG" + job.mark.encode()
+        if self._weather.chance("preview_unnamed"):
+            return b"".join(((1).to_bytes(4, "big"), (2).to_bytes(4, "big"), picture))
+        about = json.dumps({"prompt_id": job.id, "node_id": node, "image_type": "image/png"})
+        length = len(about).to_bytes(4, "big")
+        return b"".join(((4).to_bytes(4, "big"), length, about.encode(), picture))
 
     def _send(self, socket: CloudSocket, message: str | bytes) -> None:
         weather = self._weather

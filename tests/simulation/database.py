@@ -27,6 +27,7 @@ from proxy.storage.database import (
     Database,
     OutcomeUnknownError,
     StorageError,
+    UnitRefusedError,
     ValueRefusedError,
 )
 from proxy.storage.members import MemberRepository
@@ -239,11 +240,21 @@ class SimulatedDatabase(Database):
             raise BusyError("the database is overloaded")
         if weather.chance("unit_failed"):
             raise StorageError("the connection to the database was lost before the commit")
+        if writes and weather.chance("unit_repeated"):
+            self._run_in_vain(work)
         value = self._run(work, writes=writes)
         await asyncio.sleep(weather.way_to_database(self._process))
         if writes and self.shared:
             await self._settle()
         return value
+
+    @staticmethod
+    def _run_in_vain(work: Callable[[Connection], T]) -> None:
+        """Run a unit whose transaction is rolled back, as after a deadlock; it is run again."""
+        refusals = sqlite3.Error, SQLAlchemyError, StorageError, UnitRefusedError
+        with contextlib.suppress(*refusals), server().transaction(writes=True) as connection:
+            work(connection)
+            raise StorageError("deadlock")
 
     def _run(self, work: Callable[[Connection], T], *, writes: bool) -> T:
         try:

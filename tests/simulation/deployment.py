@@ -273,6 +273,9 @@ class DeploymentModel:
     def _next_node(self, job: DeploymentJob, nodes: Iterator[tuple[int, str]]) -> None:
         weather = self._weather
         if (following := next(nodes, None)) is None:
+            if not job.cancelled and self._world.must_end(job):
+                self._loop.in_world(1.0, self._next_node, job, nodes)
+                return
             if weather.chance("expired_early"):
                 job.expired_until = self._loop.time() + weather.draw(*_EXPIRED_EARLY)
             self._end(job, "succeeded")
@@ -311,7 +314,7 @@ class DeploymentModel:
             if before is not None and weather.chance("progress_back"):
                 self._tell(job, "progress", before)
             if self._previews:
-                picture = b64encode(b"\x89PNG").decode()
+                picture = b64encode(b"\x89PNG" + job.mark.encode()).decode()
                 job.preview = {"node_id": node, "content_type": "image/png"}
                 job.preview["data_base64"] = picture
                 self._tell(job, "preview", job.preview)

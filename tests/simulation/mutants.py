@@ -67,7 +67,9 @@ MUTANTS = {
         "cloud.sending", "if check is not None:\n        check()", "pass"
     ),
     "cancellation_after_the_term": Mutant(
-        "engine.cancellation", "except FencedError:", "except ZeroDivisionError:"
+        "engine.cancellation",
+        "except StorageError as error:\n            if not",
+        "except ZeroDivisionError as error:\n            if not",
     ),
     # what the database never takes
     "refused_value_tried_for_ever": Mutant(
@@ -98,8 +100,8 @@ MUTANTS = {
     ),
     "end_told_before_its_record": Mutant(
         "engine.following",
-        "await retried(partial(self._table.finish, job, end))",
-        "self._tell(job, ended.result); await retried(partial(self._table.finish, job, end))",
+        "ended = await self._record(job",
+        "self._tell(job, ended.result); ended = await self._record(job",
     ),
     "last_message_not_flushed": Mutant(
         "engine.following",
@@ -198,6 +200,16 @@ MUTANTS = {
         "jobs.replica_feed",
         "if subscribers.opened_before(",
         "if False and subscribers.opened_before(",
+    ),
+    # what clients were told
+    "error_believed": Mutant("engine.submitter", "frozenset({500, 502, 504})", "frozenset()"),
+    "interrupted_while_sent_runs": Mutant(
+        "engine.life",
+        "if job.interrupted:\n                    await worker.abandon(job.cloud_id)\n",
+        "if job.interrupted:\n",
+    ),
+    "cancelled_while_sent_runs": Mutant(
+        "engine.life", "await self._workers[job.account].cloud.cancel(job.cloud_id)", "pass"
     ),
     # deployments
     "sent_again_with_another_key": Mutant(

@@ -17,7 +17,7 @@ from multidict import CIMultiDict
 from simulation.deployment_files import STORAGE_HOST
 from simulation.event_stream import EventStream
 from simulation.loop import Process
-from simulation.weather import LATE
+from simulation.weather import LATE, Weather
 from yarl import URL
 
 from proxy.cloud import connections, sending
@@ -100,6 +100,9 @@ class SimulatedConnections:
             await self._broken()
         if weather.chance("request_lost") or (half_lost and weather.draw(0, 1) < 0.5):
             await self._broken()
+        failed = weather.chance("submission_failed" if submits else "gateway_failed")
+        if failed and weather.draw(0.0, 1.0) < 0.5:  # it has taken nothing
+            return _of_gateway(weather)
         if submits and (weather.chance("request_late") or weather.chance("submission_late")):
             late = weather.draw(1.0, LATE)
             loop.in_world(late, world.handle, method, url, body, headers, loop.create_future())
@@ -116,6 +119,8 @@ class SimulatedConnections:
             await self._broken()
         if weather.chance("gateway_error"):
             return SimulatedResponse(504, b"<html>")
+        if failed:
+            return _of_gateway(weather)
         if weather.chance("garbage") and method == "GET" and url.host != STORAGE_HOST:
             return SimulatedResponse(200, b"{broken")
         if isinstance(content, EventStream):
@@ -128,6 +133,11 @@ class SimulatedConnections:
         """Let a connection break after a while."""
         await asyncio.sleep(self.world.weather.draw(0.0, 5.0))
         raise aiohttp.ServerDisconnectedError
+
+
+def _of_gateway(weather: Weather) -> SimulatedResponse:
+    """Return an answer that does not say what has become of a request, mostly of a gateway."""
+    return SimulatedResponse((500, 502, 504)[int(weather.draw(0.0, 3.0)) % 3], b"<html>")
 
 
 def _readings(url: URL) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from simulation.weather import DEPLOYMENT_RATES, MORE_RATES, RATES
+from simulation.weather import DEPLOYMENT_RATES, MORE_RATES, NEWER_RATES, RATES
 
 MEMBERS = ("ann", "bob", "carol")
 #: The member with a hard budget a day, in credits.
@@ -69,7 +69,7 @@ class Plan:
     the number of slots where it is fixed, and learn it where it is not. With a `hook` a webhook
     hears of all jobs. Where `reads_often`, the jobs of accounts are read every few seconds. A run
     that `is_long` takes hours, and begins `after_noon` (s). Without `accounts` there is a
-    `deployment` alone."""
+    `deployment` alone. An account has as many jobs of `strangers`, and gets more."""
 
     seed: int
     replicas: int
@@ -88,6 +88,7 @@ class Plan:
     clients: tuple[ClientPlan, ...]
     actions: tuple[Action, ...]
     faults: tuple[Fault, ...]
+    strangers: int = 0
     is_long: bool = False
     after_noon: float = 0.0
     deployment: DeploymentPlan | None = None
@@ -181,7 +182,34 @@ def drawn(seed: int) -> Plan:
     plan = _drawn(seed)
     rng = random.Random(f"deployment {seed}")
     has_deployment = seed >= DEPLOYMENTS and rng.random() < _HAS_DEPLOYMENT
-    return _with_deployment(plan, rng) if has_deployment else plan
+    plan = _with_deployment(plan, rng) if has_deployment else plan
+    return _with_more(plan, random.Random(f"more {seed}"))
+
+
+def _with_more(plan: Plan, rng: random.Random) -> Plan:
+    """Return a plan with what is drawn beside all that others draw."""
+    rates = {
+        name: rng.uniform(0.2, 1.0) * highest
+        for name, highest in NEWER_RATES.items()
+        if rng.random() < 0.35
+    }
+    calm = not plan.rates and not plan.faults
+    aimed = (
+        Action(
+            rng.uniform(0.0, plan.duration),
+            rng.randrange(len(plan.clients)),
+            rng.choice(("cancel_sent", "interrupt_sent", *(() if calm else ("interrupt_killed",)))),
+            rng.getrandbits(32),
+        )
+        for _ in range(rng.choice((0, 0, 1, 3)))
+    )
+    return replace(
+        plan,
+        previews=True,
+        actions=tuple(sorted((*plan.actions, *aimed))),
+        strangers=rng.choice((0, 0, 0, 0, 3, 150)),
+        rates=plan.rates if calm else {**plan.rates, **rates},
+    )
 
 
 def _drawn(seed: int) -> Plan:

@@ -39,6 +39,8 @@ PROMISES = {
     "end_not_heard": "docs/reliability.md: open websockets get an end",
     "message_order": "docs/how-it-works.md: the messages of a local ComfyUI in the same order",
     "message_of_another_member": "docs/security.md: members hear of their own jobs",
+    "picture_of_another_job": "docs/security.md: a preview that may be of another job is left out",
+    "cancel_without_effect": "docs/how-it-works.md: a job that was cancelled does not run on",
     "budget_passed": "docs/costs.md: hard budgets",
     "slots_passed": "docs/how-it-works.md: at most `slots` jobs on the cloud",
     "state_not_stored": "docs/how-it-works.md: each job has one state, which is stored with it",
@@ -145,7 +147,7 @@ def check_cloud(run: Run) -> None:
             raise BrokenPromiseError("submitted_twice", f"{mark} {count} times")
     ids = _runs_by_id(run)
     for job in run.jobs:
-        if job.outcome == "refused" and ids[job.prompt_id] and not _is_withdrawn(run, job):
+        if job.outcome == "refused" and ids[job.prompt_id] and not _is_withdrawn(job):
             raise BrokenPromiseError("refused_job_ran", f"{job.prompt_id} {job.refusal}")
     most = max(cloud.most_live for cloud in run.world.clouds.values())
     # A job that fails over what cannot be stored keeps no slot until the cloud has cancelled it.
@@ -154,12 +156,11 @@ def check_cloud(run: Run) -> None:
         raise BrokenPromiseError("slots_passed", most)
 
 
-def _is_withdrawn(run: Run, job: Submission) -> bool:
+def _is_withdrawn(job: Submission) -> bool:
     """Return whether a client has cancelled a job while its submission was under way, and hears
-    that it was cancelled or not sent. It may have been on a deployment by then, while its replica
-    stood still."""
-    is_gone = job.refusal == "submission_withdrawn" and bool(job.unwanted)
-    return is_gone and run.plan.deployment is not None
+    that it was cancelled or not sent. It may have been sent by then, while its replica stood
+    still."""
+    return job.refusal == "submission_withdrawn" and bool(job.unwanted)
 
 
 def _runs_by_id(run: Run) -> Counter[str]:
@@ -222,7 +223,7 @@ def check_end(run: Run) -> None:
             raise BrokenPromiseError("ended_twice", id_)
         if job.outcome == "accepted" and not count and not job.unwanted:
             raise BrokenPromiseError("accepted_job_lost", id_)
-        if job.outcome == "refused" and count:
+        if job.outcome == "refused" and count and not _is_withdrawn(job):
             raise BrokenPromiseError("refused_job_ran", f"{id_} {job.refusal}")
         if count and not job.submitted_again:
             _check_heard(run, job)

@@ -82,6 +82,7 @@ class Run:
             accounts=plan.accounts,
             previews=plan.previews,
             after_noon=plan.after_noon,
+            strangers=plan.strangers,
             deployment=plan.deployment,
         )
         self.jobs: list[Submission] = []
@@ -339,6 +340,12 @@ class Run:
             replica.freeze()
             self.world.loop.in_world(seconds, replica.thaw)
 
+    def kill_engine(self) -> None:
+        """Kill the replica that runs the engine, for a while."""
+        for replica in self.replicas:
+            if self.world.leader() is replica.process and not replica.process.frozen:
+                self._spring(replica, "ambush_kill", 5.0)
+
     def _disturb_engine(self, replica: Replica, point: str, seconds: float) -> None:
         """Freeze the replica that runs the engine, or cut it off from the database: its lease is
         answered once more. The next one to run the engine is left alone."""
@@ -378,7 +385,7 @@ class Run:
             states.check(self.world, [each for each in self.replicas if _leads(each)])
 
     def _heal(self) -> None:
-        self.healed_at = self.world.seconds
+        self.healed_at = self.world.healed_at = self.world.seconds
         self.world.note("", "", "HEALED")
         self.world.weather.heal()
         for replica in self.replicas:

@@ -51,6 +51,18 @@ MORE_RATES: Mapping[str, float] = {
     "submission_late": 0.3,  # a submission whose connection has broken
 }
 
+#: More of them, which are drawn beside all of those.
+NEWER_RATES: Mapping[str, float] = {
+    "gateway_failed": 0.05,  # a 500, 502 or 504, whether the cloud has taken the request or not
+    "submission_failed": 0.3,  # the same in answer to a submission
+    "id_repeated": 0.1,  # the answer to a submission has the id of another job
+    "filter_ignored": 0.5,  # a list has what was not asked for
+    "node_unheard": 0.7,  # that a node runs, of which there are previews
+    "preview_unnamed": 0.7,  # a preview without the id of its job
+    "unit_repeated": 0.1,  # a unit of work runs twice, as after a deadlock
+    "key_refused": 0.01,
+}
+
 #: Those of a deployment alone, beside those of the cloud.
 DEPLOYMENT_RATES: Mapping[str, float] = {
     "not_ready": 0.05,

@@ -37,9 +37,7 @@ from proxy.bus import valkey
 from proxy.clock import SystemClock
 from proxy.cloud.connections import Connections
 from proxy.cloud.v2 import client
-from proxy.files import picture_worker
 from proxy.members import directory
-from proxy.processes import Processes
 from proxy.storage.start import migrate
 from proxy.translate.v2.submissions import id_by_mark
 
@@ -54,6 +52,10 @@ NOON = 1_577_880_000.0
 #: Seconds between two looks at the members, whom nobody changes here; the product's are a quarter
 #: of one, and would be a third of a run.
 _MEMBERS_INTERVAL = 5.0
+
+
+#: Seconds after everything has healed within which a job is cancelled that was to be.
+LATEST_CANCEL = 400.0
 
 
 class Line(NamedTuple):
@@ -102,6 +104,7 @@ class World:
         accounts: int = 1,
         previews: bool = False,
         after_noon: float = 0.0,
+        strangers: int = 0,
         deployment: DeploymentPlan | None = None,
     ) -> None:
         self.rng = random.Random(seed)
@@ -116,7 +119,12 @@ class World:
         #: The account of each host.
         self.clouds: dict[str, CloudModel | DeploymentModel] = {
             host: CloudModel(
-                self, host.partition(".")[0], slots=slots, seconds=seconds, previews=previews
+                self,
+                host.partition(".")[0],
+                slots=slots,
+                seconds=seconds,
+                previews=previews,
+                strangers=strangers,
             )
             for host in CLOUD_HOSTS[:accounts]
         }
@@ -134,6 +142,9 @@ class World:
                 self, deployment, seconds=seconds, previews=previews
             )
         self._began = self.loop.time()
+        #: The ids of jobs whose clients were told that they end, and when all has healed.
+        self.to_end: set[str] = set()
+        self.healed_at: float | None = None
         #: What is done to processes at a point of their next submission, by their names.
         self.ambushes: defaultdict[str, dict[str, Callable[[], None]]] = defaultdict(dict)
         #: The processes by their names in leases.
@@ -170,6 +181,23 @@ class World:
             place = "client" if process is None else process.name
         self.trace.append(Line(self.seconds, place, job, f"{what} {more}".rstrip()))
 
+    def must_end(self, job: CloudJob) -> bool:
+        """Return whether a job goes on until it is cancelled, since its client was told that it
+        ends; one that nobody finds cannot be. It is within a while after all has healed."""
+        waits = job.is_found and job.mark != "" and job.mark.split("/")[1] in self.to_end
+        if waits and self.healed_at is not None and self.seconds > self.healed_at + LATEST_CANCEL:
+            self.problems.append(("cancel_without_effect", job.mark))
+            return False
+        return waits
+
+    @staticmethod
+    def is_recorded(cloud_id: str) -> bool:
+        """Return whether the history has a job by its id on the cloud."""
+        found = database.server().raw.execute(
+            "SELECT 1 FROM history WHERE cloud_id = ?", (cloud_id,)
+        )
+        return found.fetchone() is not None
+
     def cloud_jobs(self) -> list[CloudJob]:
         """Return the jobs of all accounts."""
         return [job for cloud in self.clouds.values() for job in cloud.jobs.values()]
@@ -190,7 +218,7 @@ class World:
         if not answer.done():
             answer.set_result(found)
 
-    def _leader(self) -> Process | None:
+    def leader(self) -> Process | None:
         """Return the process that had the lease last."""
         leases = database.server().raw
         found = leases.execute("SELECT holder FROM leases WHERE name = 'engine'").fetchone()
@@ -198,11 +226,11 @@ class World:
 
     def leads(self, process: Process | None) -> bool:
         """Return whether the process had the lease last; read only where somebody waits for it."""
-        return process is not None and process.name in self.ambushes and self._leader() is process
+        return process is not None and process.name in self.ambushes and self.leader() is process
 
     def check_epoch(self, process: Process | None) -> None:
         """Note a problem if a process acts on the cloud although another one has its lease."""
-        leader = self._leader()
+        leader = self.leader()
         if process is not None and leader is not None and leader is not process:
             self.problems.append(("two_engines", f"{process.name} in the term of {leader.name}"))
 
@@ -240,7 +268,6 @@ class World:
             replace = stack.enter_context
             replace(mock.patch.object(clock, "source", self.clock))
             replace(mock.patch.object(randomness, "source", random.Random(self.rng.random())))
-            replace(mock.patch.object(Processes, "run", _carried_out))
             replace(mock.patch.object(valkey, "Redis", SimulatedRedis))
             replace(mock.patch.object(directory, "INTERVAL", _MEMBERS_INTERVAL))
             replace(mock.patch.object(client, "id_by_mark", self._id_by_mark))
@@ -299,11 +326,6 @@ def _unlocked(path: Path) -> Iterator[Path]:
     """Stands for `locked_folder`: a killed process of this world leaves no lock."""
     path.mkdir(parents=True, exist_ok=True)
     yield path
-
-
-async def _carried_out(_: Processes, task: Mapping[str, Any], _seconds: float) -> Any:
-    """Stands for `Processes.run`: processes of this world have none of their own."""
-    return await asyncio.to_thread(picture_worker.carried_out, task)
 
 
 def _memory() -> str | None:
