@@ -30,8 +30,8 @@ test test-probe test-cluster browser: export PYTHONDONTWRITEBYTECODE =
 test: $(DEV) ## run the tests
 	$(BIN)/python -m pytest -n auto --dist worksteal -q
 
-attacks: $(DEV) ## attack a running proxy, and print what other clients notice
-	$(BIN)/python -m pytest -n 2 -q -m attack tests/security
+attacks: $(DEV) ## attack a running proxy, and print what other clients notice; measure when a cloud is back
+	$(BIN)/python -m pytest -n 2 -q -m attack tests/security tests/end_to_end/test_cloud_that_returns.py
 
 test-probe: $(DEV) ## test the probe, a program of its own
 	$(BIN)/python -m pytest -n auto -q probe/tests

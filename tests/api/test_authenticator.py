@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -195,7 +194,6 @@ async def test_a_browser_is_led_to_the_sign_in_page(
 async def test_a_disabled_member_and_a_revoked_token_are_shown_out(
     team: Team, session: aiohttp.ClientSession
 ) -> None:
-    loop = asyncio.get_running_loop()
     for end in (
         lambda: team.members.change("bob", disabled=True),
         lambda: team.members.revoke(team.ann),
@@ -203,11 +201,9 @@ async def test_a_disabled_member_and_a_revoked_token_are_shown_out(
         token = team.bob if team.members.access(team.bob) else team.ann
         socket = await session.ws_connect(team.url / "t" / token / "ws")
         await socket.receive(timeout=TIMEOUT)
-        begun = loop.time()
         await end()
         closed = await socket.receive(timeout=TIMEOUT)
         assert (closed.type, closed.data) == (aiohttp.WSMsgType.CLOSE, 1008)
-        assert loop.time() - begun < TIMEOUT
         async with session.get(team.url / "t" / token / "queue") as answer:
             assert answer.status == 401
 

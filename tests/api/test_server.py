@@ -8,7 +8,6 @@ import json
 import shutil
 import ssl
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,8 @@ from wire import HEAD, POST, rest
 from proxy.cli import main
 from proxy.edge.tls import Certificate, CertificateError
 
-#: How many seconds late a loaded machine may be.
-UNDER_LOAD = 10.0
+#: A time to stop, in seconds, that is longer than the tests wait for an end.
+NEVER = 3600
 
 
 async def test_stopping_waits_for_an_answer_under_way(running: Any) -> None:
@@ -90,25 +89,22 @@ async def test_an_answer_that_takes_too_long_becomes_503(running: Any) -> None:
     async with running(stop_timeout=1) as server:
         reader, _ = await server.connect(POST.replace(b"100000", b"14") + b'{"prompt": {}}')
         await server.began.wait()
-        begun = time.monotonic()
         await server.server.stop()
-        assert time.monotonic() - begun < 1 + UNDER_LOAD
         answer = await rest(reader)
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["type"] == "stopping"
 
 
 async def test_idle_and_lingering_connections_do_not_hold_the_stop(running: Any) -> None:
-    async with running(stop_timeout=60) as server:
+    async with running(stop_timeout=NEVER) as server:
         idle, _ = await server.connect(HEAD + b"\r\n")
         await idle.readuntil(b"}")
         too_large = POST.replace(b"100000", b"%d" % (10**9))
         lingering, _ = await server.connect(too_large + b"x" * 100)
         await lingering.readuntil(b"\r\n\r\n")
         unfinished, _ = await server.connect(HEAD)
-        begun = time.monotonic()
-        await server.server.stop()
-        assert time.monotonic() - begun < UNDER_LOAD
+        async with asyncio.timeout(TIMEOUT):
+            await server.server.stop()
         for reader in (idle, lingering, unfinished):
             await rest(reader)
 
@@ -148,9 +144,8 @@ async def test_a_websocket_that_does_not_read_does_not_hold_the_stop(running: An
         )
         await reader.readuntil(b"\r\n\r\n")
         writer.transport.pause_reading()
-        begun = time.monotonic()
-        await server.server.stop()
-        assert time.monotonic() - begun < 1 + UNDER_LOAD
+        async with asyncio.timeout(TIMEOUT):
+            await server.server.stop()
 
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")

@@ -11,11 +11,14 @@ from typing import Any
 
 import aiohttp
 import graphs
+import pytest
 from cloud_process import CloudProcess
 from stack import TIMEOUT, Client, running_proxy
 
 from proxy.engine.policy import Policy
 from proxy.simulator import HttpFault, Simulator
+
+pytestmark = pytest.mark.attack
 
 #: Seconds without a cloud, in which the delays between attempts grow beyond the bound.
 OUTAGE = 14.0

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import aiohttp
@@ -15,6 +13,9 @@ from stack import Client
 
 from proxy.simulator import HttpFault, Simulator, SocketFault
 
+#: The time to stop, in seconds: more than the tests wait for an end.
+NEVER = "3600"
+
 
 async def submitting(client: Client) -> tuple[int, str]:
     """Submit; the status and the type of the error, if there is one."""
@@ -22,19 +23,12 @@ async def submitting(client: Client) -> tuple[int, str]:
     return status, answer.get("error", {}).get("type", "")
 
 
-async def seconds(stop: Callable[[], Awaitable[int]]) -> tuple[int, float]:
-    """The exit code, and how long it took."""
-    begun = time.monotonic()
-    code = await stop()
-    return code, time.monotonic() - begun
-
-
 async def test_the_end_keeps_its_time_and_all_jobs(
     simulator: Simulator, tmp_path: Path, session: aiohttp.ClientSession
 ) -> None:
     simulator.faults.add(SocketFault("stall", event="execution_start"))
     async with serving(
-        tmp_path, "--shutdown-timeout", "30", environment=before(simulator)
+        tmp_path, "--shutdown-timeout", NEVER, environment=before(simulator)
     ) as process:
         client = Client(session, process.url)
         async with client.listening() as listener:
@@ -45,16 +39,14 @@ async def test_the_end_keeps_its_time_and_all_jobs(
             simulator.faults.add(HttpFault("POST /api/prompt", delay=0.3))
             answer = asyncio.create_task(submitting(client))
             await simulator.wait_for_calls("POST /api/prompt", submission)
-            stopping = asyncio.create_task(seconds(process.stop))
+            stopping = asyncio.create_task(process.stop())
             assert await answer == (200, "")
             while not listener.socket.closed:
                 await listener.socket.receive()
             # Where other replicas may serve, clients are to connect again.
             several = bool(environment_of(tmp_path))
             assert listener.socket.close_code == (1012 if several else 1001)
-        code, taken = await stopping
-        assert code == 0
-        assert taken < 15
+        assert await stopping == 0
         assert b"Traceback" not in b"".join(process.said)
     await simulator.wait_for(job, "completed")
 
@@ -68,9 +60,7 @@ async def test_a_submission_that_waits_does_not_hold_the_end(
     ) as process:
         answer = asyncio.create_task(submitting(Client(session, process.url)))
         await simulator.wait_for_calls("POST /api/prompt")
-        code, taken = await seconds(process.stop)
-        assert code == 0
-        assert taken < 15
+        assert await process.stop() == 0
         # It is refused, or it is the client's, and goes on with the next start.
         assert await answer in ((503, "stopping"), (200, ""))
     assert simulator.jobs == {}
@@ -81,7 +71,7 @@ async def test_a_second_signal_ends_at_once(
 ) -> None:
     simulator.faults.add(HttpFault("POST /api/prompt", delay=60))
     async with serving(
-        tmp_path, "--shutdown-timeout", "60", environment=before(simulator)
+        tmp_path, "--shutdown-timeout", NEVER, environment=before(simulator)
     ) as process:
         answer = asyncio.create_task(submitting(Client(session, process.url)))
         await simulator.wait_for_calls("POST /api/prompt")
@@ -93,8 +83,6 @@ async def test_a_second_signal_ends_at_once(
                         pass
                 except aiohttp.ClientConnectorError:
                     break
-        code, taken = await seconds(process.stop)
-        assert code != 0
-        assert taken < 15
+        assert await process.stop() != 0
         answer.cancel()
         await asyncio.wait([answer])

@@ -13,6 +13,7 @@ import pytest
 from engine.rig import running_engine
 from engine.worlds import World
 from jobs.samples import job
+from stack import TIMEOUT
 from waiting import until
 
 from proxy.backoff import Backoff
@@ -180,5 +181,5 @@ async def test_a_rest_that_ends_while_the_dispatcher_looks_is_not_missed(
         assert health.until == pytest.approx(ends)
     waiting = world.add(job())
     supervisor.keep(dispatcher.run, "dispatch jobs")
-    assert await asyncio.wait_for(life.jobs.get(), 2.0) is waiting
+    assert await asyncio.wait_for(life.jobs.get(), TIMEOUT) is waiting
     await supervisor.close()
