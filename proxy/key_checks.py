@@ -46,14 +46,14 @@ class KeyChecks:
                 await cloud.check_key()
         except CloudUnauthorized:
             return (
-                "Comfy Cloud does not accept the API key: create one at "
-                f"https://platform.comfy.org, and {self._remedy(account)}."
+                "Comfy Cloud does not accept the API key of this proxy. Its admin must create one "
+                f"at https://platform.comfy.org, and {self._remedy(account)}."
             )
         except CloudRefused as error:
             if error.status == 403:
                 return (
-                    "The API key is valid, but its account needs a plan with API access (403): "
-                    "subscribe to Standard, Creator or Pro."
+                    "The API key of this proxy is valid, but its account needs a plan with API "
+                    "access (403): its admin must subscribe to Standard, Creator or Pro."
                 )
             if error.status in UNAVAILABLE_STATUSES:
                 self.silent.add(account)

@@ -25,7 +25,7 @@ _PROBE = "readiness"
 
 _BUS_AWAY = "The message bus cannot be reached; clients hear of jobs late until it can."
 _NOT_YET = "Comfy Cloud has not answered yet; try again later."
-_STOPPING = "This process is stopping: send requests to another one, or wait for its restart."
+_STOPPING = "The proxy is stopping: wait for its restart, or send requests to another replica."
 
 #: Seconds for which an answer is good while the cloud does not answer.
 _TRIAL_AGE = 0.5

@@ -251,7 +251,10 @@ async def test_the_banner_says_what_is_wrong_with_the_key(tmp_path: Path) -> Non
         words = ("serve", "--port", "0", "--data-dir", str(tmp_path))
         async with at_terminal(*words, environment=environment) as terminal:
             printed = await terminal.shows("Press Ctrl-C to stop.")
-    assert ": Comfy Cloud does not accept the API key: create one at https://" in printed
+    assert (
+        "does not accept the API key of this proxy. Its admin must create one at https://"
+        in printed
+    )
     assert "accepted" not in printed
     assert "wrong-one" not in printed
 
@@ -427,6 +430,27 @@ async def test_check_shows_what_the_account_tells(tmp_path: Path) -> None:
     plan = "Creator plan, 3 jobs at once, 30 minutes for a run, balance 12.34 USD."
     assert lines["plan"] == ("ok", plan)
     assert "billing" not in lines
+
+
+@pytest.mark.parametrize(
+    ("paid", "cents", "word", "says"),
+    [
+        (None, 1234, None, ""),
+        (None, 0, "warning", "The balance is 0.00 USD: Comfy Cloud will refuse partner nodes."),
+        (0, 0, "FAILED", "Comfy Cloud will refuse all jobs and partner nodes (no funds)."),
+    ],
+)
+async def test_check_says_what_an_account_cannot_pay(
+    tmp_path: Path, paid: int | None, cents: int, word: str | None, says: str
+) -> None:
+    async with Simulator(key=KEY) as simulator:
+        simulator.switches.update({"billing_for_keys": True})
+        account = simulator.account
+        account.credits, account.balance_cents = paid, cents
+        code, lines = await checked(tmp_path, simulator.base_url)
+    found, sentence = lines.get("credits", (None, ""))
+    assert (code, found) == (int(word == "FAILED"), word)
+    assert sentence.startswith(says)
 
 
 async def test_check_finds_a_key_that_does_not_work(tmp_path: Path) -> None:

@@ -213,8 +213,8 @@ def error_types() -> set[str]:
                 is_type = name.endswith("Error") and name not in _OF_NODES
                 if (is_type or name == "__init__") and isinstance(type_, ast.Constant):
                     found.add(str(type_.value))
-                if is_type and isinstance(type_, ast.Name) and type_.id.isupper():
-                    found.add(getattr(errors, type_.id))
+                if is_type and isinstance(type_, ast.Name) and hasattr(errors, type_.id):
+                    found.add(str(getattr(errors, type_.id)))
                 parameter = node.args[1]
                 if name in _OF_PARAMETERS and isinstance(parameter, ast.Constant):
                     found.add(f"invalid_{parameter.value}")

@@ -131,17 +131,20 @@ def test_what_decides_has_no_io_and_no_clock(path: Path) -> None:
     assert CLOCKS.findall(path.read_text(encoding="utf-8")) == []
 
 
-#: Clocks, random numbers and threads.
+#: Clocks, random numbers, threads and processes.
 SOURCES = re.compile(
     r"time\.(?:time|monotonic|perf_counter|process_time|thread_time)(?:_ns)?|time\.sleep"
     r"|(?:datetime\.|date\.)+(?:now|utcnow|today)|(?:uuid\.)?uuid[14]"
     r"|random\.\w+|secrets\.(?:choice|rand\w+)|(?:secrets\.)?token_(?:hex|bytes|urlsafe)|os\.urandom|SystemRandom"
     r"|(?:\w+\.)*(?:ThreadPoolExecutor|ProcessPoolExecutor)|(?:threading\.)?(?:Thread|Timer)"
+    r"|\w.*\.(?:subprocess_(?:exec|shell)|create_subprocess_\w+|Popen)"
 )
 #: The only modules with them; the simulator is a program of its own.
-WITH_SOURCES = {"clock.py", "randomness.py", "threads.py"}
+WITH_SOURCES = {"clock.py", "randomness.py", "threads.py", "processes.py"}
 #: Ends the process when its event loop is stuck, and so must not depend on it.
 STOPS_THE_PROCESS = ("serve.py", "threading.Timer")
+#: A command that starts a server as its user would.
+STARTS_A_SERVER = ("demo.py", "subprocess.Popen")
 
 
 def test_one_module_reads_the_clock_one_draws_and_one_starts_threads() -> None:
@@ -153,7 +156,43 @@ def test_one_module_reads_the_clock_one_draws_and_one_starts_threads() -> None:
         if isinstance(node, ast.Name | ast.Attribute)
         and SOURCES.fullmatch(called := ast.unparse(node))
     }
-    assert found == {STOPS_THE_PROCESS}
+    assert found == {STOPS_THE_PROCESS, STARTS_A_SERVER}
+
+
+def _is_error(node: ast.expr | None, name: str) -> bool:
+    """Whether a value is the error of this name, or has it as a part."""
+    match node:
+        case ast.Name(id=id_):
+            return id_ == name
+        case ast.Tuple(elts=parts) | ast.List(elts=parts) | ast.BoolOp(values=parts):
+            return any(_is_error(part, name) for part in parts)
+        case ast.IfExp(body=one, orelse=other):
+            return _is_error(one, name) or _is_error(other, name)
+    return False
+
+
+def test_no_error_is_kept_with_what_it_has_seen() -> None:
+    """It is kept by `kept` (`translate/errors.py`), or as a record of its words."""
+    found = [
+        f"{path.relative_to(PACKAGE)}:{kept.lineno}"
+        for path in MODULES
+        if room(path) != "simulator"
+        for handler in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(handler, ast.ExceptHandler) and handler.name
+        for kept in ast.walk(handler)
+        if (
+            isinstance(kept, ast.Assign)
+            and any(isinstance(target, ast.Attribute | ast.Subscript) for target in kept.targets)
+            and _is_error(kept.value, handler.name)
+        )
+        or (
+            isinstance(kept, ast.Call)
+            and isinstance(kept.func, ast.Attribute)
+            and kept.func.attr in {"add", "append", "setdefault", "put_nowait"}
+            and any(_is_error(value, handler.name) for value in kept.args)
+        )
+    ]
+    assert found == []
 
 
 def test_few_rooms_open_connections() -> None:

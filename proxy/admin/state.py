@@ -39,7 +39,7 @@ REASONS = {
     "budget": "the budget of the member allows no more",
     "ceiling": "the member's jobs under way may cost the rest of its budget",
     "limit": "the member's limit of running jobs is reached",
-    "disabled": "the member is disabled",
+    "disabled": "the member is disabled or was removed",
     "restored": "the job is from a backup and may have run since: an admin must release it",
     "no_account": "the member has no account",
     "no_credits": "the account has no credits left",

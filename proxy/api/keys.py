@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from proxy.files.assets import Assets
     from proxy.files.service import Files
     from proxy.jobs.service import JobService
+    from proxy.loop_turns import LoopTurns
     from proxy.members.accounting import Accounting
     from proxy.members.directory import Directory
     from proxy.members.invitations import Invitations
@@ -62,6 +63,7 @@ CIPHER: web.AppKey[Cipher] = web.AppKey("cipher")
 BUS: web.AppKey[EventBus] = web.AppKey("bus")
 #: Memory for clients.
 BUDGET: web.AppKey[MemoryBudget] = web.AppKey("budget")
+LOOP_TURNS: web.AppKey[LoopTurns] = web.AppKey("loop_turns")
 #: Long work in threads.
 TURNS: web.AppKey[Turns] = web.AppKey("turns")
 #: Disk space for requests of clients.

@@ -1,4 +1,4 @@
-// Shows in ComfyUI's web interface what is wrong with the Comfy Cloud account, and leads to the
+// Shows in ComfyUI's web interface why no jobs are accepted and what else is wrong, and leads to the
 // dashboard. The frontend loads it as it loads the script of a node pack.
 
 import { app } from "../../scripts/app.js";
@@ -27,7 +27,7 @@ function badges(state) {
     found.push({ text: "Simulator", variant: "warning", tooltip: "Jobs run on a simulated Comfy Cloud, with simulated results." });
   }
   if (state.trouble) {
-    found.push({ text: "Comfy Cloud", label: "Not ready", variant: "error", tooltip: state.trouble });
+    found.push({ text: "Jobs", label: "Not ready", variant: "error", tooltip: state.trouble });
   }
   if (state.problem) {
     found.push({ text: "Proxy", label: "Problem", variant: "warning", tooltip: state.problem });
@@ -42,18 +42,19 @@ function drawBadges(found) {
   app.registerExtension(badged);
 }
 
-/** Draw the state, and say once in a toast what has changed. */
+/** Draw the state, and say in one toast that trouble begins and in one that it ends: its sentence
+ * may change in between. */
 function draw(state) {
   const first = shown == null, { trouble = null, problem = null } = shown ?? {};
   shown = state;
   if (first || state.trouble !== trouble || state.problem !== problem) drawBadges(badges(state));
   const { toast } = app.extensionManager;
-  if (state.trouble && state.trouble !== trouble) {
-    toast.add({ severity: "error", summary: "Comfy Cloud does not accept jobs", detail: state.trouble, life: 30_000 });
+  if (state.trouble && !trouble) {
+    toast.add({ severity: "error", summary: "No jobs are accepted", detail: state.trouble, life: 30_000 });
   } else if (trouble && !state.trouble) {
-    toast.add({ severity: "success", summary: "Comfy Cloud accepts jobs again", life: 5_000 });
+    toast.add({ severity: "success", summary: "Jobs are accepted again", life: 5_000 });
   }
-  if (state.problem && state.problem !== problem) {
+  if (state.problem && !problem) {
     toast.add({ severity: "warn", summary: "Jobs run, but something is wrong", detail: state.problem, life: 30_000 });
   }
 }

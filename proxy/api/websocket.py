@@ -28,8 +28,8 @@ from proxy.api.requests import connection_of, member_of, way_of
 from proxy.api.send_queue import SendQueue
 from proxy.budget import Allocation, ThresholdAllocation
 from proxy.edge.connections import Connection
-from proxy.edge.loop_turns import Driver
 from proxy.jobs.subscribers import Moment
+from proxy.loop_turns import Driver
 from proxy.supervisor import Supervisor
 from proxy.translate import codec, frames
 from proxy.translate.events import Binary, Event, Message, NodeText, Preview, status

@@ -26,6 +26,7 @@ from proxy.api.keys import (
     INVITATIONS,
     JOBS,
     JOURNAL,
+    LOOP_TURNS,
     MEMBERS,
     OBSERVATIONS,
     OPTIONS,
@@ -137,6 +138,7 @@ async def open_api(
     services[CIPHER] = storage.cipher
     services[SUPERVISOR] = supervisor
     services[BUDGET] = process.budget
+    services[LOOP_TURNS] = process.loop_turns
     services[SPOOL] = spool
     services[STREAMS] = streams
     services[POOLS] = pools

@@ -10,6 +10,7 @@ from typing import TypeVar
 from proxy.budget import MemoryBudget
 from proxy.cloud.event_socket import Timeouts
 from proxy.engine.policy import Policy
+from proxy.loop_turns import LoopTurns
 from proxy.metrics import Metrics
 from proxy.settings import ConfigError, Settings
 from proxy.storage.database import StorageError
@@ -22,7 +23,7 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class Process:
     """What every part of the process is given; `turns` are those of members at work on JSON and
-    graphs."""
+    graphs, `loop_turns` those of the event loop."""
 
     settings: Settings
     timeouts: Timeouts
@@ -31,6 +32,7 @@ class Process:
     metrics: Metrics
     budget: MemoryBudget
     turns: Turns = field(default_factory=thread_turns)
+    loop_turns: LoopTurns = field(default_factory=LoopTurns)
 
 
 async def read_at_start(what: str, call: Callable[[], Awaitable[T]]) -> T:

@@ -18,6 +18,7 @@ from proxy.api.keys import (
     BUDGET,
     BUS,
     JOBS,
+    LOOP_TURNS,
     MEMBERS,
     OPTIONS,
     POOLS,
@@ -114,6 +115,7 @@ class Server:
             options.trusted_proxies,
             options.base_path,
             services,
+            services[LOOP_TURNS],
         )
         self._listener = HttpListener(
             self.app,

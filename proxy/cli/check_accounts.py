@@ -89,7 +89,9 @@ async def _check_account(account: AccountAccess, missing: str, checks: CheckRepo
         if missing or not await checks.passes("key", _key_works(client, account)):
             checks.add("event socket", problem="Not tested, because it needs a valid key.")
             return False
-        checks.add("plan", fine=_plan_sentence(await client.billing.plan()))
+        plan = await client.billing.plan()
+        checks.add("plan", fine=_plan_sentence(plan))
+        _check_credits(plan, await client.billing.run_refusal(), checks)
         await checks.passes("event socket", _socket_opens(account))
         return await client.billing.access() == "refused"
     finally:
@@ -152,6 +154,27 @@ def _plan_sentence(plan: AccountPlan) -> str:
     if sentence := plan.sentence():
         return f"{sentence}."
     return "The cloud does not say: the proxy discovers how many jobs run at once."
+
+
+def _check_credits(plan: AccountPlan, refusal: str | None, checks: CheckReport) -> None:
+    """Say what the account cannot pay. `refusal` is why it may run nothing; `None` is unknown."""
+    more = "Add credits at https://platform.comfy.org."
+    if refusal:
+        checks.add(
+            "credits",
+            problem=f"Comfy Cloud will refuse all jobs and partner nodes ({refusal}). {more}",
+        )
+    elif plan.balance_cents is not None and plan.balance_cents <= 0:
+        jobs = (
+            "It runs other jobs"
+            if refusal == ""
+            else "It refuses other jobs, too, unless the plan includes them"
+        )
+        checks.add(
+            "credits",
+            warning=f"The balance is {plan.balance}: Comfy Cloud will refuse partner nodes. "
+            f"{jobs}. {more}",
+        )
 
 
 async def _reachable(client: CloudClient) -> str:

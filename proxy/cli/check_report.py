@@ -32,11 +32,13 @@ class CheckReport:
         self.account = account
         self._print(f"account {account}")
 
-    def add(self, what: str, *, fine: str = "", problem: str = "") -> bool:
-        """Add the sentence about one check; returns whether it succeeded."""
-        row = {"check": what, "ok": not problem, "message": problem or fine}
+    def add(self, what: str, *, fine: str = "", warning: str = "", problem: str = "") -> bool:
+        """Add the sentence about one check; returns whether it succeeded, maybe with a warning."""
+        message = problem or warning or fine
+        row = {"check": what, "ok": not problem, "message": message}
         self.rows.append({"account": self.account, **row} if self.account else row)
-        self._print(f"{'FAILED' if problem else 'ok':<8}{what:<14}{problem or fine}")
+        word = "FAILED" if problem else "warning" if warning else "ok"
+        self._print(f"{word:<8}{what:<14}{message}")
         return not problem
 
     async def passes(self, what: str, look: Awaitable[str]) -> bool:

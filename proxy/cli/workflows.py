@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from proxy import randomness
 from proxy.cli.comfy import Graph
 from proxy.cli.common import UsageError
-from proxy.files.pictures import NotAPictureError, opened
+from proxy.files.opened_pictures import NotAPictureError, opened
 from proxy.translate import codec, editor
 from proxy.translate.reading import field_of
 

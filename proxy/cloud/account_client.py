@@ -49,6 +49,8 @@ class AccountClient:
     #: The most seconds for a call that is made aside, and whether its answers are observed.
     aside_timeout: ClassVar[float] = float("inf")
     observes_aside: ClassVar[bool] = True
+    #: What sentences to people call it, at their beginning.
+    title: str = "Comfy Cloud"
     #: Why the account can take no jobs, whatever it answers.
     unusable: str = ""
 

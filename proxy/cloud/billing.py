@@ -13,7 +13,7 @@ from proxy.cloud.answers import Answer
 from proxy.cloud.errors import CloudError, CloudGarbage, CloudRefused
 from proxy.cloud.http import Http
 from proxy.translate.billing import BookedPage, page_of
-from proxy.translate.plans import AccountPlan, plan_of
+from proxy.translate.plans import AccountPlan, plan_of, run_refusal_of
 from proxy.translate.times import rfc3339
 
 #: Events of a page (the maximum of the cloud).
@@ -36,6 +36,11 @@ class CloudBilling:
         Never raises."""
         routes = ("features", "billing/status", "billing/balance")
         return plan_of(*await asyncio.gather(*map(self._optional, routes)))
+
+    async def run_refusal(self) -> str | None:
+        """Return why the account may run nothing, as far as the cloud says so (see `run_refusal_of`
+        in `proxy.translate.plans`). Never raises."""
+        return run_refusal_of(await self._optional("billing/capabilities"))
 
     async def events(self, since: int, until: int, page: int = 1) -> BookedPage:
         """Return a page of the events from `since` to `until` (ms), newest first.

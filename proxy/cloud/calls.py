@@ -71,6 +71,7 @@ API = CloudApi(
         "features": "GET",
         "billing/status": "GET",
         "billing/balance": "GET",
+        "billing/capabilities": "GET",
         "billing/events": "GET",
     },
     lambda key: {"X-API-Key": key},

@@ -76,7 +76,11 @@ class Downloads:
         refuses the signature), `CloudUnreachable` or `CloudGarbage`; nothing is repeated but with
         an expired signature. A download without a byte for `timeout` seconds fails.
         """
-        response = await self._open_call(cloud_name, type_, offset)
+        try:
+            response = await self._open_call(cloud_name, type_, offset)
+        except CloudError as error:
+            error.title = self._http.title
+            raise
         try:
             skipped, size = _extent(response, offset)
             yield Download(size, partial(self._chunks, response, skipped))

@@ -41,9 +41,11 @@ class CloudError(Exception):
     """Base of all failures of calls to Comfy Cloud.
 
     `retry_after` is in how many seconds it is worth calling again, `None` if that is unknown.
+    `title` is what sentences to people call the server.
     """
 
     retry_after: float | None = None
+    title: str = "Comfy Cloud"
 
 
 class CloudUnreachable(CloudError):
@@ -154,10 +156,10 @@ def unanswered(error: CloudError, lead: str, then: str) -> LocalError:
     `lead` begins the sentence, `then` ends it with what to do when the cloud answers again.
     """
     type_ = "cloud_unreachable"
-    why = "Comfy Cloud cannot be reached; check the network of the proxy"
+    why = f"{error.title} cannot be reached; check the network of the proxy"
     if isinstance(error, CloudDown) and error.status is not None:
         type_ = "cloud_unavailable"
-        why = f"Comfy Cloud is unavailable ({error.status}); try again later"
+        why = f"{error.title} is unavailable ({error.status}); try again later"
     return LocalError(
         type_,
         f"{lead}: {why}, then {then}.",

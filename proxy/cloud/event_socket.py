@@ -55,9 +55,6 @@ _MIN_STABLE = 5.0
 #: Seconds for the close frame of the cloud, however much it sends before.
 _CLOSE_TIMEOUT = 1.0
 
-#: Messages that are handled before other work has its turn: many may have come at once.
-_MESSAGES_A_TURN = 16
-
 #: Messages that the cloud sends on every new connection, even on one that stalls.
 _GREETINGS = frozenset({"status", "feature_flags"})
 
@@ -166,7 +163,7 @@ class EventSocket:
         if self._task is None:
             self._decided.clear()
             await self._connections.start()
-            self._task = asyncio.create_task(self._run(), name="cloud event socket")
+            self._task = asyncio.create_task(self._driven(), name="cloud event socket")
 
     async def wait_connected(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds until the socket is open. Return whether it is.
@@ -207,6 +204,9 @@ class EventSocket:
             await stop(self._task)
             await self._connections.close()
             self._task = None
+
+    async def _driven(self) -> None:
+        await self.observer.driver.drive(self._run())
 
     async def _run(self) -> None:
         failures = 0
@@ -284,13 +284,10 @@ class EventSocket:
         async with asyncio.TaskGroup() as group:
             watch = group.create_task(self._watch(socket), name="cloud event socket's watchdog")
             self._rejections = Rejections()
-            heard = 0
             async for message in socket:
                 if message.type is aiohttp.WSMsgType.ERROR:
                     break
-                heard += 1
-                if heard % _MESSAGES_A_TURN == 0:
-                    await asyncio.sleep(0)
+                await self.observer.driver.give_way()  # many may have come at once
                 try:
                     if message.type is aiohttp.WSMsgType.TEXT:
                         self._text(message.data)

@@ -73,7 +73,7 @@ class Http:
     """Requests to the cloud's host.
 
     `addresses` checks where they go, `monitor` notes them, and `observations` gets the answers that
-    no document lists.
+    no document lists. Errors have the `title` of the server.
     """
 
     addresses: CloudAddresses
@@ -84,6 +84,7 @@ class Http:
     gate: CallGate
     monitor: CallMonitor
     observations: AccountObservations
+    title: str = CloudError.title
 
     def __post_init__(self) -> None:
         self.connections = Connections(
@@ -152,6 +153,7 @@ class Http:
                     return await asyncio.to_thread(parse, answer)
                 return parse(answer)
             except CloudError as error:
+                error.title = self.title
                 if isinstance(error, CloudGarbage):
                     self.unlisted(call, error.problem, answer and answer.example())
                 wait = attempts.failed(error)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, field
 
+from proxy.loop_turns import Driver, new_driver
 from proxy.translate.frames import CloudFrame
 from proxy.translate.snapshots import Snapshot
 
@@ -21,7 +22,7 @@ class Observer(Struct, frozen=True):
     `on_event(type, data)` gets an event in the form of ComfyUI, with the id on the cloud as its
     `prompt_id`; `on_frame` a picture or text; `on_snapshot` a job at one moment. `on_up()` says
     that events come (again), `on_down()` that some may be missed; `due()` returns whether events
-    should come.
+    should come. What the account sends is taken in steps of the `driver`.
     """
 
     on_event: Callable[[str, dict[str, Any]], None] = _ignore
@@ -30,3 +31,4 @@ class Observer(Struct, frozen=True):
     on_up: Callable[[], None] = _ignore
     on_down: Callable[[], None] = _ignore
     due: Callable[[], bool] = lambda: False
+    driver: Driver = field(default_factory=new_driver)

@@ -157,6 +157,10 @@ class Upstream(Protocol):
         """Use another key from the next call on."""
 
     @property
+    def title(self) -> str:
+        """What sentences to people call it, at their beginning."""
+
+    @property
     def unusable(self) -> str:
         """Why the account can take no jobs, whatever it answers; empty if it can."""
 

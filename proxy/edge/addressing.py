@@ -131,6 +131,8 @@ def client_of(peer: Peer, headers: Headers) -> str:
 
 def header_items(headers: Headers, name: str) -> list[str]:
     """Return the items of a header that is a list, of all its lines together."""
+    if not headers:  # aiohttp gives a plain dictionary to what it could not parse
+        return []
     items = ",".join(headers.getall(name, ())).split(",")
     return [item.strip() for item in items if item.strip()]
 

@@ -8,7 +8,7 @@ from msgspec import Struct, field
 
 from proxy.budget import MemoryBudget
 from proxy.edge.addressing import Network
-from proxy.edge.loop_turns import LoopTurns
+from proxy.loop_turns import LoopTurns
 from proxy.members.directory import Directory
 from proxy.supervisor import Supervisor
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-from proxy import clock
 from proxy.edge.aiohttp_internals import BY_TURNS
 from proxy.edge.connections import Connection
 
@@ -40,27 +39,27 @@ class InputProtocol(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Pass on what was read, or let it wait."""
         data, driver = self._buffer[:nbytes].tobytes(), self.connection.driver
-        if driver.turns.is_calm():
-            self.connection.data_received(data)
-        elif driver.account.must_wait:
+        is_calm = driver.turns.is_calm()
+        if not is_calm and driver.account.must_wait:
             self._waiting = data
             self.connection.pause(BY_TURNS)
             driver.account.add(driver.address, self._read_on)
         else:
-            self._pass_on(data)
+            self._pass_on(data, is_calm=is_calm)
 
-    def _pass_on(self, data: bytes) -> None:
+    def _pass_on(self, data: bytes, *, is_calm: bool) -> None:
         """Pass on input, and charge the time that it takes."""
-        began = clock.source.monotonic()
+        turns = self.connection.driver.turns
+        began = turns.now
         self.connection.data_received(data)
-        self.connection.driver.account.charge(clock.source.monotonic() - began)
+        turns.charge(self.connection.driver.account, began, is_calm=is_calm)
 
     def _read_on(self) -> bool:
         """Pass on what waits, and read again."""
         data, self._waiting = self._waiting, b""
         if data:
             try:
-                self._pass_on(data)
+                self._pass_on(data, is_calm=self.connection.driver.turns.is_calm())
                 self.connection.resume(BY_TURNS)
             except Exception as error:  # noqa: BLE001 (as asyncio does; others have their turns)
                 context = {"message": "input was not taken", "exception": error, "protocol": self}

@@ -18,10 +18,10 @@ from aiohttp import StreamReader, WSCloseCode, WSMessage, WSMsgType, web
 from proxy.budget import Allocation, ThresholdAllocation
 from proxy.edge.aiohttp_internals import BY_ANSWER, PausedReading, has_waiting_request
 from proxy.edge.context import EdgeContext
-from proxy.edge.loop_turns import Driver
 from proxy.edge.raw_answers import HEADERS_TOO_LARGE
+from proxy.loop_turns import Driver
 from proxy.owners import Owner
-from proxy.translate.errors import LocalError
+from proxy.translate.errors import LocalError, kept
 
 log = structlog.get_logger(__name__)
 
@@ -171,7 +171,7 @@ class LimitedConnection(PausedReading):
                 self._limit_input()
         elif has_waiting_request(self):  # an error of the parser
             self.pause(BY_ANSWER)
-            body.set_exception(INVALID_BODY)
+            body.set_exception(kept(INVALID_BODY))
         elif body.total_bytes != self._body_bytes:
             self._body_bytes, self._input = body.total_bytes, 0
         else:

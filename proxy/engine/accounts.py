@@ -18,6 +18,7 @@ from proxy.cloud.upstream import Upstream
 from proxy.jobs.models import AccountKind
 from proxy.translate.errors import (
     LocalError,
+    kept,
 )
 from proxy.translate.plans import AccountPlan
 
@@ -177,7 +178,7 @@ class AccountHealth(Struct, eq=False):
     ) -> None:
         """Note that the account refused a job for a reason of its own; `asked` is its `Retry-After`
         in seconds."""
-        self.known, self.refusal = True, refusal
+        self.known, self.refusal = True, None if refusal is None else kept(refusal)
         if reason not in UNABLE:
             self.unable_since = None
         elif self.unable_since is None:

@@ -123,7 +123,7 @@ class Cancellation:
         except CloudError as error:
             raise LocalError(
                 "cloud_unreachable",
-                "The job could not be cancelled on Comfy Cloud and continues; try again.",
+                f"{worker.cloud.title} did not cancel the job, which continues; try again.",
                 kind="unavailable",
                 details=job.prompt_id,
                 retry_after=error.retry_after or 10.0,

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 import structlog
 from msgspec import Struct
 
+from proxy import clock
 from proxy.backoff import Backoff
 from proxy.clock import now
 from proxy.cloud.errors import CloudError, CloudOversized
@@ -39,7 +40,7 @@ from proxy.engine.tracker import (
 from proxy.jobs.models import Job
 from proxy.storage.database import StorageError, ValueRefusedError
 from proxy.translate.events import Message, Preview, is_terminal
-from proxy.translate.frames import CloudPicture
+from proxy.translate.frames import CloudPicture, CloudText
 from proxy.translate.graph_shape import class_of
 from proxy.translate.packs import Failure, NodeFailedError
 
@@ -50,27 +51,26 @@ T = TypeVar("T")
 #: Between two tries to read or write what a job cannot continue without.
 _RETRY = Backoff(0.05, 2.0, factor=1.7)
 
-#: Above this many waiting inputs pictures are dropped.
-_MAX_INPUTS = 64
+#: Above this many waiting inputs pictures are dropped, and an input that says the same as the last
+#: one takes its place; above the second number all but ends are dropped, and the detail is read.
+_MAX_INPUTS, _MOST_INPUTS = 64, 5000
 
 #: A detail that was too large so often is not read again.
 _MAX_OVERSIZED = 3
 
-#: Why the detail is read no longer.
-_OVERSIZED = GiveUp(
-    "Comfy Cloud's record of this job is too large to be read; find the outputs of the job on the "
-    "cloud.",
-    lost=True,
+#: Why the detail is read no longer, after the name of who has it.
+_OVERSIZED = (
+    "has a record of this job that is too large to be read; find the outputs of the job there."
 )
-_GONE = GiveUp("Comfy Cloud no longer has this job.", lost=True)
+_GONE = "no longer has this job."
+_UNREPORTED = "did not report how this job ended."
+_CONTINUES = GiveUp("The job continues.")
 #: Why a job fails whose outputs or end the database does not take.
 UNSTORABLE = (
     "The proxy cannot store what this job has made: its database refuses a name, a text or a "
     "number in it, and the log says which. Change the workflow, such as its filename_prefix, and "
     "run it again."
 )
-_UNREPORTED = GiveUp("Comfy Cloud did not report how this job ended.", lost=True)
-_CONTINUES = GiveUp("Comfy Cloud reports that this job continues.")
 
 #: A value that the storage refuses so often is not tried again; two writers at once may be behind
 #: the first time.
@@ -163,6 +163,11 @@ class JobFollower:
         return self.tracker.nodes.reports(limit)
 
     @property
+    def waiting(self) -> int:
+        """How many inputs wait."""
+        return len(self._inbox)
+
+    @property
     def reading(self) -> bool:
         """Whether the job's detail is being read already."""
         return self._detail_wanted.is_set()
@@ -196,6 +201,12 @@ class JobFollower:
                     self.end_reported.set()
                 case CloudPicture() if self._is_held_up and len(self._inbox) > _MAX_INPUTS:
                     continue
+                case EventReceived() | CloudText() if len(self._inbox) > _MAX_INPUTS:
+                    if len(self._inbox) > _MOST_INPUTS:
+                        self.read_detail()
+                        continue
+                    if _says_the_same(self._inbox[-1], what):
+                        self._inbox.pop()
             self._inbox.append(what)
             self._news.set()
 
@@ -300,9 +311,10 @@ class JobFollower:
 
     async def _read_detail(self, cloud: Upstream) -> GiveUp:
         """Post the detail again and again, and return why it is no longer of use."""
-        waited: defaultdict[GiveUp, float] = defaultdict(float)
+        title, waited = cloud.title, defaultdict[GiveUp, float](float)
         oversized = 0
         for wait in self.timeouts.growing():
+            began = clock.monotonic()
             await asyncio.sleep(wait)
             try:
                 snapshot = await cloud.job(self.job.cloud_id)
@@ -310,7 +322,7 @@ class JobFollower:
                 log.error("detail_rejected", error=str(error))
                 oversized += 1
                 if oversized == _MAX_OVERSIZED:
-                    return _OVERSIZED
+                    return GiveUp(f"{title} {_OVERSIZED}", lost=True)
                 continue
             except CloudError as error:
                 log.warning("detail_read_failed", error=str(error))
@@ -320,13 +332,26 @@ class JobFollower:
                 log.exception("detail_read_crashed")
                 continue
             if snapshot is None:
-                given_up, limit = _GONE, self.timeouts.lost
+                given_up = GiveUp(f"{title} {_GONE}", lost=True)
+                limit = self.timeouts.lost
             else:
                 self.post(SnapshotReceived(snapshot))
                 given_up, limit = _CONTINUES, self.timeouts.settle
                 if snapshot.ended:
-                    given_up, limit = _UNREPORTED, self.timeouts.settle_for(snapshot)
-            waited[given_up] += wait
+                    given_up = GiveUp(f"{title} {_UNREPORTED}", lost=True)
+                    limit = self.timeouts.settle_for(snapshot)
+            waited[given_up] += clock.monotonic() - began
             if waited[given_up] > limit:
                 return given_up
         raise AssertionError("the waits never end")
+
+
+def _says_the_same(last: Input, newer: Input) -> bool:
+    """Return whether an input says all that the last one does."""
+    match last, newer:
+        case (
+            EventReceived(type="progress" | "progress_state" as type_, data=before),
+            EventReceived(type=other, data=data),
+        ):
+            return type_ == other and before.get("node") == data.get("node")
+    return last == newer

@@ -14,7 +14,7 @@ from proxy.engine.accounts import PASSING, Account
 from proxy.engine.fair_share import MemberQueue, QueuePosition
 from proxy.engine.live_job import LiveJob
 from proxy.engine.scheduler import Scheduler
-from proxy.translate.errors import LocalError
+from proxy.translate.errors import LocalError, kept
 
 #: The message to a client about a job whose reason is `client`.
 WAITS_FOR_CLIENT = (
@@ -24,8 +24,7 @@ WAITS_FOR_CLIENT = (
 
 #: The same about one whose reason is `model`.
 WAITS_FOR_MODEL = (
-    "Not every Comfy Cloud account has {}, and those that have it are busy; the job waits for one "
-    "of them."
+    "Not every account has {}, and those that have it are busy; the job waits for one of them."
 )
 
 #: The same about one whose reason is `restored`.
@@ -130,7 +129,7 @@ class Forecast:
                 return None
             if health.unable_since >= since:
                 since, refusal = health.unable_since, health.refusal
-        return None if refusal is None else (since, refusal)
+        return None if refusal is None else (since, kept(refusal))
 
     def _resting(self, job: LiveJob) -> Account | None:
         """Return the first of the accounts that have what a job names, if all of them rest."""

@@ -121,7 +121,6 @@ class Intake:
 def _no_account() -> LocalError:
     return LocalError(
         "no_account",
-        "No Comfy Cloud account accepts jobs of this member; ask an admin to add the member to an "
-        "account.",
+        "No account accepts jobs of this member; ask an admin to add the member to an account.",
         kind="forbidden",
     )

@@ -31,10 +31,10 @@ _MAX_SINGLE = 8
 _MAX_FAILURES = 3
 
 _LOST: Mapping[Reason, str] = {
-    "dead_key": "Comfy Cloud no longer accepts the API key of the account of this job; find its "
-    "outputs on the cloud with that account.",
-    "unreachable": "Comfy Cloud was unreachable for too long; find the outputs of this job on the "
-    "cloud with its account.",
+    "dead_key": "{} no longer accepts this proxy's API key of the account of this job; ask an "
+    "admin of the proxy to find its outputs there with that account.",
+    "unreachable": "{} was unreachable for too long; find the outputs of this job there with its "
+    "account.",
 }
 
 
@@ -160,12 +160,13 @@ class Reconciler:
             reason, self._key_refused = "dead_key", True
             refusal = from_cloud(error.status, error.body, error.retry_after)
             self.scheduler.set_aside(self.account.name, "dead_key", refusal)
+        title = self.account.cloud.title
         lost = self.policy.lost_timeout and lasted >= self.policy.lost_timeout
         for job in live.values():
             self.table.show(job, reason=reason, message=None)
             if lost and job.follower is not None:
                 log.error("job_lost", job=job.prompt_id, member=job.member, reason=reason)
-                job.follower.post(GiveUp(_LOST[reason], lost=True))
+                job.follower.post(GiveUp(_LOST[reason].format(title), lost=True))
 
     async def _learn(self, ours: list[Snapshot]) -> None:
         """Find out whether jobs wait because the account runs no more at once."""

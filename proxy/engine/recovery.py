@@ -128,7 +128,8 @@ def _list_cut_off(job: Job) -> LocalError:
 def _account_removed(job: Job) -> LocalError:
     return LocalError(
         "JobLost",
-        f"The Comfy Cloud account {job.account} of this job was removed from the settings, and no "
-        "other account has the job; find its outputs on the cloud with that account.",
+        f"The account {job.account} of this job was removed from the settings, and no other "
+        "account has the job; ask an admin of this proxy to add the account again, or to find the "
+        "outputs there.",
         kind="not_found",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from proxy.budget import MemoryBudget
@@ -11,6 +11,7 @@ from proxy.costs.job_cost import Pricing
 from proxy.engine.run_times import RunTimes
 from proxy.engine.spending_gate import SpendingGate
 from proxy.jobs.models import Job
+from proxy.loop_turns import LoopTurns
 
 if TYPE_CHECKING:
     from proxy.catalog.service import Catalog
@@ -23,7 +24,8 @@ class JobResources:
     """What the lives of jobs use beside the cloud.
 
     `pricing` says what jobs cost, `run_times` are those of earlier runs; messages that are kept for
-    repetition take their memory from the `budget`. Jobs pass the `gate` before they are sent.
+    repetition take their memory from the `budget`. Jobs pass the `gate` before they are sent. What
+    accounts send is taken in `loop_turns`.
     """
 
     files: Files
@@ -33,6 +35,7 @@ class JobResources:
     run_times: RunTimes
     budget: MemoryBudget
     gate: SpendingGate | None = None
+    loop_turns: LoopTurns = field(default_factory=LoopTurns)
 
     def output_nodes(self, job: Job, node_errors: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the output nodes of a job that passed validation, as far as the catalog knows the

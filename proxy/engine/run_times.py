@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from statistics import median
 from typing import Any
 
 import msgspec
@@ -22,6 +23,9 @@ log = structlog.get_logger(__name__)
 #: The shapes, classes and kinds of jobs that are remembered, those that ran last, and the slowest
 #: nodes of a shape.
 MAX_SHAPES, MAX_CLASSES, MAX_JOBS, MAX_SLOWEST = 200, 1000, 2000, 200
+
+#: How many members must have run a shape for others to be expected to run it as long.
+MIN_MEMBERS = 3
 
 #: The part of the newest time in what is expected.
 _NEWEST = 0.3
@@ -72,8 +76,8 @@ class RunTimes:
         return expected(classes, self._shapes.get(shape_of(graph) or ""), self._classes)
 
     def typical(self, member: str, shape: str | None) -> float | None:
-        """Return how long a member's jobs of a shape run, or else those of all members (ms); `None`
-        if none has run."""
+        """Return how long a member's jobs of a shape run, or else the median of several members
+        (ms); `None` if that is not known."""
         if shape is None:
             return None
         return self._jobs.get(job_name(shape, member), self._jobs.get(job_name(shape)))
@@ -94,10 +98,21 @@ class RunTimes:
         if shape:
             self._shapes[shape] = nodes
             self._change(_SHAPE, shape)
-            for name in (job_name(shape, member), job_name(shape)):
-                _mix(self._jobs, name, ms)
-                self._change(JOB, name)
+            _mix(self._jobs, job_name(shape, member), ms)
+            self._change(JOB, job_name(shape, member))
+            self._learn_for_all(shape)
         self._trim(shape)
+
+    def _learn_for_all(self, shape: str) -> None:
+        """Expect of members who have not run a shape the median of those who have, if they are
+        several: one of them alone decides nothing for others."""
+        all_ = job_name(shape)
+        before = self._jobs.pop(all_, None)
+        times = [time for name, time in self._jobs.items() if name.startswith(all_)]
+        if len(times) >= MIN_MEMBERS:
+            self._jobs[all_] = median(times)
+        if before is not None or all_ in self._jobs:
+            self._change(JOB, all_)
 
     def _change(self, kind: str, name: str) -> None:
         self.unwritten.add((kind, name), None)

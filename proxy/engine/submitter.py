@@ -193,10 +193,11 @@ class Submitter:
         except CloudFilesGone:
             raise
         except CloudError as error:
+            error.title = self.cloud.title
             return _failed(error)
         if not self.finder.claim(submission.cloud_id):
             log.error("job_id_repeated", cloud_job=submission.cloud_id)
-            return _Try(Refused(_repeated()), lost=True, last=True)
+            return _Try(Refused(_repeated(self.cloud.title)), lost=True, last=True)
         return Sent(submission.cloud_id, submission.node_errors)
 
     async def _of_member(self, job: LiveJob, outcome: Outcome) -> Outcome:
@@ -240,7 +241,7 @@ def _failed(error: CloudError) -> Outcome | _Try:
         case CloudAmbiguous():
             log.warning("submission_answer_lost", error=str(error))
             if error.taken:
-                return _Try(Lost(_unconfirmed()), lost=True, last=True)
+                return _Try(Lost(_unconfirmed(error.title)), lost=True, last=True)
             if error.refused is not None:
                 return _Try(_refused(error.refused), lost=True, last=True)
             return _Try(_silent(error), lost=True, bound=error.repeatable)
@@ -258,7 +259,7 @@ def _failed(error: CloudError) -> Outcome | _Try:
                 return refused
             return _Try(refused, lost=lost, retry_after=error.retry_after or 0.0)
     log.warning("submission_answer_rejected", error=str(error))
-    return _Try(Elsewhere(_unreadable(), "unreachable"), lost=True)
+    return _Try(Elsewhere(_unreadable(error.title), "unreachable"), lost=True)
 
 
 def _bound(outcome: Outcome) -> Outcome:
@@ -280,30 +281,30 @@ def _refused(error: CloudRefused) -> Refused | Elsewhere:
     return Refused(answer) if fault is None else Elsewhere(answer, fault, error.retry_after)
 
 
-def _unconfirmed() -> LocalError:
+def _unconfirmed(title: str = "The account") -> LocalError:
     return LocalError(
         "submission_unanswered",
-        "Comfy Cloud did not confirm the job, so the proxy does not know whether it arrived. "
+        f"{title} did not confirm the job, so the proxy does not know whether it arrived. "
         "It stays in the queue until that is known; if it leaves the queue without a history "
         "entry, submit it again.",
         kind="unconfirmed",
     )
 
 
-def _unreadable() -> LocalError:
+def _unreadable(title: str) -> LocalError:
     return LocalError(
         "cloud_answer_unreadable",
-        "Comfy Cloud returned an unknown answer; try again. If the error persists, check the "
+        f"{title} returned an unknown answer; try again. If the error persists, check the "
         "setting `base_url`.",
         kind="bad_answer",
     )
 
 
-def _repeated() -> LocalError:
+def _repeated(title: str) -> LocalError:
     return LocalError(
         "job_id_repeated",
-        "Comfy Cloud answered with the id of another job, so this job cannot be followed. If the "
-        "job runs, its outputs are only on the cloud. Submit it again, and report this to Comfy "
+        f"{title} answered with the id of another job, so this job cannot be followed. If the "
+        "job runs, its outputs are only there. Submit it again, and report this to Comfy "
         "Cloud if it happens again.",
         kind="bad_answer",
     )

@@ -26,6 +26,7 @@ from proxy.engine.scheduler import Scheduler
 from proxy.engine.submitter import Submitter
 from proxy.engine.table import JobTable
 from proxy.jobs.models import JobState
+from proxy.loop_turns import driver_of
 from proxy.waits import until_set
 
 log = structlog.get_logger(__name__)
@@ -56,6 +57,7 @@ class AccountWorker:
             on_up=self._events_come,
             on_down=self._events_lost,
             due=self.any_running,
+            driver=driver_of(resources.loop_turns, account.name),
         )
         self.feed = account.cloud.events(observer, policy.timeouts)
         self.finder = JobFinder(

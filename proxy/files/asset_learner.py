@@ -13,7 +13,6 @@ from cachetools import TTLCache
 from proxy.cloud.errors import CloudError
 from proxy.files.content_index import hash_in
 from proxy.files.given_names import GivenName
-from proxy.files.pictures import metadata_of
 from proxy.files.service import Files
 from proxy.storage.assets import AssetRepository
 from proxy.storage.database import StorageError
@@ -82,9 +81,9 @@ class AssetLearner:
         lease = None if file is None else await self._files.library.cached(file)
         if lease is None:
             return
-        metadata = await asyncio.to_thread(metadata_of, lease.path)
-        if metadata is not None:
-            known = asset.member, asset.place, lease.path.name, metadata
+        header = await self._files.picture_workers.header(asset.member, lease.path)
+        if header is not None and header.metadata is not None:
+            known = asset.member, asset.place, lease.path.name, header.metadata
             await self._repository.write(lambda unit: unit.describe(*known))
 
     async def _ask(self, member: str, job: str) -> None:

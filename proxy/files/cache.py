@@ -259,18 +259,21 @@ class Cache:
         self._remove(f"c:{key}", entry)
         return None
 
-    def keep_conversion(self, key: str, data: bytes) -> None:
-        """Store a conversion, followed by its digest; a failure is only logged."""
+    def keep_conversion(self, key: str, partial: Path) -> bytes:
+        """Return a conversion from a file, and store it, followed by its digest; a failure of that
+        is only logged."""
+        data = partial.read_bytes()
         try:
-            partial = self.new_partial()
-            partial.write_bytes(data + blake3(data).digest())
+            with partial.open("ab") as file:
+                file.write(blake3(data).digest())
             partial.replace(self.path_of(f"c:{key}"))
         except OSError as error:
             _log.warning("conversion_store_failed", reason=str(error))
-            return
+            return data
         with self._mutex:
             self._put(f"c:{key}", _Entry(len(data) + _DIGEST, trusted=True))
             self._evict()
+        return data
 
     def _use(self, key: str) -> _Entry | None:
         """Return an entry and mark it as used; `None` if there is none or its file was removed."""

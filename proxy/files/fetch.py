@@ -22,6 +22,7 @@ from proxy.cloud.errors import CloudError, CloudRefused
 from proxy.cloud.resilience import Attempts, RetryPolicy
 from proxy.files.blobs import BlobError
 from proxy.files.cache import Cache, CacheLease, open_new, write_all
+from proxy.translate.errors import kept
 
 _log = structlog.get_logger(__name__)
 
@@ -99,7 +100,7 @@ class Fetch:
             self.lease = self._cache.keep(self.path, hash_, admitted=self.received)
             self.path = self.lease.path
         except (CloudError, BlobError, ContentWrongError, OSError) as error:
-            self.error = error
+            self.error = kept(error)
             _log.warning("content_download_failed", reason=str(error))
         except BaseException:
             self.error = ConnectionAbortedError("the proxy is stopping")

@@ -247,7 +247,7 @@ def unavailable(filename: str, error: Exception | None) -> LocalError:
     if isinstance(error, ContentWrongError | ContentBrokenError):
         return LocalError(
             "content_damaged",
-            f"Comfy Cloud did not deliver {filename} completely; try again later.",
+            f"{filename} was not delivered completely; try again later.",
             kind="bad_answer",
         )
     if isinstance(error, CacheFullError):
@@ -269,8 +269,8 @@ def unavailable(filename: str, error: Exception | None) -> LocalError:
 def _reused(filename: str) -> LocalError:
     return LocalError(
         "file_replaced",
-        f"Comfy Cloud has used the name of {filename} for a later output, so this file is no "
-        "longer available; run the workflow again.",
+        f"The name of {filename} was used for a later output, so this file is no longer available; "
+        "run the workflow again.",
         kind="not_found",
     )
 
@@ -279,13 +279,13 @@ def _refusal_of(filename: str, error: CloudRefused) -> LocalError:
     """Return the error of a content that the cloud refuses; it is not the client's fault (400)."""
     if error.status == 404:
         return LocalError(
-            "file_not_found", f"Comfy Cloud no longer has {filename}.", kind="not_found"
+            "file_not_found", f"{error.title} no longer has {filename}.", kind="not_found"
         )
     refusal = from_cloud(error.status, error.body, error.retry_after)
     passing = error.status in PASSING_STATUSES
     return LocalError(
         refusal.type,
-        f"Comfy Cloud refuses {filename}: {refusal.message}",
+        f"{error.title} refuses {filename}: {refusal.message}",
         kind="bad_answer" if refusal.kind == "invalid" else refusal.kind,
         retry_after=10.0 if refusal.retry_after is None and passing else refusal.retry_after,
     )

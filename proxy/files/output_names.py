@@ -16,7 +16,7 @@ from proxy.files.given_names import GivenName, display_name, known_names, matchi
 from proxy.files.library import Library
 from proxy.files.namespace import Namespace
 from proxy.files.naming import Naming, Present, name_pattern, names_of, output_record
-from proxy.files.pictures import NotAPictureError, size_of
+from proxy.files.pictures import PictureWorkers
 from proxy.storage.files import FileUnit
 from proxy.translate import names, output_files
 from proxy.translate.errors import LocalError
@@ -43,6 +43,7 @@ class Outputs:
 
     _library: Library
     _namespace: Namespace
+    _workers: PictureWorkers
     _with_ids: bool
     _folder: DiskFolder | None
 
@@ -171,9 +172,10 @@ class Outputs:
         try:
             async with asyncio.timeout(MEASURE_TIMEOUT):
                 lease = await self._library.whole(record, ahead=True)
-                return await asyncio.to_thread(size_of, lease.path)
-        except (TimeoutError, LocalError, NotAPictureError):
-            return 0, 0
+                header = await self._workers.header(node.member, lease.path)
+        except (TimeoutError, LocalError):
+            header = None
+        return (0, 0) if header is None else (header.width or 0, header.height or 0)
 
 
 def _find_present(

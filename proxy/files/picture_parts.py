@@ -11,8 +11,6 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from msgspec import Struct
-
 #: Reads up to this many bytes from an offset on.
 Read = Callable[[int, int], bytes]
 
@@ -35,7 +33,7 @@ class Slice(NamedTuple):
     stop: int | None
 
 
-class Edits(Struct, frozen=True):
+class Edits(NamedTuple):
     """The replacements in a file, in order and without overlap."""
 
     edits: tuple[Edit, ...] = ()
@@ -110,4 +108,23 @@ def webp_exif(read: Read, size: int, *, max_bytes: int) -> WebpExif | None:
         if kind == b"EXIF" and length <= max_bytes and stop <= size:
             return WebpExif(offset, stop, read(offset + 8, length), size)
         offset = stop
+    return None
+
+
+def webp_size(head: bytes) -> tuple[int, int] | None:
+    """Return width and height of a WebP from its first 30 bytes, `None` for another file (RFC 9649,
+    2.5 to 2.7)."""
+    if head[:4] != b"RIFF" or head[8:12] != b"WEBP" or len(head) < 30:
+        return None
+    match head[12:16]:
+        case b"VP8X":
+            return int.from_bytes(head[24:27], "little") + 1, int.from_bytes(
+                head[27:30], "little"
+            ) + 1
+        case b"VP8L":
+            bits = int.from_bytes(head[21:25], "little")
+            return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+        case b"VP8 ":
+            width, height = struct.unpack_from("<HH", head, 26)
+            return width & 0x3FFF, height & 0x3FFF
     return None

@@ -13,7 +13,7 @@ from proxy.files.library import Library
 from proxy.files.namespace import Namespace
 from proxy.files.picture_parts import Edits
 from proxy.files.picture_workflows import JobWorkflows
-from proxy.files.workflow_names import MetadataText, Rename
+from proxy.files.workflow_names import MetadataText
 from proxy.storage.file_tables import FileRecord
 from proxy.translate.media_types import kind
 
@@ -49,16 +49,19 @@ class Reader:
             raise
         return content
 
-    async def renaming(self, record: FileRecord, found: Iterable[MetadataText]) -> Rename:
-        """Return the renaming of texts in a picture: by the names of its job's graph, so that later
-        uploads do not change its bytes; for jobs without such names by the newest."""
+    async def names_for(
+        self, record: FileRecord, found: Iterable[MetadataText]
+    ) -> Mapping[str, str]:
+        """Return the local names of the cloud's files in texts of a picture: those of its job's
+        graph, so that later uploads do not change its bytes; for jobs without such names the
+        newest."""
         names = workflow_names.names_in(found)
         known: Mapping[str, str] | None = None
         if names and record.job is not None:
             known = await self._namespace.written_names(record.member, record.job)
         if known is None:
             known = await self._namespace.local_names(record.member, names)
-        return workflow_names.renaming(known)
+        return known
 
     async def _edits(self, record: FileRecord, content: Content) -> Edits:
         """Return the edits of a content for its member; those of a complete one are cached."""
@@ -69,7 +72,8 @@ class Reader:
             return Edits()
         edits = await self._workflow_edits(record, content)
         if not edits.edits and (found := await content.texts()):
-            edits = workflow_names.edits(found, await self.renaming(record, found))
+            rename = workflow_names.renaming(await self.names_for(record, found))
+            edits = workflow_names.edits(found, rename)
         if content.path is not None:
             self._known_edits[record] = edits
         return edits

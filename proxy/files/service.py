@@ -12,7 +12,6 @@ from collections.abc import (
 )
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
@@ -21,20 +20,20 @@ import structlog
 from blake3 import blake3
 
 from proxy import clock, randomness
-from proxy.files import conversions, pictures
+from proxy.files import conversions, picture_tasks, pictures
 from proxy.files.contents import ContentBrokenError
 from proxy.files.conversions import Conversion
 from proxy.files.disk_folder import DiskFolder
 from proxy.files.graph_files import GraphFiles
 from proxy.files.library import Library
 from proxy.files.namespace import Named, Namespace, make_record
+from proxy.files.opened_pictures import NotAPictureError
 from proxy.files.output_directory import OutputDirectory
 from proxy.files.output_names import Outputs
 from proxy.files.picture_workflows import JobWorkflows
-from proxy.files.pictures import NotAPictureError
 from proxy.files.reader import Reader
 from proxy.files.upload_names import Naming
-from proxy.files.uploads import Received, Uploads, received_file
+from proxy.files.uploads import Received, Uploads
 from proxy.shared_work import SharedWork
 from proxy.storage.assets import TooManyAssetsError
 from proxy.storage.database import StorageError
@@ -86,7 +85,9 @@ class Files:
         preferred = preferred or (lambda _: tuple(library.clouds))
         self.uploads = Uploads(library, self.namespace, preferred, self.picture_workers)
         self.graphs = GraphFiles(self.namespace, self.uploads)
-        self.outputs = Outputs(library, self.namespace, asset_ids, output_folder)
+        self.outputs = Outputs(
+            library, self.namespace, self.picture_workers, asset_ids, output_folder
+        )
         self._reader = Reader(library, self.namespace, workflows)
         #: Opens a file's content.
         self.open = self._reader.open
@@ -109,7 +110,7 @@ class Files:
         """Stop all downloads and conversions."""
         await self.library.close()
         await self._converting.close()
-        self.picture_workers.close()
+        await self.picture_workers.close()
 
     async def upload(
         self,
@@ -241,12 +242,17 @@ class Files:
     ) -> Received:
         try:
             with closing(await self.open(record)) as content:
-                rename = await self._reader.renaming(record, await content.texts())
+                known = await self._reader.names_for(record, await content.texts())
             lease = await self.library.whole(record)
-            original = lease.path
-            work = partial(conversions.compose, original, mask, target, filename, rename)
-            await self.picture_workers.run(record.member, work, original, mask)
-            return await asyncio.to_thread(received_file, target)
+            await self.picture_workers.run(
+                record.member,
+                picture_tasks.compose,
+                [lease.path, mask],
+                [target],
+                filename=filename,
+                names=known,
+            )
+            return await self.uploads.made(record.member, target)
         except NotAPictureError as error:
             raise pictures.unreadable(filename, error) from error
 
@@ -277,7 +283,6 @@ class Files:
         kept = await asyncio.to_thread(self.cache.conversion, key)
         if kept is not None:
             return kept
-        work = partial(conversions.convert_picture, lease.path, wanted)
-        data = await self.picture_workers.run(record.member, work, lease.path)
-        await asyncio.to_thread(self.cache.keep_conversion, key, data)
-        return data
+        async with self.uploads.partial() as target:
+            await self.picture_workers.convert(record.member, lease.path, target, wanted)
+            return await asyncio.to_thread(self.cache.keep_conversion, key, target)

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from io import RawIOBase
 from pathlib import Path
 from typing import NamedTuple
@@ -19,13 +18,13 @@ from msgspec.structs import replace
 
 from proxy.cloud.errors import CloudError, CloudRefused, unanswered
 from proxy.cloud.upstream import Upstream
-from proxy.files import pictures
 from proxy.files.blobs import BlobError
 from proxy.files.cache import hash_file, write_all
 from proxy.files.input_directory import ON_DISK
 from proxy.files.library import Library
 from proxy.files.namespace import Namespace
-from proxy.files.pictures import MAX_PIXELS, NotAPictureError, PictureWorkers, TooManyPixelsError
+from proxy.files.opened_pictures import MAX_PIXELS
+from proxy.files.pictures import PictureHeader, PictureWorkers
 from proxy.storage.file_tables import FileRecord
 from proxy.translate.errors import LocalError, from_cloud
 from proxy.translate.media_types import essence, kind, media_type
@@ -46,12 +45,13 @@ _REFUSALS = frozenset({400, 413, 415, 422})
 
 
 class Received(Struct):
-    """Bytes of a client in a file of the cache, with their BLAKE3, their size, and the metadata of
-    their record if they are a picture."""
+    """Bytes of a client in a file of the cache, with their BLAKE3, their size, and if they are a
+    picture their header, and the metadata of their record."""
 
     path: Path
     hash: str
     size: int
+    header: PictureHeader | None
     metadata: bytes | None = None
 
 
@@ -111,10 +111,18 @@ class Uploads:
                     await asyncio.to_thread(_write, file, hasher.update, chunk)
             finally:
                 await asyncio.to_thread(file.close)
+            header = await self._workers.header(member, path)
             metadata = None
-            if kind(filename) == "image":
-                metadata = await self._workers.run(member, partial(pictures.metadata_of, path))
-            yield Received(path, hasher.hexdigest(), size, metadata)
+            if header is not None and kind(filename) == "image":
+                metadata = header.metadata
+            yield Received(path, hasher.hexdigest(), size, header, metadata)
+
+    async def made(self, member: str, path: Path) -> Received:
+        """Return a file that was created here like a received one."""
+        hash_ = await asyncio.to_thread(hash_file, path)
+        size = (await asyncio.to_thread(path.stat)).st_size
+        header = await self._workers.header(member, path)
+        return Received(path, hash_, size, header, None if header is None else header.metadata)
 
     async def find_sent(self, member: str, hash_: str) -> SentContent | None:
         """Return which of the member's accounts has the bytes already, or `None`."""
@@ -165,8 +173,7 @@ class Uploads:
         if problem is None:
             raise LocalError(
                 "no_account",
-                f"{filename} cannot be uploaded, because you cannot use any Comfy Cloud account; "
-                "ask an admin.",
+                f"{filename} cannot be uploaded, because you cannot use any account; ask an admin.",
                 kind="forbidden",
             )
         raise _not_sent(filename, problem) from problem
@@ -181,13 +188,13 @@ class Uploads:
             cloud = self._library.clouds[account]
             cloud_name = await self._contents.sent_as(account, received.hash)
             if cloud_name is None or not await cloud.holds(cloud_name):
-                picture = await _check_limits(cloud, received, filename)
+                _check_limits(cloud, received, filename)
                 cloud_name = await cloud.upload(
                     received.path,
                     hash_=received.hash,
                     filename=filename,
                     content_type=essence(media_type(filename)),
-                    picture=picture,
+                    picture=received.header is not None,
                 )
                 await self._contents.was_sent(account, received.hash, received.size, cloud_name)
         return cloud_name
@@ -271,7 +278,8 @@ class Uploads:
             ) from error
         hash_, size = lease.path.name, lease.size
         try:
-            received = Received(lease.path, hash_, size)
+            header = await self._workers.header(record.member, lease.path)
+            received = Received(lease.path, hash_, size, header)
             cloud_name = await self._deliver(account, received, record.filename)
         except CloudError as error:
             raise _not_sent(record.filename, error) from error
@@ -297,30 +305,22 @@ def _write(file: RawIOBase, update: Callable[[bytes], object], chunk: bytes) -> 
         raise _unwritable(error) from error
 
 
-async def _check_limits(cloud: Upstream, received: Received, filename: str) -> bool:
-    """Check a picture by the limits of an account. Return whether the file is one. Raises
-    `LocalError`."""
-    facts = cloud.observations.facts
+def _check_limits(cloud: Upstream, received: Received, filename: str) -> None:
+    """Check a picture by the limits of an account. Raises `LocalError`."""
+    header, facts = received.header, cloud.observations.facts
+    if header is None:
+        return
     max_bytes = cloud.observations.number("max_upload_size") or MAX_PICTURE_BYTES
-    any_edge, any_size = (facts.get(fact) == "taken" for fact in ("upload_edge", "upload_pixels"))
-    try:
-        width, height = await asyncio.to_thread(pictures.size_of, received.path)
-        size, too_large = f"{width} x {height} pixels", width * height > MAX_PIXELS
-        too_long = max(width, height) > MAX_EDGE
-    except TooManyPixelsError:
-        size, too_large, too_long = f"more than {MAX_PIXELS} pixels", True, False
-    except NotAPictureError:
-        return False
     if received.size > max_bytes:
         raise _too_long(filename, max_bytes, "a picture")
-    if (too_long and not any_edge) or (too_large and not any_size):
-        raise _too_large(filename, size)
-    return True
-
-
-def received_file(path: Path) -> Received:
-    """Return a file that was created here like a received one; blocks."""
-    return Received(path, hash_file(path), path.stat().st_size, pictures.metadata_of(path))
+    any_edge, any_size = (facts.get(fact) == "taken" for fact in ("upload_edge", "upload_pixels"))
+    if header.width is None or header.height is None:
+        if not any_size:
+            raise _too_large(filename, f"more than {MAX_PIXELS} pixels")
+        return
+    too_long = max(header.width, header.height) > MAX_EDGE and not any_edge
+    if too_long or (header.width * header.height > MAX_PIXELS and not any_size):
+        raise _too_large(filename, f"{header.width} x {header.height} pixels")
 
 
 def _not_sent(filename: str, error: CloudError) -> LocalError:
@@ -333,7 +333,7 @@ def _not_sent(filename: str, error: CloudError) -> LocalError:
     advice = f" It may not accept {media} as uploads." if media else ""
     return LocalError(
         "upload_refused",
-        f"Comfy Cloud does not take {filename}: {refusal.message.rstrip('. ')}.{advice}",
+        f"{error.title} does not take {filename}: {refusal.message.rstrip('. ')}.{advice}",
         kind=refusal.kind,
         extra_info=refusal.extra_info,
     )

@@ -14,26 +14,29 @@ Each replica has the sockets of its own clients, and hears only of jobs that con
 bus between replicas, `JobDeliveries` keep the messages of each job in order: nothing is sent twice,
 and what the bus has lost is sent before what follows it.
 
-Every change of a member's queue is sent to all its sockets. A few hear it at once, as from a local
-ComfyUI. With more that would be most of the work of a busy server, so they hear it by turns, in a
-share of its time, and each hears only the newest of what changed meanwhile. A socket with something
-else to hear hears its `status` before that, so that the order on each of them stays.
+What goes to all sockets of a member, such as a `status` at every change of its queue, goes to a few
+at once, as from a local ComfyUI. More hear it in turns, in steps that are charged to the member,
+and each hears only the newest of what says the same again. A socket with something else to hear
+hears the rest before that, so that the order on each of them stays.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import msgspec
 from msgspec import Struct
 
 from proxy import randomness
+from proxy.budget import MemoryBudget
 from proxy.bus import EventBus, Subscription
 from proxy.clock import now
 from proxy.jobs.job_deliveries import JobDeliveries
+from proxy.jobs.message_log import LoggedMessage, MessageLog
 from proxy.jobs.messages import (
     ClientMessage,
     JobMessage,
@@ -42,6 +45,7 @@ from proxy.jobs.messages import (
     SocketKnown,
     topic_of,
 )
+from proxy.loop_turns import Driver, LoopTurns
 from proxy.storage.job_tables import JobKey
 from proxy.supervisor import Supervisor
 from proxy.translate.events import (
@@ -55,16 +59,13 @@ from proxy.translate.events import (
 #: events go to none.
 _FOR_ALL = frozenset({"progress_state", "progress", "execution_interrupted"})
 
-#: Up to this many sockets of a member get every `status` at once.
+#: Up to this many sockets of a member get at once what all get.
 FEW = 16
-#: Seconds for which the `status` of the others is gathered.
-GATHER = 0.2
-#: How many of the others are served without a pause.
-STRETCH = 50
-#: The share of the time that goes to them.
-SHARE = 0.1
-#: Maximum seconds between two stretches: the measured time includes the work of others.
-LONGEST_PAUSE = 0.05
+#: Seconds for which a `status` is gathered before more get it: at least, and for each socket, so
+#: that this takes a small share of the time.
+GATHER, GATHER_EACH = 0.2, 0.0004
+#: Bytes of messages that wait for turns, where nothing else limits them.
+MAX_BYTES = 16 * 1024 * 1024
 
 
 class Moment(NamedTuple):
@@ -95,32 +96,40 @@ class Subscriber(Protocol):
 
 
 class _Socket(Struct):
-    """A socket at this replica. `opened_at` (ms since 1970) and `ended` are its `Moment`, `status`
-    is the number of the last one that it was sent."""
+    """A socket at this replica. `opened_at` (ms since 1970) and `ended` are its `Moment`, `heard`
+    is the number of the last message to all that it was sent."""
 
     subscriber: Subscriber
     hears_all: bool
     subscription: Subscription
     opened_at: int
     ended: int | None
-    status: int
+    heard: int
     id: str = msgspec.field(default_factory=lambda: randomness.uuid4().hex)
     several: bool = False
 
 
 class Subscribers:
-    """The sockets of all members by `clientId`, the newest of each."""
+    """The sockets of all members by `clientId`, the newest of each.
 
-    def __init__(self, bus: EventBus, supervisor: Supervisor) -> None:
+    Messages that wait for a turn take their memory from the `budget`.
+    """
+
+    def __init__(
+        self,
+        bus: EventBus,
+        supervisor: Supervisor,
+        turns: LoopTurns | None = None,
+        budget: MemoryBudget | None = None,
+    ) -> None:
         self._bus = bus
         self._supervisor = supervisor
+        self._loop_turns = turns or LoopTurns()
+        self._budget = budget or MemoryBudget(MAX_BYTES)
         self._sockets: defaultdict[str, dict[str, _Socket]] = defaultdict(dict)
-        #: The newest `status` of each member with many sockets, and its number.
-        self._statuses: dict[str, tuple[int, Message]] = {}
-        self._last_status = 0
-        #: Members with sockets that lack the newest `status`.
-        self._outdated: dict[str, None] = {}
-        self._turns: asyncio.Task[None] | None = None
+        #: What is still to be sent to sockets of members with many, and the task that sends it.
+        self._logs: dict[str, MessageLog] = {}
+        self._sending: dict[str, asyncio.Task[None]] = {}
         self._common: dict[str, Subscription] = {}
         #: What was sent of jobs whose messages the bus brings.
         self.deliveries = JobDeliveries()
@@ -153,9 +162,9 @@ class Subscribers:
             self._supersede(older)
         subscription = self._bus.subscribe(topic_of(member, client_id), self.deliver)
         at, ended = opened or Moment(now(), None)
-        new = sockets[client_id] = _Socket(
-            subscriber, hears_all, subscription, at, ended, self._last_status
-        )
+        log = self._logs.get(member)
+        heard = 0 if log is None else log.last
+        new = sockets[client_id] = _Socket(subscriber, hears_all, subscription, at, ended, heard)
         greet()
         self._bus.publish("sockets", _known(member, client_id, new, opens=True))
 
@@ -226,7 +235,7 @@ class Subscribers:
         gone: set[str | None] = {client_id}
         if not sockets:
             self._common.pop(member).close()
-            self._statuses.pop(member, None)
+            self._forget_log(member)
             gone.add(None)
         self.deliveries.forget(member, gone)
 
@@ -266,68 +275,67 @@ class Subscribers:
     def _tell_all(self, member: str, message: Message, before: int | None = None) -> None:
         """Deliver a message about a job without a client to the member's sockets; only to those
         that have opened before an end of the member, if that is given."""
-        is_for_all = not isinstance(message, Event) or (
-            message.type in _FOR_ALL or is_blocked_branch(message.type, message.data)
-        )
-        for socket in list(self._sockets[member].values()):
-            if before is not None and not _opened_before(socket, before):
-                continue
-            if socket.hears_all or is_for_all:
-                self._send(member, socket, message, for_all=not socket.hears_all)
+        self._send_all(member, LoggedMessage(message, of_job=True, before=before))
 
     def broadcast(self, member: str, message: Message) -> None:
-        """Deliver to every socket of the member; a `status` to many by turns."""
+        """Deliver to every socket of the member, to many in turns."""
+        self._send_all(member, LoggedMessage(message))
+
+    def _send_all(self, member: str, logged: LoggedMessage) -> None:
         sockets = self._sockets[member]
-        if len(sockets) > FEW and isinstance(message, Event) and message.type == "status":
-            self._send_by_turns(member, message)
+        if len(sockets) <= FEW or not self._log(member, logged):
+            for socket in list(sockets.values()):
+                self._catch_up(member, socket)
+                _send_logged(socket, logged)
+
+    def _send(self, member: str, socket: _Socket, message: Message) -> None:
+        self._catch_up(member, socket)
+        socket.subscriber.send(message, for_all=False)
+
+    def _catch_up(self, member: str, socket: _Socket) -> None:
+        """Send to a socket what its turn has not come for."""
+        if not self._logs:  # no member has many sockets
             return
-        for socket in list(sockets.values()):
-            self._send(member, socket, message, for_all=True)
+        log = self._logs.get(member)
+        if log is not None and socket.heard < log.last:
+            missed, socket.heard = list(log.after(socket.heard)), log.last
+            for logged in missed:
+                _send_logged(socket, logged)
 
-    def _send_by_turns(self, member: str, message: Message) -> None:
-        """Send a `status` to each socket in its turn, unless a newer one comes before."""
-        self._last_status += 1
-        self._statuses[member] = self._last_status, message
-        self._outdated[member] = None
-        if self._turns is None:
-            self._turns = self._supervisor.spawn(self._send_in_turns(), "status by turns")
+    def _log(self, member: str, logged: LoggedMessage) -> bool:
+        """Let sockets get a message in their turns. Return whether there is memory for it."""
+        log = self._logs.get(member)
+        if log is None:
+            log = MessageLog(partial(self._budget.member, member, "socket"))
+            self._logs[member] = log
+            for socket in self._sockets[member].values():
+                socket.heard = 0
+        if not log.append(logged):
+            return False
+        if member not in self._sending:
+            account = self._loop_turns.of_member(member)
+            driver = Driver(self._loop_turns, account, "")
+            sending = driver.drive(self._send_in_turns(member, log, driver))
+            self._sending[member] = self._supervisor.spawn(_awaited(sending), "send to sockets")
+        return True
 
-    def _send(
-        self, member: str, socket: _Socket, message: Message, *, for_all: bool = False
-    ) -> None:
-        if self._statuses:  # some member has many sockets
-            self._send_status(member, socket)
-        socket.subscriber.send(message, for_all=for_all)
-
-    def _send_status(self, member: str, socket: _Socket) -> None:
-        """Send the newest `status` to a socket whose turn has not come."""
-        number, message = self._statuses.get(member, (0, None))
-        if message is not None and socket.status < number:
-            socket.status = number
-            socket.subscriber.send(message, for_all=True)
-
-    async def _send_in_turns(self) -> None:
+    async def _send_in_turns(self, member: str, log: MessageLog, driver: Driver) -> None:
+        """Send what is logged to all sockets of a member; others go on meanwhile."""
         try:
-            while self._outdated:
-                await asyncio.sleep(GATHER)
-                members, self._outdated = self._outdated, {}
-                for member in members:
-                    await self._send_statuses(member)
-        finally:
-            self._turns = None  # what is broadcast next starts it again
+            while len(log):
+                if log.has_only_status:
+                    await asyncio.sleep(max(GATHER, GATHER_EACH * len(self._sockets[member])))
+                until = log.last
+                for socket in list(self._sockets[member].values()):
+                    self._catch_up(member, socket)
+                    await driver.give_way()
+                log.trim(until)
+        finally:  # what is logged next starts it again
+            self._sending.pop(member, None)
 
-    async def _send_statuses(self, member: str) -> None:
-        """Send the newest `status` to the sockets of a member, a stretch of them in a turn."""
-        loop, sockets = asyncio.get_running_loop(), self._sockets[member]
-        client_ids = list(sockets)
-        for start in range(0, len(client_ids), STRETCH):
-            begun = loop.time()
-            for client_id in client_ids[start : start + STRETCH]:
-                if client_id in sockets:
-                    self._send_status(member, sockets[client_id])
-            await asyncio.sleep(0)  # here they write
-            pause = (loop.time() - begun) * (1 / SHARE - 1)
-            await asyncio.sleep(min(pause, LONGEST_PAUSE))
+    def _forget_log(self, member: str) -> None:
+        if (log := self._logs.pop(member, None)) is not None:
+            log.close()
 
     # --- what was missed -------------------------------------------------------------------
 
@@ -357,3 +365,24 @@ def _known(member: str, client_id: str, socket: _Socket, *, opens: bool = False)
 
 def _opened_before(socket: _Socket, ordinal: int) -> bool:
     return socket.ended is None or socket.ended < ordinal
+
+
+def _send_logged(socket: _Socket, logged: LoggedMessage) -> None:
+    """Send a message to a socket, if it hears it."""
+    message, for_all = logged.message, True
+    if logged.before is not None and not _opened_before(socket, logged.before):
+        return
+    if logged.of_job:
+        for_all = not socket.hears_all
+        if for_all and isinstance(message, Event) and not _is_for_all(message):
+            return
+    socket.subscriber.send(message, for_all=for_all)
+
+
+def _is_for_all(event: Event) -> bool:
+    """Return whether an event of a job without client goes to all sockets."""
+    return event.type in _FOR_ALL or is_blocked_branch(event.type, event.data)
+
+
+async def _awaited(work: Awaitable[None]) -> None:
+    await work

@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,13 +20,13 @@ from proxy.packs import pictures
 from proxy.packs.nodes import (
     FileSource,
     Mask,
+    PackFailure,
     PackNode,
     PackNodeError,
     Picture,
     constant,
     refusal,
 )
-from proxy.packs.pictures import Decoded
 from proxy.packs.remote import NotFetchedError, RemoteFiles
 from proxy.packs.store import PictureStore
 from proxy.translate.jobs import is_link
@@ -93,20 +92,20 @@ class FileLoader:
 
     async def load_all(
         self, member: str, loads: Iterable[Load]
-    ) -> dict[Load, Picture | PackNodeError]:
+    ) -> dict[Load, Picture | PackFailure]:
         """Send the files that nodes load, a few at once.
 
-        A node fails with its `PackNodeError`. Raises `LocalError`, `StorageError`: the first
+        A node that fails has its `PackFailure`. Raises `LocalError`, `StorageError`: the first
         such error ends the others.
         """
-        found: dict[Load, Picture | PackNodeError] = {}
+        found: dict[Load, Picture | PackFailure] = {}
 
         async def send(load: Load) -> None:
             try:
                 async with self._turns.hold(member):
                     found[load] = await self._picture(member, load)
             except PackNodeError as error:
-                found[load] = error
+                found[load] = PackFailure(error.exception_type, error.message)
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -127,7 +126,7 @@ class FileLoader:
                 return Picture(await self._sent(member, source, extension))
             converted = await stack.enter_async_context(partial_file())
             mask = await stack.enter_async_context(partial_file())
-            decoded = await self._decoded(member, source, load.mask, converted, mask)
+            decoded = await pictures.decode(self._files, member, source, load.mask, converted, mask)
             name = await self._sent(member, decoded.path, decoded.extension)
             mask_name = None
             if decoded.mask is not None:
@@ -154,12 +153,6 @@ class FileLoader:
                 except NotFetchedError as error:
                     message = f"{load.value} cannot be loaded: {error}."
                     raise PackNodeError("ValueError", message) from error
-
-    async def _decoded(
-        self, member: str, source: Path, mask: Mask, converted: Path, converted_mask: Path
-    ) -> Decoded:
-        work = partial(pictures.decode, source, mask, converted, converted_mask)
-        return await self._files.picture_workers.run(member, work, source)
 
     async def _sent(self, member: str, path: Path, extension: str) -> str:
         """Send a file as one of the member, once; return how a graph names it."""

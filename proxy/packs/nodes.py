@@ -31,6 +31,13 @@ class PackNodeError(Exception):
         self.message = message
 
 
+class PackFailure(msgspec.Struct, frozen=True):
+    """The words of a `PackNodeError`, which holds nothing of what it was raised for."""
+
+    exception_type: str
+    message: str
+
+
 def refusal(node_id: str, graph: Mapping[str, Any], name: str, reason: str) -> LocalError:
     """Return the refusal of a graph for one input of a node."""
     class_type = str(graph[node_id].get("class_type"))

@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from proxy.packs.nodes import Node, PackNode, PackNodeError, Picture, constant
+from proxy.packs.nodes import Node, PackFailure, PackNode, PackNodeError, Picture, constant
 from proxy.packs.table import PACK_NODES
 from proxy.translate.errors import LocalError
 from proxy.translate.graph_shape import class_of, signatures_of
@@ -143,7 +143,7 @@ def _nothing(node_id: str, node: Mapping[str, Any], graph: Mapping[str, Any]) ->
     return Failure(node_id, "AttributeError", message, shown_inputs(node, graph))
 
 
-def failed(node_id: str, graph: Mapping[str, Any], error: PackNodeError) -> Failure:
+def failed(node_id: str, graph: Mapping[str, Any], error: PackNodeError | PackFailure) -> Failure:
     """Return what a node of the graph has failed with."""
     inputs = shown_inputs(graph[node_id], graph)
     return Failure(node_id, error.exception_type, error.message, inputs)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from msgspec.structs import replace
@@ -12,7 +11,7 @@ from msgspec.structs import replace
 from proxy.catalog.service import Catalog
 from proxy.files.service import Files
 from proxy.packs.loading import FileLoader, loads_of
-from proxy.packs.nodes import PackNodeError, Picture
+from proxy.packs.nodes import PackFailure, PackNodeError, Picture
 from proxy.packs.pictures import jpeg
 from proxy.packs.results import Results
 from proxy.packs.rewriting import failed, rewrite, wanted
@@ -61,8 +60,8 @@ class Packs:
         pictures: dict[str, Picture] = {}
         for node_id, load in loads.items():
             match found[load]:
-                case PackNodeError() as error:
-                    return Rewriting(graph={}, failure=failed(node_id, graph, error))
+                case PackFailure() as failure:
+                    return Rewriting(graph={}, failure=failed(node_id, graph, failure))
                 case Picture() as picture:
                     pictures[node_id] = picture
         return await self.turns.run(
@@ -120,6 +119,5 @@ class RewrittenView(MemberView):
         JPEG. `None` for one that is too large."""
         if preview.image_type != "image/png":
             return preview
-        work = partial(jpeg, preview.image)
-        image = await self._files.picture_workers.run(self._member, work)
+        image = await jpeg(self._files, self._member, preview.image)
         return None if image is None else replace(preview, image=image, image_type="image/jpeg")

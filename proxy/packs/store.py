@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from proxy.budget import Allocation, MemoryBudget, MemoryLimitError
@@ -111,8 +110,8 @@ class PictureStore:
         ):
             path = source
             if format_ is not None:
-                path, work = target, partial(pictures.encode, source, format_, target)
-                await self.files.picture_workers.run(member, work, source)
+                path = target
+                await pictures.encode(self.files, member, source, format_, target)
             size = (await asyncio.to_thread(path.stat)).st_size
             await _grow(held, size, waits=waits)
             return await asyncio.to_thread(path.read_bytes)

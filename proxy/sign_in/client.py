@@ -22,6 +22,7 @@ from proxy.sign_in.provider import (
     ProviderUnavailableError,
     SignInError,
 )
+from proxy.translate.errors import kept
 
 log = structlog.get_logger(__name__)
 
@@ -164,7 +165,7 @@ class ProviderClient:
         except msgspec.ValidationError as error:
             self._failure = self._unreachable(f"{url} has no metadata of a provider ({error})")
         except ProviderUnavailableError as error:
-            self._failure = error
+            self._failure = kept(error)
         else:
             self._metadata, self._read_at = metadata, clock.monotonic()
             return

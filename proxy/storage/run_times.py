@@ -40,13 +40,14 @@ _JOBS = select(run_times.c.name, run_times.c.value).where(
 
 
 def job_name(shape: str, member: str = "") -> str:
-    """Return the name of what is measured of a member's jobs of a shape, or of all members'."""
+    """Return the name of what is measured of a member's jobs of a shape, or of those of several
+    members, which begins all of their names."""
     return f"{shape} {member}"
 
 
 def typical_run(connection: Connection, member: str, shape: str | None) -> float | None:
-    """Return how long a member's jobs of a shape run, or else those of all members (ms), in the
-    caller's unit; `None` if none has run."""
+    """Return how long a member's jobs of a shape run, or else those of several members (ms), in the
+    caller's unit; `None` if that is not known."""
     if shape is None:
         return None
     own, all_ = job_name(shape, member), job_name(shape)

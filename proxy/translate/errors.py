@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, TypeVar
 
 from proxy.translate.reading import field_of, list_of
 
@@ -42,6 +42,19 @@ class RefusalBody(TypedDict):
 
     error: Error
     node_errors: Any
+
+
+E = TypeVar("E", bound=BaseException)
+
+
+def kept(error: E) -> E:
+    """Return an error of the same words that may be kept.
+
+    One that was raised has a traceback and a cause, and these the frames with all that they saw.
+    """
+    copy = type(error).__new__(type(error), *error.args)
+    vars(copy).update(vars(error))
+    return copy
 
 
 class LocalError(Exception):
@@ -139,6 +152,8 @@ WITHOUT_NODES = "DEPLOYMENT_WITHOUT_NODES"
 _PASSING = frozenset({"rate_limited", "internal", "bad_answer", "unavailable", "unconfirmed"})
 
 
+_NEW_KEY = "an admin of this proxy must put a key of its workspace into the account's key_file"
+
 #: What a refusal of `POST /api/prompt` means for the person, by the cloud's `error.type`, and one
 #: of a download.
 _WAYS_OUT = {
@@ -153,8 +168,8 @@ _WAYS_OUT = {
     "BILLING_UNAVAILABLE": "try again in a moment",
     "PLATFORM_REFUSED": "try again in a moment",
     "STORAGE_REFUSED": "try again in a moment",
-    "DEPLOYMENT_KEY_REFUSED": "put a key of its workspace into the account's key_file",
-    "DEPLOYMENT_ACCESS_REFUSED": "put a key of its workspace into the account's key_file",
+    "DEPLOYMENT_KEY_REFUSED": _NEW_KEY,
+    "DEPLOYMENT_ACCESS_REFUSED": _NEW_KEY,
     "DEPLOYMENT_CREDITS": "buy credits for the workspace, and start the deployment again",
     "DEPLOYMENT_STOPPED": "start it on platform.comfy.org; the proxy never starts a deployment",
     "DEPLOYMENT_STARTING": "the job is sent when it is ready",
@@ -164,7 +179,6 @@ _WAYS_OUT = {
 }
 
 _BY_STATUS = {
-    401: "set a valid Comfy Cloud API key (COMFY_CLOUD_API_KEY)",
     402: "check the plan and the credits of the Comfy Cloud account",
     403: "check the limits of the plan of the Comfy Cloud account",
     413: "make the workflow or the file smaller",
@@ -223,6 +237,11 @@ _LISTED_STATUSES = frozenset(
     | {500, 502, 503, 504, 520, 521, 522, 523, 524}
 )
 
+_KEY_REFUSED = (
+    "Comfy Cloud does not accept the API key of this proxy; its admin must set a valid one, as in "
+    "COMFY_CLOUD_API_KEY"
+)
+
 #: Seconds after which it is worth asking a busy cloud again, where it does not say.
 _BUSY_WAIT = 10.0
 
@@ -240,7 +259,9 @@ def from_cloud(status: int, body: object, retry_after: float | None = None) -> L
     type_ = str(error.get("type") or error.get("code") or f"cloud_{status}")
     message = str(error.get("message") or "Comfy Cloud refused the request")
     way_out = _WAYS_OUT.get(type_) or (None if node_errors else _BY_STATUS.get(status))
-    if way_out is not None:
+    if status == 401 and type_ not in _WAYS_OUT:  # the client has no key that it could correct
+        message = f"{_KEY_REFUSED} ({message.rstrip('. ')})."
+    elif way_out is not None:
         message = f"{message.rstrip('. ')}: {way_out}."
     extra_info = error.get("extra_info")
     busy = is_retryable(status, body)

@@ -104,6 +104,21 @@ def plan_of(features: object, status: object, balance: object) -> AccountPlan:
     )
 
 
+def run_refusal_of(capabilities: object) -> str | None:
+    """Return in words why an account may run nothing (`no funds`), as `/api/billing/capabilities`
+    says; empty if it may, and `None` if the answer does not say.
+
+    `capabilities.can_run_workflows` is a truth value, or an object of `allowed` and `reason`.
+    """
+    can_run = field_of(field_of(capabilities, "capabilities"), "can_run_workflows")
+    allowed = can_run if isinstance(can_run, bool) else field_of(can_run, "allowed")
+    if allowed is not False:
+        return "" if allowed is True else None
+    reason = field_of(can_run, "reason")
+    known = isinstance(reason, str) and reason.replace("_", "").isalnum()
+    return reason[:64].replace("_", " ") if known else "no reason is given"
+
+
 def balance_cents(balance: object) -> int | None:
     """Return the balance in cents; `None` if none is there.
 

@@ -38,6 +38,7 @@ from proxy.jobs.models import JobRequest
 from proxy.jobs.records import JobRecord
 from proxy.jobs.service import JobQuery
 from proxy.jobs.subscribers import Moment, Subscribers
+from proxy.loop_turns import LoopTurns
 from proxy.members.accounting import Accounting
 from proxy.members.directory import Directory
 from proxy.members.member import Limits, Member
@@ -410,7 +411,7 @@ def services_over(jobs: Any, files: Any, catalog: Any, userdata: Any, **more: An
     options = ApiOptions(**{name: more.pop(name) for name in names & more.keys()})
     rooms |= {"jobs": jobs, "files": files, "catalog": catalog, "userdata": userdata}
     rooms |= {"options": options, "turns": thread_turns(), "pools": {}, "providers": {}}
-    rooms |= {"assets": None, "packs": None} | more
+    rooms |= {"assets": None, "packs": None, "loop_turns": LoopTurns()} | more
     services = keys.Services()
     for name, room in rooms.items():
         services[getattr(keys, name.upper())] = room

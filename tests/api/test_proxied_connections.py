@@ -35,7 +35,11 @@ class Upstream:
         head = HEAD + f"X-Forwarded-For: {address}\r\n".encode()
         if token is not None:
             head += f"Authorization: Bearer {token}\r\n".encode()
-        self._writer.write(head + b"\r\n")
+        return await self.answer(head + b"\r\n")
+
+    async def answer(self, sent: bytes) -> bytes:
+        """Send something; return the first line of the answer."""
+        self._writer.write(sent)
         answer: bytes = await self._reader.readuntil(b"\r\n\r\n")
         length = answer.partition(b"Content-Length: ")[2].partition(b"\r\n")[0]
         await self._reader.readexactly(int(length))
@@ -64,6 +68,22 @@ async def test_each_request_has_the_sender_that_the_proxy_names(
     assert upstream.connection.sender == Owner(address=STRANGER)
     assert b" 200 " in await upstream.ask(ANN, token)
     assert upstream.connection.sender == Owner("ann")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\nBad Name: 1\r\n\r\n",
+        b"GET / HTTP/9\r\n\r\n",
+        b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+    ],
+)
+async def test_what_cannot_be_parsed_is_answered_as_without_a_proxy(
+    upstream: Upstream, sent: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert await upstream.answer(sent) == b"HTTP/1.0 400 Bad Request"
+    assert "Traceback" not in caplog.text
 
 
 async def test_time_is_charged_to_the_sender_of_each_request(

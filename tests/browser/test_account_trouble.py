@@ -19,7 +19,7 @@ from proxy.cloud.event_socket import Timeouts
 from proxy.simulator import Simulator
 
 if TYPE_CHECKING:
-    from playwright.async_api import Browser
+    from playwright.async_api import Browser, Route
 
 #: Seconds without a cloud, in which the delays between attempts grow beyond the bound.
 OUTAGE = 12.0
@@ -28,6 +28,15 @@ BOUND = 2.0
 
 #: Nothing is answered from a copy: what is wrong is seen at once.
 QUICK = Timeouts(ready_age=0.1)
+
+#: Lets the page keep the summaries of the toasts that are added.
+_RECORDED = """
+() => {
+  const { toast } = app.extensionManager, add = toast.add.bind(toast);
+  window.told = [];
+  toast.add = (message) => { window.told.push(message.summary); add(message); };
+}
+"""
 
 
 def interface() -> dict[str, Any]:
@@ -76,9 +85,31 @@ async def test_a_key_that_stops_working_is_a_toast_and_a_badge(
         await refused.first.wait_for()
         await frontend.page.get_by_text("Not ready", exact=True).wait_for()
         simulator.account.key = key
-        await frontend.page.get_by_text("accepts jobs again").first.wait_for()
+        await frontend.page.get_by_text("Jobs are accepted again").first.wait_for()
         await frontend.page.get_by_text("Not ready", exact=True).wait_for(state="detached")
         assert frontend.watch.unexpected() == []
+
+
+async def test_trouble_is_told_once_whatever_its_sentence_becomes(
+    chrome: Browser, simulator: Simulator, tmp_path: Path
+) -> None:
+    troubles = iter(["one", "two"])
+
+    async def answer(route: Route) -> None:
+        state = await (await route.fetch()).json()
+        await route.fulfill(json={**state, "trouble": next(troubles, None)})
+
+    async with (
+        running_proxy(simulator, tmp_path / "data", **interface()) as proxy,
+        Frontend.opened(chrome, proxy.url, tmp_path / "failure.png") as frontend,
+    ):
+        page = frontend.page
+        await frontend.evaluate(_RECORDED)
+        await page.route("**/proxy/api/interface", answer)
+        await page.wait_for_function("window.told.includes('Jobs are accepted again')")
+        assert next(troubles, None) is None
+        told = await frontend.evaluate("window.told")
+        assert told == ["No jobs are accepted", "Jobs are accepted again"]
 
 
 async def test_the_badge_of_a_cloud_that_cannot_be_reached_goes_when_it_is_back(

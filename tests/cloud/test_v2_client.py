@@ -226,6 +226,16 @@ async def test_without_labels_or_lists_nothing_is_found(
     assert await client.find("m", none_known, since=0) is None
 
 
+async def test_labels_that_were_refused_are_sent_again_with_the_next_job(
+    client: DeploymentClient, deployment: SimulatedDeployment
+) -> None:
+    deployment.switches.labels = False
+    await client.submit(Prompt(framed(), {}, mark="m"))
+    deployment.switches.labels = True
+    sent = await client.submit(Prompt(framed(), {}, mark="n"))
+    assert await client.find("n", none_known, since=0) == sent.cloud_id
+
+
 async def test_a_large_workflow_is_not_sent(
     client: DeploymentClient, deployment: SimulatedDeployment
 ) -> None:

@@ -11,11 +11,11 @@ import pytest
 from stack import TIMEOUT
 from waiting import until
 
-from proxy.edge import loop_turns
+from proxy import loop_turns
 from proxy.edge.aiohttp_internals import BY_TURNS
 from proxy.edge.connections import Connection
 from proxy.edge.input import READ, STRANGERS_READ, InputProtocol
-from proxy.edge.loop_turns import QUANTUM, Driver, LoopAccount, LoopTurns
+from proxy.loop_turns import QUANTUM, Driver, LoopAccount, LoopTurns
 from proxy.owners import Owner
 
 

@@ -213,6 +213,20 @@ async def test_a_lost_answer_is_found_by_the_label(place: Place) -> None:
     assert len(place.deployment.jobs) == 1
 
 
+async def test_a_lost_answer_is_found_where_labels_were_refused_before_a_restart(
+    place: Place,
+) -> None:
+    switches = place.deployment.switches
+    switches.labels = False
+    async with place.proxy() as (client, _):
+        await client.run(framed())
+    switches.labels, switches.lose_answers = True, 1
+    async with place.proxy() as (client, _):
+        entry = await client.run(framed(0x00FF00))
+    assert entry["status"]["status_str"] == "success"
+    assert len(place.deployment.jobs) == 2
+
+
 async def test_without_labels_a_lost_job_ends_as_lost_and_is_not_sent_again(place: Place) -> None:
     switches = place.deployment.switches
     switches.labels, switches.lose_answers = False, 1

@@ -9,10 +9,12 @@ from uuid import uuid4
 
 import graphs
 import pytest
+from aiohttp import web
 from deployments import Place, framed, stepped
 from stack import Client
 from structlog.testing import capture_logs
 
+from proxy.simulator.deployment.server import ApiError
 from proxy.simulator.deployment.state import DeploymentJob
 
 PREVIEWS = {"supports_preview_metadata": True}
@@ -274,6 +276,25 @@ async def test_what_expires_after_a_cancel_is_interrupted(client: Client, place:
         await listener.until_end(prompt_id)
     assert listener.of("execution_interrupted")[0]["node_id"] == "2"
     assert not listener.of("execution_error")
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+async def test_a_job_that_the_deployment_does_not_know_any_more_ends_with_its_name(
+    client: Client, place: Place, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find(_: web.Request) -> DeploymentJob:
+        if form == "json":
+            raise ApiError(404, "job_not_found", "There is no such job.")
+        raise web.HTTPNotFound(text="404 page not found")
+
+    place.deployment.switches.pace = 1000.0
+    async with client.listening() as listener:
+        prompt_id = await client.submit(stepped())
+        await place.deployment.wait_for("running")
+        monkeypatch.setattr(place.deployment, "_find", find)
+        await listener.until_end(prompt_id)
+    (error,) = listener.of("execution_error")
+    assert error["exception_message"] == "The deployment studio no longer has this job."
 
 
 # --- the history ---------------------------------------------------------------------------

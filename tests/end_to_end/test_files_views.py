@@ -47,13 +47,12 @@ async def test_a_conversion_has_the_pixels_of_a_local_one(
     assert decoded(shown) == decoded(converted(picture(mode), preview, channel))
 
 
-async def test_a_picture_that_is_too_large_for_a_preview_is_sent_as_it_is(
-    client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    large = picture("RGB")
+async def test_a_picture_that_is_too_large_for_a_preview_is_sent_as_it_is(client: Client) -> None:
+    target = io.BytesIO()
+    Image.new("RGBA", (8192, 8192)).save(target, "PNG")
+    large = target.getvalue()
     await client.upload("cat.png", large)
     item = {"filename": "cat.png", "type": "input"}
-    monkeypatch.setattr("proxy.files.pictures.MAX_MEMORY", 500)
     assert await client.view(item, preview="webp;75") == large
     assert await client.get("view", **item, channel="rgb") == (400, ANY)
 

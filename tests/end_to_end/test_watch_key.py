@@ -79,7 +79,7 @@ async def test_a_submission_is_refused_in_one_clear_sentence(
     for _ in range(3):
         status, answer = await client.post("prompt", {"prompt": graphs.plain()})
         assert (status, answer["error"]["type"]) == (503, "UNAUTHORIZED")
-        assert "set a valid Comfy Cloud API key" in answer["error"]["message"]
+        assert "the API key of this proxy; its admin must set" in answer["error"]["message"]
     assert (await client.get("queue"))[1] == {"queue_running": [], "queue_pending": []}
     assert account.simulator.calls["POST /api/prompt"] <= 2
 

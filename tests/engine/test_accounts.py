@@ -15,6 +15,7 @@ from proxy.engine.accounts import (
     Reason,
     Slots,
 )
+from proxy.translate.errors import LocalError
 
 
 def test_a_fixed_number_and_what_may_be_ahead() -> None:
@@ -173,3 +174,13 @@ def test_no_more_jobs_are_tried_than_are_known_to_run_before_the_plan_was_read()
     assert account.limit == 3
     account.plan_read.set()
     assert account.limit == 5
+
+
+def test_the_refusal_of_an_account_holds_no_request_that_it_was_raised_for() -> None:
+    health = AccountHealth()
+    try:
+        raise LocalError("dead_key", "the key is not valid")
+    except LocalError as error:
+        health.failed("dead_key", 1.0, refusal=error)
+    assert health.refusal is not None
+    assert (health.refusal.message, health.refusal.__traceback__) == ("the key is not valid", None)

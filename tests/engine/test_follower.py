@@ -17,7 +17,7 @@ from waiting import until
 from proxy.engine.follower import JobFollower, Starting
 from proxy.engine.localiser import Localiser, Secrets
 from proxy.engine.policy import DetailTimeouts
-from proxy.engine.tracker import EventReceived, Tracker
+from proxy.engine.tracker import Ended, EventReceived, Tracker
 from proxy.jobs.messages import JobMessage
 from proxy.jobs.models import JobState
 from proxy.simulator import HttpFault, Simulator, SocketFault
@@ -129,6 +129,37 @@ async def test_pictures_give_way_only_while_an_input_takes_long(
     assert len(previews) == (65 if held_up else 200)
 
 
+def waiting_follower() -> JobFollower:
+    """One that takes nothing yet."""
+    live_job, unused = job(state=JobState.SUBMITTED), None
+    tracker = Tracker(live_job.prompt_id, live_job.graph)
+    given: Any = unused
+    localiser = Localiser(live_job, given, given, Secrets(()))
+    return JobFollower(live_job, tracker, localiser, None, DetailTimeouts(), given)
+
+
+def test_of_many_inputs_those_that_say_the_same_are_one() -> None:
+    follower = waiting_follower()
+    for value in range(1000):
+        follower.post(EventReceived("progress", {"node": "1", "value": value}))
+        follower.post(EventReceived("progress_state", {"nodes": {}}))
+    before = follower.waiting
+    for value in range(1000):
+        follower.post(EventReceived("progress", {"node": "1", "value": value}))
+        follower.post(EventReceived("progress", {"node": "1", "value": value}))
+    assert follower.waiting == before + 1
+
+
+def test_of_an_endless_flood_the_end_is_kept() -> None:
+    follower = waiting_follower()
+    for number in range(10_000):
+        follower.post(EventReceived("executing", {"node": str(number)}))
+    assert follower.waiting <= 5001
+    assert follower.reading
+    follower.post(EventReceived("execution_success", {}))
+    assert follower.end_reported.is_set()
+
+
 async def test_a_job_that_is_withdrawn_as_it_starts_tells_nothing() -> None:
     live_job = job(state=JobState.SUBMITTED)
     unused: Any = None
@@ -145,3 +176,36 @@ async def test_a_job_that_is_withdrawn_as_it_starts_tells_nothing() -> None:
     assert isinstance(await anext(happenings), Starting)  # it waits for previous jobs here
     follower.withdraw()
     assert [happening async for happening in happenings] == []
+
+
+async def test_what_slow_readings_take_counts_for_a_job_that_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    passed = 0.0
+
+    class Slow:
+        title = "The deployment studio"
+
+        async def job(self, _cloud_id: str) -> None:
+            nonlocal passed
+            passed += 10.0
+
+    monkeypatch.setattr("proxy.engine.follower.clock.monotonic", lambda: passed)
+    live_job = job(state=JobState.SUBMITTED)
+    unused: Any = None
+    slow: Any = Slow()
+    follower = JobFollower(
+        live_job,
+        Tracker(live_job.prompt_id, live_job.graph),
+        Localiser(live_job, unused, unused, Secrets(())),
+        slow,
+        DetailTimeouts(first=0.001, longest=0.001, lost=60.0),
+        unused,
+    )
+    follower.read_detail()
+    reading = asyncio.create_task(follower.read_when_wanted())
+    happenings = [happening async for happening in follower.follow()]
+    reading.cancel()
+    assert passed == 70.0
+    (ended,) = [happening for happening in happenings if isinstance(happening, Ended)]
+    assert ended.result.data["exception_message"] == "The deployment studio no longer has this job."

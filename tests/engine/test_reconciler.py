@@ -86,6 +86,8 @@ class Cloud:
     """Answers with `listed`, or with `failure`, and about a job with what is `single`; remembers
     when it was asked, and for which jobs."""
 
+    title = "Comfy Cloud"
+
     def __init__(self) -> None:
         self.capabilities = Capabilities()
         self.listed: list[Snapshot] = []

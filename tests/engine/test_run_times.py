@@ -49,12 +49,26 @@ async def test_another_engine_knows_what_one_has_learned(repository: RunTimeRepo
     assert not other.expected(smaller, []).measured
 
 
-async def test_the_time_of_a_job_is_kept_by_member_and_for_all(
+async def test_one_member_decides_nothing_for_others(repository: RunTimeRepository) -> None:
+    times, shape = RunTimes(repository), shape_of(GRAPH)
+    times.learn(GRAPH, {}, "eve", 16_000_000)
+    times.learn(GRAPH, {}, "bob", 1000)
+    assert times.typical("ann", shape) is None
+    times.learn(GRAPH, {}, "carol", 3000)
+    assert times.typical("ann", shape) == 3000
+    for _ in range(20):
+        times.learn(GRAPH, {}, "eve", 16_000_000)
+    assert times.typical("ann", shape) == 3000
+    assert times.typical("bob", shape) == 1000
+
+
+async def test_the_time_of_a_job_is_kept_by_member_and_for_others(
     repository: RunTimeRepository,
 ) -> None:
     one, other = RunTimes(repository), RunTimes(repository)
     shape = shape_of(GRAPH) or ""
-    for times, member, ms in ((one, "anna", 1000), (one, "ben", 2000), (other, "anna", 2000)):
+    runs = ((one, "anna", 1000), (one, "ben", 2000), (one, "carl", 900), (other, "anna", 2000))
+    for times, member, ms in runs:
         await times.load()
         times.learn(GRAPH, {}, member, ms)
         await times.unwritten.flush()
@@ -62,11 +76,12 @@ async def test_the_time_of_a_job_is_kept_by_member_and_for_all(
     assert found == {
         job_name(shape, "anna"): pytest.approx(1300),
         job_name(shape, "ben"): 2000,
-        job_name(shape): pytest.approx(1300 + 0.3 * 700),
+        job_name(shape, "carl"): 900,
+        job_name(shape): pytest.approx(1300),
     }
     one.learn({str(number): {} for number in range(MAX_NODES + 1)}, {}, "anna", 5)
     await one.unwritten.flush()
-    assert len([row for row in await repository.load() if row.kind == JOB]) == 3
+    assert len([row for row in await repository.load() if row.kind == JOB]) == 4
 
 
 async def test_newer_runs_change_what_is_expected(repository: RunTimeRepository) -> None:

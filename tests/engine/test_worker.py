@@ -14,6 +14,7 @@ from proxy.cloud.upstream import Capabilities
 from proxy.engine.accounts import Account, Slots
 from proxy.engine.policy import Policy
 from proxy.engine.worker import AccountWorker
+from proxy.loop_turns import LoopTurns
 from proxy.simulator import Simulator
 
 
@@ -34,7 +35,9 @@ async def test_a_job_whose_cancellation_crashes_is_abandoned_all_the_same() -> N
     cloud: Any = CrashingCloud()
     account = Account("one", cloud, "", slots=Slots(1))
     world = World(one=account)
-    resources: Any = SimpleNamespace(files=Files(), catalog=Catalog(), packs=None)
+    resources: Any = SimpleNamespace(
+        files=Files(), catalog=Catalog(), packs=None, loop_turns=LoopTurns()
+    )
     worker = AccountWorker(account, world.scheduler, world.table, resources, Policy())
     await worker.abandon("a job")
 
@@ -46,7 +49,9 @@ async def test_another_key_is_used_for_calls_and_makes_the_account_well(
     await client.start()
     account = Account("one", client, "an old key", slots=Slots(1))
     world = World(one=account)
-    resources: Any = SimpleNamespace(files=Files(), catalog=Catalog(), packs=None)
+    resources: Any = SimpleNamespace(
+        files=Files(), catalog=Catalog(), packs=None, loop_turns=LoopTurns()
+    )
     worker = AccountWorker(account, world.scheduler, world.table, resources, Policy())
     account.health.failed("dead_key", 0.0)
     try:

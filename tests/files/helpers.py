@@ -150,6 +150,27 @@ def header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + whole + struct.pack(">I", 0) + b"IDAT" + b"\x35\xaf\x06\x1e"
 
 
+def progressive(side: int, scans: int) -> bytes:
+    """A grey JPEG that says in each of so many scans that all blocks are as they were (ITU-T T.81,
+    G.1.2.2)."""
+
+    def segment(marker: int, data: bytes) -> bytes:
+        return bytes((0xFF, marker)) + struct.pack(">H", len(data) + 2) + data
+
+    frame = struct.pack(">BHHB", 8, side, side, 1) + bytes((1, 0x11, 0))
+    table = bytes((0x10, 1)) + bytes(15) + b"\xe0"  # one code, of one bit: EOB14
+    blocks, bits = (-(-side // 8)) ** 2, ""
+    while blocks:
+        run = min(blocks, (1 << 15) - 1)
+        bits += f"0{run - (1 << 14):014b}"
+        blocks -= run
+    bits += "1" * (-len(bits) % 8)
+    coded = int(bits, 2).to_bytes(len(bits) // 8).replace(b"\xff", b"\xff\0")
+    scan = segment(0xDA, bytes((1, 1, 0, 1, 1, 0))) + coded
+    tables = segment(0xDB, bytes(1) + b"\1" * 64) + segment(0xC2, frame) + segment(0xC4, table)
+    return b"\xff\xd8" + tables + scan * scans + b"\xff\xd9"
+
+
 def pixels(data: bytes) -> tuple[str, tuple[int, int], bytes]:
     """Mode, size and pixels of a picture."""
     with Image.open(io.BytesIO(data)) as picture:

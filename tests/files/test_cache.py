@@ -176,14 +176,20 @@ def test_a_file_that_somebody_removed_is_not_found(cache: Cache, tmp_path: Path)
     assert cache.total == 0
 
 
+def keep_conversion(cache: Cache, data: bytes) -> None:
+    partial = cache.new_partial()
+    partial.write_bytes(data)
+    assert cache.keep_conversion(KEY, partial) == data
+
+
 def test_conversions_are_kept_over_a_restart(tmp_path: Path) -> None:
-    opened(tmp_path).keep_conversion(KEY, b"webp")
+    keep_conversion(opened(tmp_path), b"webp")
     assert opened(tmp_path).conversion(KEY) == b"webp"
 
 
 def test_a_damaged_conversion_is_made_again(tmp_path: Path) -> None:
     cache = opened(tmp_path)
-    cache.keep_conversion(KEY, b"webp")
+    keep_conversion(cache, b"webp")
     path = tmp_path / "converted" / KEY
     path.write_bytes(b"x" + path.read_bytes()[1:])
     assert cache.conversion(KEY) is None
@@ -191,7 +197,7 @@ def test_a_damaged_conversion_is_made_again(tmp_path: Path) -> None:
 
 
 def test_conversions_count_into_the_bound(cache: Cache) -> None:
-    cache.keep_conversion(KEY, b"x" * 900)
+    keep_conversion(cache, b"x" * 900)
     keep(cache, b"y" * 900)
     assert cache.conversion(KEY) is None
     assert cache.total == 900
@@ -200,7 +206,7 @@ def test_conversions_count_into_the_bound(cache: Cache) -> None:
 def test_a_conversion_that_cannot_be_written_is_left(cache: Cache, tmp_path: Path) -> None:
     (tmp_path / "converted" / KEY).mkdir()
     with capture_logs() as logs:
-        cache.keep_conversion(KEY, b"webp")
+        keep_conversion(cache, b"webp")
     assert [log["log_level"] for log in logs] == ["warning"]
     assert cache.conversion(KEY) is None
 

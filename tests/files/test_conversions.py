@@ -7,27 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from files import tasks
 from files.helpers import header, png
 from hypothesis import given
 from hypothesis.strategies import integers
 from PIL import Image, ImageChops
 
-from proxy.files.conversions import (
-    Conversion,
-    compose,
-    conversion,
-    convert_picture,
-    fitted_size,
-    small,
-)
-from proxy.files.pictures import NotAPictureError, TooManyPixelsError, encoding
+from proxy.files.conversions import Conversion, conversion, small
+from proxy.files.opened_pictures import NotAPictureError
+from proxy.files.picture_tasks import compose, fitted_size
 
 
 def converted(picture: Image.Image, wanted: Conversion | None, tmp_path: Path, **saved: Any) -> Any:
     path = tmp_path / "picture"
     picture.save(path, **{"format": "PNG", **saved})
     assert wanted is not None
-    return Image.open(io.BytesIO(convert_picture(path, wanted)))
+    return Image.open(io.BytesIO(tasks.converted(path, wanted)))
 
 
 def about(found: Any, expected: tuple[int, ...]) -> bool:
@@ -126,7 +121,7 @@ def test_a_thumbnail_is_made_in_strips_as_pillow_makes_it(
 ) -> None:
     picture, wanted = gradient(mode, size), Conversion("png", "", side=50)
     whole = converted(picture, wanted, tmp_path)
-    monkeypatch.setattr("proxy.files.conversions._STRIP_PIXELS", 1000)
+    monkeypatch.setattr("proxy.files.picture_tasks._STRIP_PIXELS", 1000)
     made = converted(picture, wanted, tmp_path)
     assert made.tobytes() == whole.tobytes()
     picture.thumbnail((50, 50))
@@ -134,27 +129,6 @@ def test_a_thumbnail_is_made_in_strips_as_pillow_makes_it(
     assert (made.size, made.mode) == (expected.size, expected.mode)
     difference = ImageChops.difference(made, expected)
     assert max(high for _, high in difference.getextrema()) <= 3
-
-
-def test_a_result_that_takes_too_much_memory_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    noise = Image.effect_noise((64, 64), 100).convert("RGB")
-    for module in ("conversions", "pictures"):
-        monkeypatch.setattr(f"proxy.files.{module}.MAX_MEMORY", 4 * 64 * 64 + 1000)
-    with pytest.raises(TooManyPixelsError, match="more than 4095 pixels"):
-        converted(noise, conversion(None, "rgb"), tmp_path)
-
-
-def test_a_large_picture_becomes_a_webp_by_a_faster_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    picture = Image.new("RGB", (64, 64))
-    assert encoding(picture, "webp") == {}
-    monkeypatch.setattr("proxy.files.pictures.MAX_MEMORY", 20 * 64 * 64)
-    assert encoding(picture, "webp") == {"method": 2}
-    for mode, format_ in (("RGBA", "webp"), ("RGB", "AVIF")):
-        with pytest.raises(TooManyPixelsError):
-            encoding(Image.new(mode, (64, 64)), format_)
-    assert encoding(picture, "PNG") == {}
 
 
 def alphas(made: Any) -> list[int]:
@@ -204,5 +178,5 @@ def test_a_mask_of_another_size_is_refused_by_the_headers(tmp_path: Path) -> Non
     original.write_bytes(png((8, 6)))
     mask.write_bytes(header(8192, 8192))
     with pytest.raises(NotAPictureError, match="8192 x 8192 pixels but its picture 8 x 6"):
-        compose(original, mask, target, "a.png", bytes)
-    assert not target.exists()
+        tasks.done(compose, [original, mask], [target], filename="a.png", names={})
+    assert target.stat().st_size == 0

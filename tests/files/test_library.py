@@ -222,7 +222,7 @@ async def test_contents_that_stay_wrong_are_an_error_and_not_cached(
     files: Files, simulator: Simulator, tmp_path: Path
 ) -> None:
     simulator.faults.add(HttpFault("GET storage", corrupt=True), times=None)
-    with pytest.raises(LocalError, match=r"did not deliver a.png completely") as refusal:
+    with pytest.raises(LocalError, match=r"a.png was not delivered completely") as refusal:
         await files.open(stored(simulator, SMALL))
     assert refusal.value.kind == "bad_answer"
     assert cached(tmp_path) == set()

@@ -1,151 +1,297 @@
-"""Pictures that are too large, and whose turn it is."""
+"""The processes for pictures: their limits, and whose turn it is."""
 
 from __future__ import annotations
 
 import asyncio
-import struct
-import threading
-from collections.abc import AsyncIterator
+import errno
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
-from files.helpers import header
-from PIL import Image
+from files import hostile_tasks
+from files.helpers import header, png
+from waiting import until
 
-from proxy.files.conversions import conversion, convert_picture
-from proxy.files.pictures import (
-    LARGE_PIXELS,
-    MAX_PIXELS,
-    PictureWorkers,
-    TooManyPixelsError,
-    pixels_of,
-    size_of,
-    unreadable,
-)
+from proxy import processes
+from proxy.files import picture_worker
+from proxy.files.conversions import conversion
+from proxy.files.opened_pictures import MAX_PIXELS, NotAPictureError, TooManyPixelsError
+from proxy.files.picture_tasks import size
+from proxy.files.pictures import PictureHeader, PictureWorkers, unreadable
 from proxy.members.member import LOCAL
+from proxy.processes import Processes
+from proxy.translate.errors import LocalError
 
-
-def test_a_picture_with_too_many_pixels_is_refused_by_its_header(tmp_path: Path) -> None:
-    path = tmp_path / "a"
-    path.write_bytes(header(8192, 8193))
-    wanted = conversion("webp;90", None)
-    assert wanted is not None
-    with pytest.raises(TooManyPixelsError) as refused:
-        convert_picture(path, wanted)
-    answer = unreadable("a.png", refused.value)
-    assert (answer.kind, answer.type) == ("invalid", "image_too_large")
-    assert answer.extra_info == {"max_pixels": MAX_PIXELS}
-
-
-def test_the_largest_that_the_cloud_takes_is_none_too_many(tmp_path: Path) -> None:
-    path = tmp_path / "a"
-    path.write_bytes(header(8192, 8192))
-    assert size_of(path) == (8192, 8192)
-    assert pixels_of(path) == MAX_PIXELS
-
-
-def test_the_tiles_of_a_small_tiff_are_not_too_large(tmp_path: Path) -> None:
-    width, length, offset = 322, 323, 324
-    tags = {
-        256: 16,
-        257: 16,
-        258: 8,
-        259: 1,
-        262: 1,
-        277: 1,
-        width: 2**16,
-        length: 2**16,
-        offset: 8,
-    }
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
-    path = tmp_path / "a"
-    path.write_bytes(b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4))
-    with pytest.raises(TooManyPixelsError):
-        size_of(path)
-
-
-def test_an_icon_counts_as_the_largest_that_it_may_hold(tmp_path: Path) -> None:
-    path = tmp_path / "a"
-    Image.new("RGB", (32, 32)).save(path, format="ICO")
-    assert pixels_of(path) == MAX_PIXELS
-
-
-class Work:
-    """Work that ends when it is told to."""
-
-    def __init__(self, workers: PictureWorkers, member: str, *sources: Path) -> None:
-        self.begun = asyncio.Event()
-        self.end = threading.Event()
-        self._loop = asyncio.get_running_loop()
-        self.task = asyncio.create_task(workers.run(member, self._run, *sources))
-
-    def _run(self) -> None:
-        self._loop.call_soon_threadsafe(self.begun.set)
-        assert self.end.wait(30)
+WEBP = conversion("webp;90", None)
+assert WEBP is not None
+posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limits of processes")
 
 
 @pytest.fixture
 async def workers() -> AsyncIterator[PictureWorkers]:
     shop = PictureWorkers()
     yield shop
-    shop.close()
+    await shop.close()
 
 
 @pytest.fixture
-def large(tmp_path: Path) -> Path:
-    path = tmp_path / "large.png"
-    path.write_bytes(header(1, LARGE_PIXELS + 1))
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "a.png"
+    path.write_bytes(png((8, 6)))
     return path
 
 
-async def settled(*works: Work) -> list[bool]:
-    """Which have begun, when nothing more can begin."""
-    for _ in range(10):
-        await asyncio.sleep(0)
-    return [work.begun.is_set() for work in works]
+async def about(workers: PictureWorkers) -> dict[str, Any]:
+    return dict(await workers.run("ann", hostile_tasks.environment, []))
 
 
-async def test_a_member_has_one_picture_in_work(workers: PictureWorkers) -> None:
-    first, second = Work(workers, "ann"), Work(workers, "ann")
-    await first.begun.wait()
-    other = Work(workers, "bob")
-    await other.begun.wait()
-    other.end.set()
-    await other.task
-    assert await settled(second) == [False]
-    first.end.set()
-    await second.begun.wait()
-    second.end.set()
-    await second.task
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
-async def test_the_lone_member_may_have_all_threads(workers: PictureWorkers) -> None:
-    works = [Work(workers, LOCAL), Work(workers, LOCAL)]
-    for work in works:
-        await work.begun.wait()
-    for work in works:
-        work.end.set()
+def test_the_sentence_for_a_picture_with_too_many_pixels() -> None:
+    answer = unreadable("a.png", TooManyPixelsError())
+    assert (answer.kind, answer.type) == ("invalid", "image_too_large")
+    assert answer.extra_info == {"max_pixels": MAX_PIXELS}
 
 
-async def test_of_large_pictures_one_is_in_work(workers: PictureWorkers, large: Path) -> None:
-    first = Work(workers, "ann", large)
-    await first.begun.wait()
-    second, small = Work(workers, "bob", large), Work(workers, "carl")
-    await small.begun.wait()
-    small.end.set()
-    await small.task
-    assert await settled(second) == [False]
-    first.end.set()
-    await second.begun.wait()
-    second.end.set()
+async def test_headers(workers: PictureWorkers, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    for data, expected in (
+        (header(8192, 8192), PictureHeader(8192, 8192)),
+        (header(8192, 8193), PictureHeader(None, None)),
+        (b"something else", None),
+    ):
+        path.write_bytes(data)
+        assert await workers.header("ann", path) == expected
 
 
-async def test_who_leaves_keeps_the_place_until_the_work_is_done(workers: PictureWorkers) -> None:
-    first = Work(workers, "ann")
-    await first.begun.wait()
-    first.task.cancel()
-    second = Work(workers, "ann")
-    assert await settled(second) == [False]
-    first.end.set()
-    await second.begun.wait()
-    second.end.set()
+async def test_what_has_too_many_pixels_is_not_decoded(
+    workers: PictureWorkers, tmp_path: Path
+) -> None:
+    (tmp_path / "a").write_bytes(header(8192, 8193))
+    with pytest.raises(TooManyPixelsError, match="more than 67108864 pixels"):
+        await workers.convert("ann", tmp_path / "a", tmp_path / "b", WEBP)
+
+
+async def test_a_process_does_one_task_after_another_and_knows_no_secrets(
+    workers: PictureWorkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMFY_CLOUD_API_KEY", "secret")
+    first, second = await about(workers), await about(workers)
+    assert first["pid"] == second["pid"] != os.getpid()
+    assert {name for name in first["names"] if "COMFY" in name} == set()
+    assert {
+        name for name in first["modules"] if name.startswith(("aiohttp", "proxy.translate"))
+    } == set()
+
+
+async def test_a_process_without_a_task_ends(
+    workers: PictureWorkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "IDLE_SECONDS", 0.0)
+    first = await about(workers)
+    await until(lambda: not is_running(first["pid"]))
+    assert (await about(workers))["pid"] != first["pid"]
+
+
+async def test_who_leaves_ends_the_work(workers: PictureWorkers) -> None:
+    pid = (await about(workers))["pid"]
+    task = asyncio.create_task(workers.run("ann", hostile_tasks.spin, [], pixels=MAX_PIXELS))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not is_running(pid)
+    assert (await about(workers))["pid"] != pid
+
+
+@posix
+@pytest.mark.parametrize(
+    ("task", "options"),
+    [
+        (hostile_tasks.spin, {"pixels": 1_000_000}),
+        (hostile_tasks.fill, {"size": picture_worker.MAX_BYTES}),
+        (hostile_tasks.write, {"size": picture_worker.MAX_BYTES + (1 << 20)}),
+        (hostile_tasks.end, {"status": 0}),
+        (hostile_tasks.end, {"status": 1}),
+    ],
+    ids=["time", "memory", "file", "end", "failure"],
+)
+async def test_a_process_that_passes_a_limit_is_followed_by_another(
+    workers: PictureWorkers,
+    tmp_path: Path,
+    task: picture_worker.Task,
+    options: Mapping[str, Any],
+) -> None:
+    pid = (await about(workers))["pid"]
+    with pytest.raises(TooManyPixelsError, match="more than 999999 pixels"):
+        await workers.run("ann", task, [], [tmp_path / "a"], **options)
+    assert not is_running(pid)
+    assert (await about(workers))["pid"] != pid
+
+
+@posix
+async def test_a_header_has_less_time(workers: PictureWorkers) -> None:
+    with pytest.raises(TooManyPixelsError, match=f"more than {MAX_PIXELS} pixels"):
+        await workers.run("ann", hostile_tasks.spin, [], pixels=0)
+
+
+async def test_a_process_that_the_system_does_not_limit_is_killed(
+    workers: PictureWorkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await about(workers)
+    monkeypatch.setattr(processes, "_START_SECONDS", 0.0)
+    monkeypatch.setattr(processes, "_PATIENCE", 0.05)
+    with pytest.raises(TooManyPixelsError):
+        await workers.run("ann", hostile_tasks.spin, [], pixels=0)
+
+
+@posix
+async def test_a_process_reaches_its_files_and_nothing_else(
+    workers: PictureWorkers, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "other").write_text("other")
+    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    async with server:
+        found = await workers.run(
+            "ann",
+            hostile_tasks.reach,
+            [tmp_path / "mine"],
+            path=str(tmp_path / "other"),
+            port=server.sockets[0].getsockname()[1],
+        )
+    assert found == [os.strerror(errno.EMFILE)] * 3 + ["mine"]
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "line", ["no JSON", "1", '{"seconds": "x"}', "x" * 200_000, '{"result": 1', "\xff", "null"]
+)
+async def test_an_answer_that_is_none_is_a_failure(workers: PictureWorkers, line: str) -> None:
+    with pytest.raises((TooManyPixelsError, RuntimeError)):
+        await workers.run("ann", hostile_tasks.say, [], line=line)
+    assert await about(workers)
+
+
+async def test_a_defect_of_the_server_is_none_of_the_picture(workers: PictureWorkers) -> None:
+    with pytest.raises(RuntimeError, match="KeyError: 'mine'"):
+        await workers.run("ann", hostile_tasks.fail, [])
+
+
+async def test_no_process_can_be_started(
+    workers: PictureWorkers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "missing"))
+    with pytest.raises(LocalError) as refused:
+        await workers.header("ann", tmp_path)
+    assert (refused.value.type, refused.value.kind) == ("pictures_unavailable", "unavailable")
+
+
+class Gate:
+    """Tasks that begin and end when they are told to, in the place of processes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun: list[str] = []
+        self._changed = asyncio.Event()
+        self._ends: dict[str, asyncio.Event] = {}
+        monkeypatch.setattr(Processes, "run", lambda _, task, __: self._run(task["sources"][0]))
+
+    async def _run(self, name: str) -> Any:
+        self.begun.append(name)
+        self._changed.set()
+        await self._ends.setdefault(name, asyncio.Event()).wait()
+        return {"result": [1, 1]}
+
+    async def until_begun(self, *names: str) -> None:
+        while not set(names) <= set(self.begun):
+            await self._changed.wait()
+            self._changed.clear()
+
+    def end(self, name: str) -> None:
+        self._ends.setdefault(name, asyncio.Event()).set()
+
+
+@pytest.fixture
+async def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    return Gate(monkeypatch)
+
+
+async def test_a_member_has_one_picture_in_work(workers: PictureWorkers, gate: Gate) -> None:
+    works = [
+        asyncio.create_task(workers.run(member, size, [Path(name)]))
+        for member, name in (("ann", "1"), ("ann", "2"), ("bob", "3"), ("carl", "4"))
+    ]
+    await gate.until_begun("1", "3")
+    gate.end("3")
+    await gate.until_begun("4")
+    assert gate.begun == ["1", "3", "4"]
+    gate.end("1")
+    await gate.until_begun("2")
+    for name in ("2", "4"):
+        gate.end(name)
+    await asyncio.gather(*works)
+
+
+async def test_the_lone_member_may_have_all_processes(workers: PictureWorkers, gate: Gate) -> None:
+    works = [asyncio.create_task(workers.run(LOCAL, size, [Path(name)])) for name in "12"]
+    await gate.until_begun("1", "2")
+    for name in "12":
+        gate.end(name)
+    await asyncio.gather(*works)
+
+
+async def test_headers_wait_for_no_conversion(workers: PictureWorkers, gate: Gate) -> None:
+    works = [
+        asyncio.create_task(workers.run(member, size, [Path(member)])) for member in ("ann", "bob")
+    ]
+    await gate.until_begun("ann", "bob")
+    gate.end("3")
+    assert await workers.header("ann", Path("3")) == PictureHeader(1, 1)
+    for name in ("ann", "bob"):
+        gate.end(name)
+    await asyncio.gather(*works)
+
+
+async def test_a_file_that_is_no_picture_is_refused(
+    workers: PictureWorkers, tmp_path: Path
+) -> None:
+    (tmp_path / "a").write_bytes(b"no picture")
+    with pytest.raises(NotAPictureError, match="not a picture in a known format") as refused:
+        await workers.convert("ann", tmp_path / "a", tmp_path / "b", WEBP)
+    assert refused.value.kind == "UnidentifiedImageError"
+
+
+async def test_each_format_is_decoded_without_another_file(
+    workers: PictureWorkers, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    for format_ in (
+        "PNG",
+        "JPEG",
+        "WEBP",
+        "GIF",
+        "BMP",
+        "TIFF",
+        "AVIF",
+        "JPEG2000",
+        "PPM",
+        "TGA",
+        "ICO",
+        "DDS",
+        "QOI",
+    ):
+        path = tmp_path / format_
+        Image.new("RGB", (16, 16)).save(path, format=format_)
+        for wanted in (WEBP, conversion("jpeg", None), conversion(None, "a")):
+            assert wanted is not None
+            await workers.convert("ann", path, tmp_path / "b", wanted)

@@ -31,6 +31,7 @@ from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudRefused, CloudUnauthorized, CloudUnreachable
 from proxy.files import uploads
 from proxy.files.conversions import Conversion
+from proxy.files.pictures import PictureWorkers
 from proxy.files.service import Files
 from proxy.simulator import Simulator
 from proxy.storage.database import StorageError
@@ -419,10 +420,10 @@ async def test_a_conversion_is_made_once_and_kept(
     made = await asyncio.gather(*(files.convert(record, WEBP) for _ in range(5)))
     assert len(set(made)) == 1
 
-    def no_more(*_: object) -> bytes:
+    def no_more(*_: object) -> None:
         raise AssertionError("it is made already")
 
-    monkeypatch.setattr("proxy.files.conversions.convert_picture", no_more)
+    monkeypatch.setattr(PictureWorkers, "convert", no_more)
     files = await open_files()
     assert await files.convert(record, WEBP) == made[0]
 

@@ -18,9 +18,11 @@ from PIL import Image, PngImagePlugin
 from proxy.api.content import content_headers, filename_parameter
 from proxy.cli.common import CommandError
 from proxy.cli.workflows import load_workflow
-from proxy.files import pictures, workflow_names
+from proxy.files import workflow_names
+from proxy.files.picture_parts import webp_size
 from proxy.packs.nodes import PackNodeError
-from proxy.packs.pictures import from_base64, without_texts
+from proxy.packs.picture_tasks import without_texts
+from proxy.packs.pictures import from_base64
 from proxy.translate import media_types, names
 from proxy.userdata.entries import BadNameError, LeadsOutError, parts_of
 
@@ -110,14 +112,7 @@ def picture_metadata(data: bytes) -> None:
     edits = workflow_names.edits(found, rename)
     list(edits.pieces(0, None))
     without_texts(data)
-
-
-@of_bytes(pictures.NotAPictureError, seeds=_pictures)
-def picture_header(data: bytes) -> None:
-    """Read the size of a picture."""
-    _file("").write_bytes(data)
-    pictures.metadata_of(_file(""))
-    pictures.pixels_of(_file(""))
+    webp_size(data[:30])
 
 
 @of_bytes(CommandError, seeds=_pictures)

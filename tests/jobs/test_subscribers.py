@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 from structlog.testing import capture_logs
 from waiting import until
 
+from proxy import loop_turns
+from proxy.budget import MemoryBudget
 from proxy.bus import EventBus
 from proxy.jobs import subscribers as module
 from proxy.jobs.clients import Clients
@@ -181,11 +184,46 @@ async def test_in_a_crowd_a_status_keeps_its_place(monkeypatch: pytest.MonkeyPat
     assert late.received == [(end, False)]
 
 
-async def test_in_a_crowd_other_messages_to_all_go_at_once() -> None:
+async def test_in_a_crowd_other_messages_to_all_go_in_their_order() -> None:
     subscribers, listeners = crowd(FEW + 1)
     subscribers.broadcast("local", status(1))
     subscribers.broadcast("local", NodeText("1", "x"))
+    assert not any(listener.received for listener in listeners)
+    await until(lambda: all(len(listener.received) == 2 for listener in listeners))
     assert all(statuses(listener) == [status(1), NodeText("1", "x")] for listener in listeners)
+
+
+async def test_in_a_crowd_each_hears_the_newest_of_what_says_the_same() -> None:
+    subscribers, listeners = crowd(FEW + 1)
+    steps = [Event("progress", {"value": value, "prompt_id": "p"}) for value in range(5)]
+    other, node = Event("progress", {"prompt_id": "q"}), NodeText("1", "x")
+    for message in (steps[0], node, steps[1], other, *steps[2:]):
+        subscribers.tell("local", None, message)
+    await until(lambda: all(listener.received for listener in listeners))
+    assert all(statuses(listener) == [node, other, steps[4]] for listener in listeners)
+
+
+async def test_messages_to_a_crowd_are_steps_of_their_member(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Others go on meanwhile."""
+    monkeypatch.setattr(loop_turns, "CALM", 0.0)
+    subscribers, listeners = crowd(FEW + 1)
+    subscribers.tell("local", None, NodeText("1", "x"))
+    turns = 0
+    while not all(listener.received for listener in listeners):
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns > FEW
+
+
+async def test_a_crowd_without_memory_for_what_waits_hears_it_at_once() -> None:
+    subscribers = Subscribers(EventBus(), Supervisor(), budget=MemoryBudget(2**20))
+    listeners = [listen(subscribers, str(number)) for number in range(FEW + 1)]
+    first, large = NodeText("1", "x"), NodeText("1", "x" * 2**20)
+    for message in (first, large):
+        subscribers.tell("local", None, message)
+    assert all(statuses(listener) == [first, large] for listener in listeners)
 
 
 async def test_who_has_left_hears_no_status() -> None:

@@ -57,8 +57,14 @@ def budget() -> MemoryBudget:
 
 
 @pytest.fixture
-def pictures(database: Database, budget: MemoryBudget, tmp_path: Path) -> PictureStore:
-    files: Any = Files(tmp_path, graphs.png(size=64))
+async def files(tmp_path: Path) -> AsyncIterator[Any]:
+    made = Files(tmp_path, graphs.png(size=64))
+    yield made
+    await made.picture_workers.close()
+
+
+@pytest.fixture
+def pictures(database: Database, budget: MemoryBudget, files: Any) -> PictureStore:
     return PictureStore(PackPictureRepository(database), files, budget)
 
 
@@ -126,8 +132,7 @@ async def test_a_result_waits_only_so_long(
         )
 
 
-async def test_a_result_that_never_fits_fails_its_node(database: Database, tmp_path: Path) -> None:
-    files: Any = Files(tmp_path, graphs.png(size=64))
+async def test_a_result_that_never_fits_fails_its_node(database: Database, files: Any) -> None:
     budget = MemoryBudget(100)
     pictures = PictureStore(PackPictureRepository(database), files, budget)
     with pytest.raises(PackNodeError) as caught:

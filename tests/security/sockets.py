@@ -25,13 +25,13 @@ def text_frame(payload: bytes, *, packed: bool = False) -> bytes:
 
 
 async def opened_sockets(
-    target: Target, count: int, headers: str = UPGRADE
+    target: Target, count: int, headers: str = UPGRADE, *, query: str = ""
 ) -> list[asyncio.StreamWriter]:
-    """Open websockets of Eve."""
+    """Open websockets of Eve, with more parameters in the `query`."""
     opened: list[asyncio.StreamWriter] = []
     for number in range(count):
         head = (
-            f"GET /ws?clientId=eve{number} HTTP/1.1\r\nHost: {target.url.authority}\r\n"
+            f"GET /ws?clientId=eve{number}{query} HTTP/1.1\r\nHost: {target.url.authority}\r\n"
             f"Authorization: Bearer {target.tokens['eve']}\r\n{headers}\r\n"
         )
         reader, writer = await target.connect(head.encode())

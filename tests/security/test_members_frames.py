@@ -154,3 +154,13 @@ async def test_an_upload_in_chunks_beside_chunks_of_one_byte(target: Target) -> 
             task.cancel()
         target.let_go()
     assert 0 < longest <= figures.machine + MEMBER.wait * busy()
+
+
+async def test_messages_to_thousands_of_sockets(target: Target) -> None:
+    """Sockets of one member that hear all about its jobs."""
+    query = f"&token={target.tokens['eve']}"
+    async with target.attacked_by(MEMBER):
+        await opened_sockets(target, 4000, query=query)
+        for number in range(5):
+            assert await show(target, f"a{number}", None) == 200
+        await asyncio.sleep(5)

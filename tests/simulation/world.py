@@ -37,7 +37,9 @@ from proxy.bus import valkey
 from proxy.clock import SystemClock
 from proxy.cloud.connections import Connections
 from proxy.cloud.v2 import client
+from proxy.files import picture_worker
 from proxy.members import directory
+from proxy.processes import Processes
 from proxy.storage.start import migrate
 from proxy.translate.v2.submissions import id_by_mark
 
@@ -268,6 +270,7 @@ class World:
             replace = stack.enter_context
             replace(mock.patch.object(clock, "source", self.clock))
             replace(mock.patch.object(randomness, "source", random.Random(self.rng.random())))
+            replace(mock.patch.object(Processes, "run", _carried_out))
             replace(mock.patch.object(valkey, "Redis", SimulatedRedis))
             replace(mock.patch.object(directory, "INTERVAL", _MEMBERS_INTERVAL))
             replace(mock.patch.object(client, "id_by_mark", self._id_by_mark))
@@ -326,6 +329,11 @@ def _unlocked(path: Path) -> Iterator[Path]:
     """Stands for `locked_folder`: a killed process of this world leaves no lock."""
     path.mkdir(parents=True, exist_ok=True)
     yield path
+
+
+async def _carried_out(_: Processes, task: Mapping[str, Any], _seconds: float) -> Any:
+    """Stands for `Processes.run`: processes of this world have none of their own."""
+    return await asyncio.to_thread(picture_worker.carried_out, task)
 
 
 def _memory() -> str | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
+
 import msgspec
 import pytest
 
 from proxy.api import bodies
-from proxy.translate.errors import LocalError, fill_node_errors, from_cloud, is_retryable
+from proxy.translate.errors import LocalError, fill_node_errors, from_cloud, is_retryable, kept
 
 
 def test_a_refusal_in_comfyuis_form_is_completed() -> None:
@@ -55,7 +57,7 @@ def test_code_and_message_become_an_error() -> None:
         (403, "PARTNER_NODE_DISABLED", 400, "remove the node"),
         (429, "QUEUE_LIMIT", 503, "have ended"),
         (429, "FREE_TIER_EXHAUSTED", 400, "allowance"),
-        (401, "UNAUTHORIZED", 503, "COMFY_CLOUD_API_KEY"),
+        (401, "UNAUTHORIZED", 503, "the API key of this proxy; its admin must set a valid one"),
         (413, "TOO_LARGE", 413, "smaller"),
         (500, "INTERNAL", 503, "again"),
     ],
@@ -138,3 +140,37 @@ def test_an_error_is_made_again_from_its_fields() -> None:
     again = LocalError(**fields)
     assert (again.fields(), again.body()) == (refusal.fields(), refusal.body())
     assert (again.kind, again.retry_after, str(again)) == ("unavailable", 10.0, str(refusal))
+
+
+class Seen:
+    """What a frame sees."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        LocalError("a", "b", kind="unavailable", details="c", retry_after=1.5),
+        OSError(28, "full"),
+        ExceptionGroup("several", [ValueError("one")]),
+    ],
+    ids=["refusal", "system", "group"],
+)
+def test_an_error_that_is_kept_holds_nothing_but_its_words(error: Exception) -> None:
+    def fail() -> weakref.ref[Seen]:
+        seen = Seen()
+        try:
+            try:
+                raise KeyError("cause")
+            except KeyError as cause:
+                raise error from cause
+        except Exception as raised:  # noqa: BLE001 (any kind)
+            held.append(kept(raised))
+        return weakref.ref(seen)
+
+    held: list[Exception] = []
+    seen = fail()
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    assert seen() is None
+    (found,) = held
+    assert (type(found), str(found), vars(found)) == (type(error), str(error), vars(error))
+    assert (found.__traceback__, found.__cause__, found.__context__) == (None, None, None)

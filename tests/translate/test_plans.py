@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.translate.plans import AccountPlan, balance_cents, plan_of
+from proxy.translate.plans import AccountPlan, balance_cents, plan_of, run_refusal_of
 
 
 @pytest.mark.parametrize(
@@ -75,3 +75,23 @@ def test_the_number_that_is_stated_comes_before_that_of_the_tier(
 )
 def test_what_is_known_is_one_sentence(plan: AccountPlan, sentence: str) -> None:
     assert plan.sentence() == sentence
+
+
+@pytest.mark.parametrize(
+    ("can_run", "refusal"),
+    [
+        ({"allowed": True}, ""),
+        (True, ""),
+        ({"allowed": False, "reason": "payment_past_due"}, "payment past due"),
+        ({"allowed": False, "reason": "<b>"}, "no reason is given"),
+        (False, "no reason is given"),
+        ({}, None),
+        (None, None),
+    ],
+)
+def test_why_an_account_may_run_nothing(can_run: object, refusal: str | None) -> None:
+    assert run_refusal_of({"capabilities": {"can_run_workflows": can_run}}) == refusal
+
+
+def test_an_answer_without_capabilities_says_nothing() -> None:
+    assert [run_refusal_of(answer) for answer in (None, {}, [], {"capabilities": 1})] == [None] * 4

@@ -71,7 +71,8 @@ API_V2 = CloudApi(
 #: Seconds between two readings of live jobs, at most: a stream may hang open although its job is
 #: over.
 _READ_INTERVAL = 5.0
-#: Of how many jobs it is remembered that the deployment has received them.
+#: Of how many jobs it is remembered that the deployment has received them, and that they have no
+#: label.
 _REMEMBERED = 1000
 #: Entries of the list in which a lost job is looked for; they are those with its label, if the
 #: deployment knows labels.
@@ -81,9 +82,6 @@ _LISTED = 20
 _LOOKS = (0.0, 0.5, 1.0, 2.0, 4.0)
 
 _NO_LABELS = frozenset({"metadata_not_supported", "metadata_invalid"})
-
-#: The fact that says whether the deployment takes labels.
-_LABELS = "labels"
 
 
 class DeploymentClient(AccountClient):
@@ -112,6 +110,8 @@ class DeploymentClient(AccountClient):
         self, base_url: URL, key: str, nodes: NodeList, **options: Unpack[ClientOptions]
     ) -> None:
         super().__init__(base_url, key, **options)
+        self.title = f"The deployment {self.observations.account}".rstrip()
+        self.http.title = self.aside.title = self.title
         self._nodes = nodes
         self.uploads = DeploymentUploads(self.http)
         self.releases = Releases(self.observations, nodes)
@@ -120,6 +120,7 @@ class DeploymentClient(AccountClient):
             self.http, self.downloads, self.releases, lambda: self._streams
         )
         self._reused: LRUCache[str, bool] = LRUCache(_REMEMBERED)
+        self._unlabelled: LRUCache[str, bool] = LRUCache(_REMEMBERED)
 
     async def check_key(self) -> None:
         """Ask for a list of jobs. A deployment that has none accepts the key, too."""
@@ -139,22 +140,24 @@ class DeploymentClient(AccountClient):
     async def submit(self, prompt: Prompt) -> Submission:
         """Send `POST /api/v2/jobs` once, with a key by which it is never run twice.
 
-        Raises `CloudAmbiguous` after an answer of a server that is not certain, and for a key that
-        was taken before; `CloudFilesGone` if an input is no longer there.
+        It has a label by which it is found again, unless the deployment refuses that: then it is
+        sent once more without. Raises `CloudAmbiguous` after an answer of a server that is not
+        certain, and for a key that was taken before; `CloudFilesGone` if an input is no longer
+        there.
         """
         if self.unusable:
             about = {"error": {"type": WITHOUT_NODES, "message": self.unusable}}
             raise refusal(self.http.call("POST", "v2/jobs"), 422, about, None)
         graph, outputs = prompt.prompt, prompt.partial_execution_targets
-        takes_labels = self.observations.facts.get(_LABELS) != "refused"
-        label = id_by_mark(prompt.mark, "label") if takes_labels else None
+        label = id_by_mark(prompt.mark, "label")
         try:
             return await self._submit(prompt, body_of(graph, prompt.extra_data, outputs, label))
         except CloudRefused as error:
-            if label is None or not _refuses_labels(error):
+            if not _refuses_labels(error):
                 raise _explained(error) from None
-        # The key is released by the refusal.
-        self.observations.learn(_LABELS, "refused")
+        # The key is released by the refusal. The next job has a label again: nothing tells when a
+        # deployment begins to take them, and without one a job cannot be found.
+        self._unlabelled[prompt.mark] = True
         try:
             return await self._submit(prompt, body_of(graph, prompt.extra_data, outputs, None))
         except CloudRefused as error:
@@ -203,7 +206,7 @@ class DeploymentClient(AccountClient):
         waits = _LOOKS if mark in self._reused else (0.0,)
         for wait in waits:
             await asyncio.sleep(wait)
-            if self.observations.facts.get(_LABELS) == "refused":
+            if mark in self._unlabelled:
                 return None
             if (cloud_id := await self._find(id_by_mark(mark, "label"), known)) is not None:
                 return cloud_id

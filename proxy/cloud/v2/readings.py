@@ -26,13 +26,18 @@ log = structlog.get_logger(__name__)
 _MAX_CONCURRENT = 8
 #: Maximum bytes of an output that is shown as a text; larger ones are left out.
 _MAX_TEXT_BYTES = 1024 * 1024
-#: Of how many jobs it is remembered that their end was asked for, or was unexplained, and of how
-#: many texts the content.
+#: Maximum bytes of those of one job together, and of all that are remembered.
+_MAX_TEXTS_BYTES, _MAX_CACHED_BYTES = 16 * 1024 * 1024, 64 * 1024 * 1024
+#: Of how many jobs it is remembered that their end was asked for, or was unexplained.
 _REMEMBERED = 1000
 
 
 def _cache() -> LRUCache[str, Any]:
     return LRUCache(_REMEMBERED)
+
+
+def _texts_cache() -> LRUCache[str, str]:
+    return LRUCache(_MAX_CACHED_BYTES, getsizeof=len)
 
 
 @dataclass(eq=False, repr=False)
@@ -48,7 +53,7 @@ class JobReadings:
     )
     _cancelled: LRUCache[str, bool] = field(init=False, default_factory=_cache)
     _expired: LRUCache[str, bool] = field(init=False, default_factory=_cache)
-    _texts: LRUCache[str, str] = field(init=False, default_factory=_cache)
+    _texts: LRUCache[str, str] = field(init=False, default_factory=_texts_cache)
 
     def cancelled(self, cloud_id: str) -> None:
         """Note that the end of a job was asked for: an unexplained end is that."""
@@ -93,13 +98,18 @@ class JobReadings:
     async def _texts_of(self, job: Mapping[str, Any]) -> dict[str, str]:
         """Return the contents of the outputs that are texts, by their ids.
 
-        One that is gone, or too large, is left out. Raises `CloudError`.
+        One that is gone, or too large, is left out, and so are those behind many MB of others.
+        Raises `CloudError`.
         """
         found: dict[str, str] = {}
+        size = 0
         for output in outputs_of(job):
             if not is_text(output):
                 continue
             id_ = output["id"]
+            if size + _MAX_TEXT_BYTES > _MAX_TEXTS_BYTES:
+                log.warning("text_outputs_omitted", cloud_job=job.get("id"), bytes=size)
+                break
             if id_ not in self._texts:
                 try:
                     self._texts[id_] = await self._text(id_)
@@ -107,6 +117,7 @@ class JobReadings:
                     log.warning("text_output_failed", cloud_job=job.get("id"), error=str(error))
                     continue
             found[id_] = self._texts[id_]
+            size += len(found[id_])
         return found
 
     async def _text(self, id_: str) -> str:

@@ -36,6 +36,8 @@ log = structlog.get_logger(__name__)
 SILENCE = 45.0
 #: Between two attempts to open a stream, and the seconds that one must last for a short delay.
 _AGAIN, _MIN_STABLE = Backoff(0.5, 15.0), 5.0
+#: Bytes of frames that are taken before others go on.
+_PIECE = 4096
 #: Maximum values of the data of a frame.
 _MAX_VALUES = 100_000
 #: Statuses after which no stream of the job, or of the deployment, will come.
@@ -127,13 +129,16 @@ class JobStreams:
     def _begin(self, cloud_id: str) -> None:
         if self._group is not None and self._offered and cloud_id not in self._over:
             run = self.runs[cloud_id]
-            task = self._group.create_task(self._observe(run), name=f"stream of {cloud_id}")
+            task = self._group.create_task(self._driven(run), name=f"stream of {cloud_id}")
             self._streams[cloud_id] = task
 
     def _close(self, cloud_id: str) -> None:
         task = self._streams.pop(cloud_id, None)
         if task is not None:
             task.cancel()
+
+    async def _driven(self, run: RunObserver) -> None:
+        await self.observer.driver.drive(self._observe(run))
 
     async def _observe(self, run: RunObserver) -> None:
         """Keep a job's stream open until it reports the end, or none comes about for good."""
@@ -181,10 +186,12 @@ class JobStreams:
             parser = FrameParser()
             async for data in response.content.iter_any():
                 self.http.monitor.contact.answered(clock.monotonic())
-                for frame in parser.feed(data):
-                    await self._receive(run, frame)
-                    if run.cloud_id in self._over:
-                        return
+                for start in range(0, len(data), _PIECE):
+                    await self.observer.driver.give_way()
+                    for frame in parser.feed(data[start : start + _PIECE]):
+                        await self._receive(run, frame)
+                        if run.cloud_id in self._over:
+                            return
         except CONNECTION_ERRORS as error:
             raise unreachable(call, error, sent=True) from None
         finally:

@@ -60,7 +60,10 @@ async def balance(call: Call) -> web.Response:
 async def capabilities(call: Call) -> web.Response:
     """Answer `GET /api/billing/capabilities`."""
     _enter(call)
-    return answer({"capabilities": {"can_run_workflows": {"allowed": True}}})
+    can_run: dict[str, Any] = {"allowed": True}
+    if call.account.credits == 0:
+        can_run = {"allowed": False, "reason": "no_funds"}
+    return answer({"capabilities": {"can_run_workflows": can_run}})
 
 
 async def events(call: Call) -> web.Response:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from proxy import clock as clock_module
-from proxy.edge import loop_turns
-from proxy.edge.loop_turns import QUANTUM, Driver, LoopTurns
+from proxy import loop_turns
+from proxy.loop_turns import QUANTUM, Driver, LoopTurns
 
 #: Four of them use up a turn.
 STEP = 0.3 * QUANTUM
@@ -106,7 +106,7 @@ async def test_an_owner_that_uses_little_in_each_iteration_never_waits(
 async def test_the_beginning_of_an_iteration_is_not_charged(
     clock: WorkClock, turns: LoopTurns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop_turns, "CALM", 5 * QUANTUM)
+    monkeypatch.setattr(loop_turns, "CALM", 5.5 * QUANTUM)
     driver, done = member(turns, "eve"), 0
 
     async def work() -> None:
@@ -114,13 +114,24 @@ async def test_the_beginning_of_an_iteration_is_not_charged(
         clock.now += QUANTUM
         done += 1
 
-    for count in (5, 5):
-        await asyncio.gather(*(finished(driver, work()) for _ in range(count)))
-        assert driver.account.used == 0
     tasks = [asyncio.create_task(finished(driver, work())) for _ in range(20)]
     await asyncio.sleep(0)
-    assert done == 10 + 6  # one of them in a turn
+    assert done == 6  # the last of them is charged
     await asyncio.gather(*tasks)
+
+
+async def test_a_step_that_goes_beyond_the_beginning_is_charged_as_a_whole(
+    clock: WorkClock, turns: LoopTurns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_turns, "CALM", QUANTUM)
+    driver = member(turns, "eve")
+
+    async def work() -> None:
+        clock.now += 20 * QUANTUM
+
+    await driver.drive(work())
+    assert driver.account.used == pytest.approx(20 * QUANTUM)
+    assert driver.account.must_wait
 
 
 async def test_calm_returns_after_the_end_of_a_long_iteration(

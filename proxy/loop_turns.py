@@ -6,7 +6,7 @@ waits for a few ms of each other owner, however much one of them sends. All stra
 whose addresses take turns.
 
 The first ms of an iteration of the event loop are not charged, since nobody notices them: most
-iterations are shorter.
+iterations are shorter. A step that goes beyond them is charged as a whole.
 """
 
 from __future__ import annotations
@@ -124,16 +124,22 @@ class LoopTurns:
             asyncio.get_running_loop().call_soon(self._end_iteration)
         return now < self._calm_until
 
+    def charge(self, account: LoopAccount, began: float, *, is_calm: bool) -> None:
+        """Charge a step that began then, unless that `is_calm` and the iteration still is."""
+        ended = clock.source.monotonic()
+        if not is_calm or ended >= self._calm_until:
+            account.charge(ended - began)
+
     def _end_iteration(self) -> None:
         self._goes_on = False
 
-    def of_member(self, member: str, address: str) -> LoopAccount:
-        """Return the account of a member who is at an address.
+    def of_member(self, member: str, address: str = "") -> LoopAccount:
+        """Return the account of a member, who may be at an address.
 
         From now on connections from there are apart from those of strangers before they say who
         they are.
         """
-        if address not in self._addresses:
+        if address and address not in self._addresses:
             self._addresses[address] = LoopAccount(self)
             if len(self._addresses) > MAX_ADDRESSES:
                 del self._addresses[next(iter(self._addresses))]
@@ -202,5 +208,14 @@ class Driver:
                 result: T = end.value
                 return result
             finally:
-                if not is_calm:
-                    self.account.charge(clock.source.monotonic() - began)
+                turns.charge(self.account, began, is_calm=is_calm)
+
+
+def driver_of(turns: LoopTurns, name: str = "") -> Driver:
+    """Return a driver of work that has an account of its own, such as what an upstream sends."""
+    return Driver(turns, LoopAccount(turns), name)
+
+
+def new_driver() -> Driver:
+    """Return a driver with turns of its own, where nobody gives others."""
+    return driver_of(LoopTurns())
