@@ -138,8 +138,10 @@ async def comfy(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeComfy]:
     await runner.cleanup()
 
 
-async def ran(comfy: FakeComfy, folder: Path, server: str = "") -> tuple[int, str]:
-    text, outcome = io.StringIO(), Outcome()
+async def ran(
+    comfy: FakeComfy, folder: Path, server: str = "", outcome: Outcome | None = None
+) -> tuple[int, str]:
+    text, outcome = io.StringIO(), outcome or Outcome()
     display = Display(GRAPH, Console(file=text, width=200))
     require_writable(folder)
     async with Comfy.at(server or str(comfy.url)) as client:
@@ -292,6 +294,37 @@ async def test_a_refusal_is_printed_node_by_node(comfy: FakeComfy, tmp_path: Pat
         "EmptyImage (1)",
         "    Value not in list: width: 0",
     ]
+
+
+async def test_a_workflow_that_was_not_taken_has_a_type_and_no_id(
+    comfy: FakeComfy, tmp_path: Path, unused_tcp_port: int
+) -> None:
+    outcome = Outcome()
+    info = {"node_id": "1", "class_type": "Upscaler9", "node_title": "Sharper"}
+    missing = {"type": "missing_node_type", "message": "Node 'Sharper' not found.", "details": ""}
+    comfy.refusal = {"error": {**missing, "extra_info": info}, "node_errors": {}}
+    with pytest.raises(CommandError) as raised:
+        await ran(comfy, tmp_path, outcome=outcome)
+    assert str(raised.value) == "refused: Node 'Sharper' not found. - class Upscaler9"
+    assert (outcome.prompt_id, outcome.error_type) == ("", "missing_node_type")
+    comfy.url = URL(f"http://127.0.0.1:{unused_tcp_port}")
+    with pytest.raises(CommandError):
+        await ran(comfy, tmp_path, outcome=outcome)
+    assert outcome.prompt_id == ""
+
+
+async def test_a_workflow_that_failed_has_the_type_of_its_error(
+    comfy: FakeComfy, tmp_path: Path
+) -> None:
+    ends = {
+        "ValueError": ("execution_error", {"exception_type": "ValueError"}),
+        "execution_interrupted": ("execution_interrupted", {}),
+    }
+    for type_, comfy.error in ends.items():
+        outcome = Outcome()
+        with pytest.raises(CommandError):
+            await ran(comfy, tmp_path, outcome=outcome)
+        assert (outcome.prompt_id, outcome.error_type) == (comfy.prompt_id, type_)
 
 
 @pytest.mark.parametrize(("state", "route"), [("pending", "/queue"), ("running", "/interrupt")])

@@ -23,7 +23,7 @@ def test_nothing_unpublished_is_installed_from_an_index() -> None:
     assert not re.search(r"pip install '?comfy-cloud-proxy|uvx comfy-cloud-proxy", README)
 
 
-async def test_the_client_follows_a_job_to_its_end(
+async def test_the_client_follows_a_job_to_its_end_or_prints_why_there_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (source,) = blocks("python")
@@ -37,6 +37,10 @@ async def test_the_client_follows_a_job_to_its_end(
         program.write_text(source.replace("127.0.0.1:8188", proxy.url.authority))
         async with child(str(program)) as client:
             out, err = await client.communicate()
+        (tmp_path / "examples" / "text-to-image.json").write_text('{"1": {"class_type": "Gone"}}')
+        async with child(str(program)) as refused:
+            _, refusal = await refused.communicate()
+    assert refusal.startswith(b'{"error": {"type": "missing_node_type"')
     assert client.returncode == 0, err.decode()
     lines = out.decode().splitlines()
     assert "progress 20" in lines

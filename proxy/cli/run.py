@@ -28,7 +28,7 @@ from proxy.cli.outputs import download, failure_of, files_of, require_writable, 
 from proxy.cli.progress import Display, counted
 from proxy.cli.tables import say
 from proxy.cli.workflows import SUFFIXES, Workflow, assignment_of, load_workflow, value_of
-from proxy.translate.reading import field_of, object_of, objects_of
+from proxy.translate.reading import field_of, object_of, objects_of, text_of
 
 #: Seconds between two scans of a folder.
 LOOK_INTERVAL = 1.0
@@ -57,7 +57,11 @@ class Request(Struct, frozen=True):
 
 
 class Outcome(Struct):
-    """How a run ended: what `--json` prints. `status` is `success`, `error` or `cancelled`."""
+    """How a run ended: what `--json` prints. `status` is `success`, `error` or `cancelled`.
+
+    `prompt_id` is empty for a workflow that the server has not taken. `error_type` is the server's
+    type of a refusal, a node's type of exception, `execution_interrupted`, `usage` or `failed`.
+    """
 
     workflow: str = ""
     prompt_id: str = ""
@@ -67,6 +71,7 @@ class Outcome(Struct):
     texts: list[str] = field(default_factory=list)
     values: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
+    error_type: str | None = None
 
 
 def run(request: Request) -> int:
@@ -192,6 +197,8 @@ async def _run_one(
             await run_graph(comfy, graph, request.output.absolute(), display, outcome)
     except CommandError as error:
         outcome.status, outcome.error = "error", str(error)
+        if outcome.error_type is None:
+            outcome.error_type = "usage" if isinstance(error, UsageError) else "failed"
         say(str(error), err=True)
         return outcome, error.exit_code
     return outcome, CANCELLED if outcome.status == "cancelled" else 0
@@ -205,7 +212,6 @@ async def run_graph(
     Raises `CommandError` with the node's error when the graph was refused or failed.
     """
     started = clock.monotonic()
-    outcome.prompt_id = str(randomness.uuid4())
     try:
         with display:
             entry = await _follow(comfy, graph, display, outcome)
@@ -215,12 +221,15 @@ async def run_graph(
         outcome.status = "cancelled"
         return
     except RefusedError as error:
+        outcome.error_type = text_of(field_of(error.body, "error", "type")) or "refused"
         nearest = await _nearest(comfy, error.body)
         raise CommandError(_refusal(display, error.body, nearest)) from None
     finally:
         outcome.seconds = round(clock.monotonic() - started, 3)
     failure = failure_of(entry)
     if failure is not None:
+        kind, data = failure
+        outcome.error_type = text_of(data.get("exception_type")) or kind
         raise CommandError(_failure(display, *failure))
     await _collect(comfy, entry, output, display, outcome)
 
@@ -229,12 +238,21 @@ async def _follow(comfy: Comfy, graph: Graph, display: Display, outcome: Outcome
     client_id = randomness.uuid4().hex
     follower = Follower(comfy, client_id, display)
     async with follower.listening():
-        answer = await comfy.submit(
-            graph,
-            name=Path(outcome.workflow).stem,
-            client_id=client_id,
-            prompt_id=outcome.prompt_id,
-        )
+        outcome.prompt_id = str(randomness.uuid4())
+        try:
+            answer = await comfy.submit(
+                graph,
+                name=Path(outcome.workflow).stem,
+                client_id=client_id,
+                prompt_id=outcome.prompt_id,
+            )
+        except (RefusedError, CommandError, aiohttp.ClientConnectorError):
+            outcome.prompt_id = ""
+            raise
+        except aiohttp.ClientResponseError as error:
+            if error.status < 500:  # else the server behind a gateway may have the job
+                outcome.prompt_id = ""
+            raise
         for line in _node_errors(display, answer.get("node_errors")):
             display.say(line)
         outcome.prompt_id = str(answer["prompt_id"])  # an old server chooses ids itself
@@ -315,9 +333,12 @@ def _refusal(
 ) -> str:
     error = body.get("error")
     if isinstance(error, dict):
-        error = " - ".join(
-            str(part) for part in (error.get("message"), error.get("details")) if part
-        )
+        parts = [str(part) for part in (error.get("message"), error.get("details")) if part]
+        # ComfyUI's message has the title of a missing node, and only that.
+        class_type = text_of(field_of(error, "extra_info", "class_type"))
+        if class_type and not any(class_type in part for part in parts):
+            parts.append(f"class {class_type}")
+        error = " - ".join(parts)
     lines = _node_errors(display, body.get("node_errors"), nearest)
     return "\n".join([f"refused: {error or 'the server gives no reason'}", *lines])
 
