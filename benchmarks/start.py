@@ -59,7 +59,7 @@ async def fill(folder: Path, history: int, files: int, members: int) -> None:
                 cloud_id=f"cloud-{number}",
             )
             add_history(connection, entry)
-            add_payload(connection, entry.order, Payload(_GRAPH.encode(), b"{}"))
+            add_payload(connection, entry.member, entry.order, Payload(_GRAPH.encode(), b"{}"))
 
     def names(connection: Connection, first: int) -> None:
         FileUnit(connection).put(

@@ -113,6 +113,12 @@ class Pool:
         if self._spare[owner] <= 0:
             del self._spare[owner]
 
+    def allows(self, held: int, used: int) -> bool:
+        """Return whether a member may hold so many of the units that are `used`, both counted
+        elsewhere, after a growth."""
+        free = self.capacity - used
+        return self._is_share(held, MEMBER_FACTOR * free, free, self.capacity)
+
     # --- the rule ------------------------------------------------------------------------------
 
     def _fits(self, owner: Owner, held: int, used: int, amount: int) -> bool:

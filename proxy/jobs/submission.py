@@ -25,13 +25,25 @@ from proxy.jobs.estimates import OverBudgetError
 from proxy.jobs.live_feed import LiveFeed
 from proxy.jobs.messages import JobAnswered
 from proxy.jobs.models import Job, JobRequest
-from proxy.jobs.submission_limits import SubmissionLimits
-from proxy.storage.conditions import DayFullError, Numbering, QueueFullError
+from proxy.jobs.submission_limits import SubmissionLimits, payloads_full
+from proxy.owners import member_owner
+from proxy.storage.conditions import (
+    Conditions,
+    DayFullError,
+    Numbering,
+    PayloadsFullError,
+    QueueFullError,
+)
 from proxy.storage.database import OutcomeUnknownError, StorageError
+from proxy.storage.job_tables import StoredJob
 from proxy.storage.jobs import JobLivesError, JobRepository
+from proxy.storage.payloads import Payload, size_of
 from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)
+
+#: How often entries of the history are forgotten for one job, before it is refused.
+_MAX_FORGETTING = 8
 
 
 def poll_interval(bus: EventBus) -> float:
@@ -134,13 +146,30 @@ class SubmissionService:
         conditions = await self.limits.conditions(job, numbering)
         row, payload = stored_of(job), payload_of(job.loaded)
         try:
-            stored = await self.repository.insert(row, payload, conditions)
+            stored = await self._stored(row, payload, conditions)
         except JobLivesError:
             raise _in_the_queue(job.prompt_id) from None
         except (DayFullError, QueueFullError, OverBudgetError) as error:
             raise await self.limits.refused(job.member, error) from None
         job.order, job.number, job.estimate = stored.order, stored.number, stored.estimate
         self.live.keep_sent(stored, payload)
+
+    async def _stored(self, row: StoredJob, payload: Payload, conditions: Conditions) -> StoredJob:
+        """Insert a job. Where the payloads of its member have no room for one more, the oldest
+        entries of the history give way. Raises `LocalError`."""
+        size = size_of(payload)
+        if size > self.limits.payloads.most(member_owner(row.member)):
+            raise payloads_full()
+        for _ in range(_MAX_FORGETTING):
+            try:
+                return await self.repository.insert(row, payload, conditions)
+            except PayloadsFullError:
+                oldest = await self.repository.history.oldest(row.member, 2 * size)
+                if not oldest:
+                    break
+                log.info("history_shortened", member=row.member, entries=len(oldest))
+                await self.feed.history.forget(row.member, oldest)
+        raise payloads_full()
 
     async def _answer(self, job: Job) -> dict[str, Any]:
         """Return what the cloud found wrong with single nodes of a job, once the engine has

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from proxy import clock
 from proxy.jobs.budget_notices import BudgetRefusals
@@ -13,6 +13,7 @@ from proxy.jobs.models import Job
 from proxy.jobs.views import LiveJobs
 from proxy.members.accounting import Limiter
 from proxy.members.member import Member
+from proxy.pool import Pool
 from proxy.storage.conditions import Conditions, DayFullError, Numbering, QueueFullError
 from proxy.storage.database import BusyError
 from proxy.storage.jobs import JobRepository
@@ -21,6 +22,11 @@ from proxy.translate.errors import LocalError
 
 #: Jobs below its limit from which a member's waiting jobs are counted exactly.
 _COUNTED = 1_000
+#: `Retry-After` in seconds where there is no room for a payload.
+_RETRY_FULL = 10.0
+#: Bytes of what clients have sent for all jobs that wait, run or are in the history, and those of a
+#: member that count as little.
+MAX_PAYLOAD_BYTES, MIN_PAYLOAD_BYTES = 1024 * 1024 * 1024, 32 * 1024 * 1024
 
 
 @dataclass(eq=False, repr=False)
@@ -29,7 +35,8 @@ class SubmissionLimits:
 
     `member` gives the limits of a member, and the `limiter` what it is told when one is reached.
     The `estimator` says what jobs of members with budgets will cost, `refusals` get the first one
-    that a budget refuses. `live` has the jobs that are known here.
+    that a budget refuses. `live` has the jobs that are known here. The bytes of what
+    clients have sent are shared as `payloads` says.
     """
 
     repository: JobRepository
@@ -38,6 +45,7 @@ class SubmissionLimits:
     limiter: Limiter
     estimator: JobEstimator
     refusals: BudgetRefusals
+    payloads: Pool = field(default_factory=lambda: Pool(MAX_PAYLOAD_BYTES, MIN_PAYLOAD_BYTES))
 
     async def check(self, member: str) -> None:
         """Check whether a member may submit now. Raises `LocalError`, and `BusyError` while jobs
@@ -77,6 +85,7 @@ class SubmissionLimits:
             reservation=reservation,
             max_per_day=member.limits.jobs_per_day,
             max_waiting=member.limits.max_queued if self._may_be_full(member) else None,
+            payloads=self.payloads,
         )
 
     async def refused(
@@ -101,3 +110,14 @@ class SubmissionLimits:
         return self.limiter.over_budget(
             error.budget, left=left, estimate=error.estimate, is_guess=error.is_guess
         )
+
+
+def payloads_full() -> LocalError:
+    """Return what the client is told of a job for whose payload there is no room."""
+    return LocalError(
+        "payloads_full",
+        "The jobs that wait or run hold as much data as they may. Submit this job again when some "
+        "have ended, cancel some, or upload large values, such as pictures in base64, as files.",
+        kind="rate_limited",
+        retry_after=_RETRY_FULL,
+    )

@@ -9,8 +9,10 @@ from __future__ import annotations
 from msgspec import Struct
 from sqlalchemy import Connection, bindparam, func, select
 
+from proxy.pool import Pool
 from proxy.storage.database import UnitRefusedError
 from proxy.storage.job_tables import Number, job_numbers, jobs
+from proxy.storage.payloads import payload_bytes
 from proxy.storage.run_times import typical_run
 from proxy.storage.spending import Reservation, lock_spending, spending_on
 from proxy.storage.statements import Upsert, run
@@ -27,6 +29,10 @@ class QueueFullError(UnitRefusedError):
     def __init__(self, waiting: int) -> None:
         super().__init__(f"{waiting} jobs wait already")
         self.waiting = waiting
+
+
+class PayloadsFullError(UnitRefusedError):
+    """Raised when the payloads of the member's jobs have as many bytes as they may."""
 
 
 class Numbering(Struct, frozen=True):
@@ -50,7 +56,8 @@ class Conditions(Struct, frozen=True):
 
     `usage` counts the job, `numbering` is that of a job without a number of its own, and
     `reservation` decides what is reserved. With the job no more than `max_per_day` are submitted on
-    the day of the usage, and before it fewer than `max_waiting` wait.
+    the day of the usage, and before it fewer than `max_waiting` wait. The bytes of all payloads
+    are shared as `payloads` says.
     """
 
     usage: UsageRow | None = None
@@ -58,6 +65,7 @@ class Conditions(Struct, frozen=True):
     reservation: Reservation | None = None
     max_per_day: int | None = None
     max_waiting: int | None = None
+    payloads: Pool | None = None
 
     def number(self, connection: Connection, member: str, number: Number) -> Number:
         """Return the number of the job. No other unit gets a number of the member, or reserves
@@ -80,7 +88,12 @@ class Conditions(Struct, frozen=True):
         return self.reservation.decide(spending, typical_ms)
 
     def count(self, connection: Connection, member: str) -> None:
-        """Count the job, which is inserted. Raises `DayFullError`, `QueueFullError`."""
+        """Count the job, which is inserted. Raises `DayFullError`, `QueueFullError`,
+        `PayloadsFullError`."""
+        if self.payloads is not None:
+            used, held = payload_bytes(connection, member)
+            if not self.payloads.allows(held, used):
+                raise PayloadsFullError(f"{held} bytes of {used} are of {member}")
         if self.usage is not None:
             if self.max_per_day is None:
                 add_usage(connection, [self.usage])

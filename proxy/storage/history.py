@@ -39,7 +39,7 @@ from proxy.storage.database import Repository
 from proxy.storage.files import forget_outputs
 from proxy.storage.job_tables import HistoryEntry, history, job_numbers
 from proxy.storage.leases import database_now
-from proxy.storage.payloads import job_payloads
+from proxy.storage.payloads import delete_payloads, job_payloads
 from proxy.storage.statements import CHUNK, Upsert, chunks, run
 
 #: History entries that are read at once when many are sent, and their bytes if they are several.
@@ -76,7 +76,6 @@ _MINE = history.c.member == bindparam("m")
 _ADD = insert(history)
 _COLUMNS = [column.name for column in history.c]
 _DROP = delete(history).where(history.c.order == _ORDER)
-_DROP_PAYLOAD = delete(job_payloads).where(job_payloads.c.order == _ORDER)
 _HAS = select(history.c.order).where(history.c.order == _ORDER)
 _CLOUD_IDS = (
     select(history.c.cloud_id)
@@ -88,6 +87,13 @@ _PREVIOUS = select(history.c.order, history.c.sequence).where(
     _MINE, history.c.prompt_id == bindparam("i")
 )
 _LAST = select(func.max(history.c.sequence)).where(_MINE)
+_OLDEST_SIZES = (
+    select(history.c.prompt_id, job_payloads.c.size)
+    .join(job_payloads, job_payloads.c.order == history.c.order)
+    .where(_MINE)
+    .order_by(history.c.sequence)
+    .limit(CHUNK)
+)
 _COUNT = select(func.count()).select_from(history).where(_MINE)
 _OLDEST = (
     select(history.c.order, history.c.prompt_id)
@@ -306,6 +312,17 @@ class HistoryRepository(Repository):
 
         return await self.database.read(work)
 
+    async def oldest(self, member: str, size: int) -> list[str]:
+        """Return the ids of the member's oldest entries whose payloads have so many bytes, or of
+        many that have fewer."""
+        found: list[str] = []
+        for row in await self._all(_OLDEST_SIZES, {"m": member}):
+            if size <= 0:
+                break
+            found.append(row.prompt_id)
+            size -= row.size
+        return found
+
     async def forget(self, member: str, ids: Iterable[str] | None = None) -> list[str]:
         """Remove entries from the history, all without `ids`; returns the ids of the removed ones.
 
@@ -350,7 +367,7 @@ def add_history(connection: Connection, entry: HistoryEntry) -> int:
     if previous is not None:
         order, sequence = tuple(previous)
         run(connection, _DROP, {"job_order": order})
-        run(connection, _DROP_PAYLOAD, {"job_order": order})
+        delete_payloads(connection, [order])
     values = {name: getattr(entry, name) for name in _COLUMNS}
     run(connection, _ADD, {**values, "sequence": sequence, "ordinal": ordinal})
     return ordinal
@@ -378,6 +395,6 @@ def _forget(
     if ids:
         orders = [{"job_order": row.order} for row in rows]
         connection.execute(_DROP, orders)
-        connection.execute(_DROP_PAYLOAD, orders)
+        delete_payloads(connection, [row.order for row in rows])
         forget_outputs(connection, member, ids, with_files=with_files)
     return ids

@@ -96,13 +96,15 @@ jobs = table_of(
     sqlite_autoincrement=True,
 )
 
-#: The number that a member's next job gets, and how many jobs of the member have ended.
+#: The number that a member's next job gets, how many jobs of the member have ended, and the bytes
+#: of the payloads of all that are stored.
 job_numbers = Table(
     "job_numbers",
     metadata,
     Column("member", AnyText, primary_key=True),
     Column("next", BigInteger, nullable=False, server_default=text("0")),
     Column("ended", BigInteger, nullable=False, server_default=text("0")),
+    Column("payload_bytes", BigInteger, nullable=False, server_default=text("0")),
 )
 
 

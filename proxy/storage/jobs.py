@@ -41,7 +41,7 @@ from proxy.storage.payloads import (
     Payload,
     PayloadRepository,
     add_payload,
-    delete_payload,
+    delete_payloads,
     forget_credentials,
 )
 from proxy.storage.run_times import typical_run
@@ -167,7 +167,7 @@ class JobRepository(Repository):
                 order = int(run(connection, _ADD_JOB, row).scalar_one())
             except (IntegrityError, sqlite3.IntegrityError) as error:
                 raise JobLivesError(f"the job {job.prompt_id} has not ended") from error
-            add_payload(connection, order, kept)
+            add_payload(connection, job.member, order, kept)
             conditions.count(connection, job.member)
             return StoredJob(**row, order=order)
 
@@ -207,7 +207,7 @@ class JobRepository(Repository):
         def work(connection: Connection) -> bool:
             if not connection.execute(_RECEIVED, {"job_order": order}).rowcount:
                 return False
-            delete_payload(connection, order)
+            delete_payloads(connection, [order])
             add_usage(connection, usage)
             return True
 
@@ -288,11 +288,12 @@ class JobRepository(Repository):
 
         def work(connection: Connection) -> None:
             also.check(connection)
-            counted = []
-            for order in sorted(orders):
-                if run(connection, _DROP, {"job_order": order}).rowcount and order in usage:
-                    counted.append(usage[order])
-                delete_payload(connection, order)
+            counted = [
+                usage[order]
+                for order in sorted(orders)
+                if run(connection, _DROP, {"job_order": order}).rowcount and order in usage
+            ]
+            delete_payloads(connection, sorted(orders))
             add_usage(connection, counted)
             also.add(connection)
 

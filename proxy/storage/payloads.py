@@ -6,6 +6,7 @@ the end. It is apart from the job's row because it is large, and outlives it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -18,17 +19,20 @@ from sqlalchemy import (
     Connection,
     Row,
     bindparam,
+    case,
     delete,
     func,
     insert,
     select,
+    text,
     update,
 )
 
 from proxy.storage.database import Database, Repository
 from proxy.storage.encryption import Cipher
-from proxy.storage.statements import chunks, run, run_many
-from proxy.storage.tables import KEY, table_of
+from proxy.storage.job_tables import job_numbers
+from proxy.storage.statements import Upsert, chunks, run, run_many
+from proxy.storage.tables import KEY, AnyText, table_of
 
 log = structlog.get_logger(__name__)
 
@@ -47,18 +51,33 @@ class Payload(Struct, frozen=True):
     rewriting: bytes | None = None
 
 
+#: The `size` of a payload is counted for its `member`.
 job_payloads = table_of(
-    Payload, "job_payloads", Column("order", KEY, primary_key=True, autoincrement=False)
+    Payload,
+    "job_payloads",
+    Column("order", KEY, primary_key=True, autoincrement=False),
+    Column("member", AnyText, nullable=False, server_default=""),
+    Column("size", BigInteger, nullable=False, server_default=text("0")),
 )
 _ORDER = bindparam("job_order", type_=BigInteger)
 _ADD = insert(job_payloads)
-_DROP = delete(job_payloads).where(job_payloads.c.order == _ORDER)
+_COUNT = Upsert(job_numbers, "payload_bytes", how="add")
+_HELD = select(
+    func.coalesce(func.sum(job_numbers.c.payload_bytes), 0),
+    func.coalesce(
+        func.sum(
+            case((job_numbers.c.member == bindparam("m"), job_numbers.c.payload_bytes), else_=0)
+        ),
+        0,
+    ),
+)
 _FORGET_CREDENTIALS = (
     update(job_payloads)
     .where(job_payloads.c.order == _ORDER, job_payloads.c.credentials.is_not(None))
     .values(credentials=None)
 )
 _OF_JOBS = job_payloads.c.order.in_(bindparam("orders", expanding=True))
+_DROP = delete(job_payloads).where(_OF_JOBS).returning(job_payloads.c.member, job_payloads.c.size)
 _PAYLOADS = select(job_payloads).where(_OF_JOBS)
 _SIZES = select(
     job_payloads.c.order,
@@ -114,14 +133,36 @@ class PayloadRepository(Repository):
         return await self.database.read(work) if wanted else {}
 
 
-def add_payload(connection: Connection, order: int, payload: Payload) -> None:
-    """Write a payload, its credentials as they are, in the caller's unit."""
-    run(connection, _ADD, {"order": order, **asdict(payload)})
+def size_of(payload: Payload) -> int:
+    """Return the bytes of a payload as they are counted."""
+    return len(payload.graph) + len(payload.extra_data) + len(payload.rewriting or b"")
 
 
-def delete_payload(connection: Connection, order: int) -> None:
-    """Delete a payload in the caller's unit."""
-    run(connection, _DROP, {"job_order": order})
+def add_payload(connection: Connection, member: str, order: int, payload: Payload) -> None:
+    """Write a payload, its credentials as they are, and count its bytes for the member, in the
+    caller's unit."""
+    size = size_of(payload)
+    run(connection, _ADD, {"order": order, "member": member, "size": size, **asdict(payload)})
+    run(connection, _COUNT, {"member": member, "payload_bytes": size})
+
+
+def delete_payloads(connection: Connection, orders: Sequence[int]) -> None:
+    """Delete payloads, and count them no longer, in the caller's unit."""
+    freed = Counter[str]()
+    for part in chunks(orders):
+        for member, size in connection.execute(_DROP, {"orders": part}).all():
+            freed[member] += size
+    run_many(
+        connection,
+        _COUNT,
+        [{"member": member, "payload_bytes": -freed[member]} for member in sorted(freed)],
+    )
+
+
+def payload_bytes(connection: Connection, member: str) -> tuple[int, int]:
+    """Return the bytes of all payloads, and of those of a member, in the caller's unit."""
+    used, held = connection.execute(_HELD, {"m": member}).one()
+    return int(used), int(held)
 
 
 def forget_credentials(connection: Connection, orders: Sequence[int]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from jobs.replica import LosingBus
 from jobs.samples import MEMBER, NoChecks, estimator
+from storage.samples import ended
 from waiting import until
 
 from proxy.budget import MemoryBudget
@@ -26,10 +27,12 @@ from proxy.jobs.submission_limits import SubmissionLimits
 from proxy.jobs.subscribers import Subscribers
 from proxy.members.accounting import Limiter, Usage
 from proxy.members.member import Limits, Member
+from proxy.pool import Pool
 from proxy.storage.budget_notices import BudgetNoticeRepository
 from proxy.storage.database import BusyError, Database
 from proxy.storage.job_tables import JobKey
 from proxy.storage.jobs import JobRepository
+from proxy.storage.payloads import payload_bytes
 from proxy.storage.usage import UsageRepository
 from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError
@@ -235,6 +238,31 @@ async def test_a_member_has_its_limits(entrance: Entrance) -> None:
     await entrance.submit("a")
     assert (await entrance.refusal("b")).kind in ("rate_limited", "unavailable")
     assert await entrance.repository.get(MEMBER, "b") is None
+
+
+async def test_payloads_are_shared_and_the_history_gives_way(
+    entrance: Entrance, database: Database
+) -> None:
+    entrance.service.limits.payloads = Pool(100_000, 1)
+    data = {"data": "x" * 20_000}
+    for id_ in "ab":
+        await entrance.submit(id_, extra_data=data)
+    refusal = await entrance.refusal("c", extra_data=data)
+    assert (refusal.type, refusal.kind) == ("payloads_full", "rate_limited")
+    jobs = entrance.repository
+    for id_ in "ab":
+        row = await jobs.get(MEMBER, id_)
+        assert row is not None
+        await jobs.finish(ended(row), keep=10)
+    assert (await entrance.refusal("c", extra_data={"data": "x" * 60_000})).type == "payloads_full"
+    assert await jobs.history.entry(MEMBER, "a") is not None
+    await entrance.submit("d", extra_data=data)
+    assert await database.read(lambda c: payload_bytes(c, MEMBER)) < (45_000, 45_000)
+    row = await jobs.get(MEMBER, "d")
+    assert row is not None
+    await jobs.discard([row.order])
+    await jobs.history.forget(MEMBER)
+    assert await database.read(lambda c: payload_bytes(c, MEMBER)) == (0, 0)
 
 
 async def test_limits_that_change_during_the_checks_count(

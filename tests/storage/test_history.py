@@ -73,7 +73,7 @@ async def test_a_long_history_is_forgotten_whole(jobs: JobRepository, database: 
     def fill(connection: Connection) -> None:
         for order in range(1, 521):
             add_history(connection, ended(job(str(order), order=order)))
-            add_payload(connection, order, PAYLOAD)
+            add_payload(connection, "anna", order, PAYLOAD)
 
     await database.write(fill, long=True)
     assert len(await jobs.history.forget("anna")) == 520
