@@ -27,6 +27,7 @@ from proxy.logging import without_secrets, word
 from proxy.observations import MAX_ANOMALIES, AccountObservations, Observations
 from proxy.simulator import HttpFault, Simulator
 from proxy.storage.database import StorageError
+from proxy.storage.leases import Batch
 from proxy.storage.usage import Observation, ObservationRepository
 from proxy.translate import codec
 
@@ -80,10 +81,10 @@ class Refusing(ObservationRepository):
 
     full = True
 
-    async def add(self, rows: Sequence[Observation]) -> None:
+    async def add(self, rows: Sequence[Observation], batch: Batch | None = None) -> None:
         if self.full:
             raise StorageError("disk full")
-        await super().add(rows)
+        await super().add(rows, batch)
 
 
 async def test_what_could_not_be_written_is_not_lost(tmp_path: Path) -> None:
