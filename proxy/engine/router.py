@@ -6,7 +6,7 @@ job one belongs to."""
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -77,7 +77,8 @@ class _Waiting:
 
 
 class EventRouter:
-    """Gives messages of the cloud to what follows their `jobs`, those of the account by cloud id.
+    """Gives messages of the cloud to what follows their `jobs`, those of the account by cloud id;
+    `ended` are ids of ours that have ended, of which late events tell nothing.
 
     `clock` gives seconds. An event of an unknown job is kept for `keep` seconds, or while a
     submission is under way, and then pictures are too. What is kept is bounded in bytes.
@@ -88,13 +89,14 @@ class EventRouter:
         jobs: Mapping[str, LiveJob],
         clock: Callable[[], float] = clock.monotonic,
         *,
+        ended: Container[str] = (),
         keep: float = 5.0,
         event_bytes: int = EVENT_BYTES,
         picture_bytes: int = PICTURE_BYTES,
     ) -> None:
         self._clock = clock
         self._keep = keep
-        self._jobs = jobs
+        self._jobs, self._ended = jobs, ended
         self._events = _Waiting(event_bytes)
         self._pictures = _Waiting(picture_bytes)
         self._number = 0
@@ -138,7 +140,7 @@ class EventRouter:
             return
         if events.is_terminal(type_, data) or (type_ == "executing" and data.get("node") is None):
             self._running.discard(cloud_id)
-        elif type_ in _OF_RUNNING_JOBS:
+        elif type_ in _OF_RUNNING_JOBS and cloud_id not in self._ended:
             self._running.add(cloud_id)
             self._latest = cloud_id
         self._deliver(cloud_id, EventReceived(type_, data))

@@ -195,6 +195,16 @@ def test_a_job_that_has_ended_is_no_candidate(router: EventRouter) -> None:
     assert types(inbox) == ["executing", "frame"]
 
 
+def test_a_late_event_of_a_job_that_has_ended_does_not_let_it_run(clock: StoppedClock) -> None:
+    router = EventRouter({}, clock.monotonic, ended={"b"})
+    inbox = follow(router, "a")
+    router.on_event("executing", {"prompt_id": "a", "node": "1"})
+    router.on_event("executing", {"prompt_id": "b", "node": "9"})
+    router.on_event("executing", {"prompt_id": "a", "node": "2"})
+    router.on_frame(frame_of(PLAIN))
+    assert types(inbox) == ["executing", "executing", "frame"]
+
+
 def test_a_job_with_a_blocked_branch_runs_on(router: EventRouter) -> None:
     inbox = follow(router, "a")
     router.on_event("executing", {"prompt_id": "a", "node": "1"})
