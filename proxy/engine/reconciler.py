@@ -81,6 +81,7 @@ class Reconciler:
             self._now.clear()
             if not self._followed:
                 self._unread_since = None
+                self._read_singly.clear()
                 continue
             try:
                 await self.read()
@@ -104,6 +105,7 @@ class Reconciler:
                 self._show_unread(error, live)
             return
         self._failures, self._least_wait = 0, 0.0
+        self._read_singly.clear()
         self._show_read(live)
         await self._learn([snapshot for snapshot in snapshots if snapshot.cloud_id in live])
         for snapshot in snapshots:
