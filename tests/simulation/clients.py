@@ -15,6 +15,7 @@ from simulation.database import server
 from simulation.plan import SPENDER, Action, ClientPlan
 from simulation.promises import BrokenPromiseError
 from simulation.replica import GoneError, Replica
+from simulation.weather import LOSSES
 
 from proxy.app.jobs import Jobs
 from proxy.jobs.models import JobRequest
@@ -47,9 +48,6 @@ _FIRST = (
     "SELECT prompt_id FROM jobs WHERE member = ? AND state = 'queued' AND accepted "
     'ORDER BY number, "order"'
 )
-
-#: What lets nobody know which of a member's jobs a preview without an id is of.
-_LOST = frozenset({"event_lost", "event_reordered", "socket_closed", "node_unheard"})
 
 #: Errors after which a client does not know whether its job was taken.
 _UNKNOWN = (GoneError, TimeoutError, OutcomeUnknownError)
@@ -459,7 +457,7 @@ class SimulatedClient:
         if member != self.member:
             about = f"{preview.prompt_id} has a picture of {member or 'a stranger'} {shown}"
             self.run.fail(BrokenPromiseError("message_of_another_member", about))
-        elif not shown.startswith(preview.prompt_id) and not _LOST & self.run.plan.rates.keys():
+        elif not shown.startswith(preview.prompt_id) and not LOSSES & self.run.plan.rates.keys():
             self.run.fail(BrokenPromiseError("picture_of_another_job", f"{job} {shown}"))
         if job is None or job.client.member != self.member:
             self.run.fail(BrokenPromiseError("message_of_another_member", preview.prompt_id))

@@ -202,6 +202,21 @@ MUTANTS = {
         "if False and subscribers.opened_before(",
     ),
     # what clients were told
+    "usage_counted_twice": Mutant(
+        "storage.jobs",
+        "add_usage(connection, self.usage)\n",
+        "add_usage(connection, [*self.usage, *self.usage])\n",
+    ),
+    "costs_forgotten": Mutant("storage.jobs", "add_costs(connection, self.costs)", "pass"),
+    "start_not_told": Mutant(
+        "engine.recorder", "job.start = self.outbox.started(job)", "self.outbox.started(job)"
+    ),
+    "delivered_again": Mutant(
+        "webhooks.delivery", "await self.deliveries.settle(claimed, attempted)", "False"
+    ),
+    "ended_job_runs_for_ever": Mutant(
+        "engine.router", "and cloud_id not in self._ended", "and cloud_id"
+    ),
     "error_believed": Mutant("engine.submitter", "frozenset({500, 502, 504})", "frozenset()"),
     "interrupted_while_sent_runs": Mutant(
         "engine.life",

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 from unittest import mock
 
-from simulation import promises
+from simulation import promises, sums
 from simulation.clients import SimulatedClient, Submission
 from simulation.database import server
 from simulation.deployment import DEPLOYMENT_HOST
@@ -43,6 +43,10 @@ OUTAGES = frozenset(
 #: Runs after which their memory is given back.
 _RUNS_OF_A_COLLECTION = 10
 _runs = itertools.count()
+
+#: Seconds without an engine while the database answers and a replica serves: a lease has run out
+#: by then, and what an engine reads at its beginning is read, also by one that was killed once.
+_WITHOUT_ENGINE = 45.0
 
 #: Seconds after the last fault, beside those of the jobs, within which everything must have ended.
 QUIET = 900.0
@@ -218,7 +222,8 @@ class Run:
         for client in self.clients:
             await client.look_at_the_end()
         self._stops()
-        for check in (promises.check_cloud, promises.check_sockets, promises.check_end):
+        checks = promises.check_cloud, promises.check_sockets, promises.check_end, sums.check_sums
+        for check in checks:
             if self.broken is None:
                 try:
                     check(self)
@@ -364,7 +369,7 @@ class Run:
 
     async def _watch_engines(self) -> None:
         """At most one engine is active at any time; a frozen one may believe that it is."""
-        leader = ""
+        leader, led_at = "", 0.0
         while not self.over:
             active = [
                 replica.name
@@ -373,6 +378,11 @@ class Run:
             ]
             if len(active) > 1:
                 raise BrokenPromiseError("two_engines", active)
+            serving = [each for each in self.replicas if each.serves and not each.process.frozen]
+            if active or not serving or self.world.weather.database_ill:
+                led_at = self.world.seconds
+            elif self.world.seconds - led_at > _WITHOUT_ENGINE:
+                raise BrokenPromiseError("no_engine", [each.name for each in serving])
             if active != [leader] or self.world.weather.database_ill:
                 leader, self.steady_since = "".join(active), self.world.seconds
             await asyncio.sleep(0.5)

@@ -13,9 +13,9 @@ from pydantic import BaseModel
 _TABLES = (dict, list, set, deque)
 
 
-def tables(root: object) -> Iterator[tuple[str, int]]:
+def tables(root: object) -> Iterator[tuple[str, list[Any]]]:
     """Yield each table that can be reached through attributes of the product's objects, as the path
-    to it and how many items it has that are no tasks."""
+    to it and its items that are no tasks: of one with keys these."""
     seen: set[int] = set()
     waiting: deque[tuple[str, Any]] = deque([("", root)])
     while waiting:
@@ -24,7 +24,7 @@ def tables(root: object) -> Iterator[tuple[str, int]]:
             continue
         seen.add(id(item))
         if isinstance(item, _TABLES):
-            yield path, sum(not isinstance(each, asyncio.Task) for each in item)
+            yield path, [each for each in item if not isinstance(each, asyncio.Task)]
             items = item.values() if isinstance(item, dict) else item
             waiting += ((f"{path}[]", each) for each in items if _is_of_product(each))
         elif _is_of_product(item) or item is root:

@@ -63,6 +63,9 @@ NEWER_RATES: Mapping[str, float] = {
     "key_refused": 0.01,
 }
 
+#: What lets events get lost.
+LOSSES = frozenset({"event_lost", "event_reordered", "socket_closed", "node_unheard", "slow_call"})
+
 #: Those of a deployment alone, beside those of the cloud.
 DEPLOYMENT_RATES: Mapping[str, float] = {
     "not_ready": 0.05,
@@ -140,12 +143,12 @@ class Weather:
     @property
     def database_ill(self) -> bool:
         """Whether the database is away or slow for anybody."""
+        return self.outage_of("database", "slow_database")
+
+    def outage_of(self, *kinds: str) -> bool:
+        """Return whether an outage of one of these kinds lasts, for all or for anybody."""
         now = self._time()
-        return any(
-            until > now
-            for (kind, _), until in self._until.items()
-            if kind in ("database", "slow_database")
-        )
+        return any(until > now for (kind, _), until in self._until.items() if kind in kinds)
 
     def bus_away(self, process: Process | None) -> bool:
         """Whether the bus takes no connection of a process."""
