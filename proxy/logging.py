@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import re
 import sys
@@ -25,7 +26,7 @@ from urllib.parse import quote, quote_plus
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from proxy import randomness
+from proxy import clock, randomness
 
 REMOVED = "[removed]"
 
@@ -329,6 +330,30 @@ def configure(
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(max(quiet, logging.INFO))
     return handler
+
+
+#: Seconds for which one line of a kind stands for all, and kinds that are remembered.
+_LINE_INTERVAL, _MAX_KINDS = 1.0, 1000
+
+
+class SummedLines:
+    """Lines that anybody may cause: one a second of each kind, which tells how many were left out
+    before it."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, tuple[float, int]] = {}
+
+    def due(self, kind: str) -> dict[str, int] | None:
+        """Count a line of a kind. Return the fields that it has more, `None` if it is left out."""
+        now = clock.source.monotonic()
+        since, left_out = self._kinds.get(kind, (-math.inf, 0))
+        if now - since < _LINE_INTERVAL:
+            self._kinds[kind] = since, left_out + 1
+            return None
+        if len(self._kinds) >= _MAX_KINDS:
+            self._kinds.clear()
+        self._kinds[kind] = now, 0
+        return {"left_out": left_out} if left_out else {}
 
 
 class _MembersLines(logging.Handler):

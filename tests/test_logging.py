@@ -18,6 +18,7 @@ from cpu_time import least_seconds
 from hypothesis import given
 from hypothesis import strategies as st
 from quiet import logging_restored
+from stopped_clock import stopped
 
 from proxy import logging as logs
 
@@ -267,3 +268,13 @@ def test_a_long_field_is_cut_and_a_long_list_too() -> None:
     )
     assert len(stream.getvalue()) < 300_000
     assert json.loads(stream.getvalue())["text"].startswith("a.\\na.\\n")
+
+
+def test_of_lines_of_a_kind_one_a_second_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = logs.SummedLines()
+    clock = stopped(monkeypatch, 1.0)
+    assert lines.due("a") == {}
+    assert [lines.due("a") for _ in range(3)] == [None] * 3
+    assert lines.due("b") == {}
+    clock.at += 1.0
+    assert lines.due("a") == {"left_out": 3}

@@ -26,6 +26,7 @@ from proxy.api.requests import connection_of, way_of
 from proxy.api.tickets import TICKETED, Tickets
 from proxy.edge.addressing import Way
 from proxy.edge.admission import Admission
+from proxy.logging import SummedLines
 from proxy.members import tokens
 from proxy.members.accounting import MAX_FAILURES, MAX_SIGN_IN_STEPS, Throttle
 from proxy.members.directory import Access
@@ -90,6 +91,7 @@ class Authenticator:
         self._accounting = services[ACCOUNTING]
         self._origins = frozenset(services[OPTIONS].cors_origins)
         self._wrong_tokens = Throttle(MAX_FAILURES)
+        self._lines = SummedLines()
         self._sign_in_steps = Throttle(MAX_SIGN_IN_STEPS)
         # By the SHA-256 of the header, so that no token stays in memory.
         self._known: dict[bytes, _KnownHeader] = {}
@@ -191,7 +193,10 @@ class Authenticator:
         wait = self._wrong_tokens.count(address)
         id_ = tokens.id_of(token)
         shown = tokens.shown_id(id_ or "") or "not one of ours"
-        log.warning("token_rejected", address=address, sent=shown, slowed_down=wait > 0)
+        more = self._lines.due(address) if wait else {}
+        if more is not None:
+            about = {"address": address, "sent": shown, "slowed_down": wait > 0}
+            log.warning("token_rejected", **about, **more)
         if wait:
             return LocalError(
                 "too_many_wrong_tokens",

@@ -27,7 +27,7 @@ from proxy.api.keys import ACCOUNTING, MEMBERS, OPTIONS
 from proxy.api.origins import may_be_rebound, refuses
 from proxy.api.requests import connection_of, services_of
 from proxy.edge.aiohttp_internals import has_route, set_route
-from proxy.logging import RequestContext, begin_request
+from proxy.logging import RequestContext, SummedLines, begin_request
 from proxy.members.accounting import LIMIT_REACHED
 from proxy.storage.database import OutcomeUnknownError, StorageError
 from proxy.translate.errors import LocalError
@@ -93,6 +93,7 @@ class Gate:
             partial(may_be_rebound, allowed=services[OPTIONS].allowed_hosts)
         )
         self._limiter = services[ACCOUNTING].limiter
+        self._lines = SummedLines()
         self._metrics = services[ACCOUNTING].metrics
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
@@ -208,7 +209,9 @@ class Gate:
             self._metrics.limit_refusals.labels(context.member, error.details).inc()
         answer = bodies.refusal(error)
         write_log = log.warning if answer.status >= 500 else log.info
-        write_log("refused", path=request.path, status=answer.status, error=error.type)
+        more = self._lines.due(error.type) if context.member is None else {}
+        if more is not None:
+            write_log("refused", path=request.path, status=answer.status, error=error.type, **more)
         if error.kind == "unauthenticated":
             answer.headers["WWW-Authenticate"] = challenge(request)
         return answer

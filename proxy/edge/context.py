@@ -8,6 +8,7 @@ from msgspec import Struct, field
 
 from proxy.budget import MemoryBudget
 from proxy.edge.addressing import Network
+from proxy.logging import SummedLines
 from proxy.loop_turns import LoopTurns
 from proxy.members.directory import Directory
 from proxy.supervisor import Supervisor
@@ -32,7 +33,8 @@ class ConnectionLimits(Struct, frozen=True):
 class EdgeContext(Struct, frozen=True):
     """What connections use: their limits, the memory for clients, who has access, the reverse
     proxies that are trusted, and the prefix of all paths (`""` or like `/comfy`); the services of
-    the application, which only its handlers know; and the turns of the listener."""
+    the application, which only its handlers know; the turns of the listener, and the lines of its
+    log about strangers."""
 
     limits: ConnectionLimits
     budget: MemoryBudget
@@ -42,3 +44,4 @@ class EdgeContext(Struct, frozen=True):
     base_path: str = ""
     services: Any = None
     turns: LoopTurns = field(default_factory=LoopTurns)
+    lines: SummedLines = field(default_factory=SummedLines)

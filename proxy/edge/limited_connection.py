@@ -182,17 +182,24 @@ class LimitedConnection(PausedReading):
         is_too_large = self._input > HEAD_LIMITS * self.max_field_size
         if not is_too_large and self._fits():
             return
-        log.info("input_refused", member=self.sender.member, received=self._input)
+        self._log_refusal("input_refused")
         if is_too_large and self.task is None and self.transport is not None:
             self.transport.write(HEADERS_TOO_LARGE)
             self.end()
         else:
             self.cut()
 
+    def _log_refusal(self, event: str) -> None:
+        """Log that input was refused; of strangers once a second."""
+        member = self.sender.member
+        more = {} if member else self.context.lines.due(event)
+        if more is not None:
+            log.info(event, member=member, received=self._input, **more)
+
     def _count_frames(self, leave: Leave) -> None:
         """Count the input as a part of a websocket message."""
         if not self._fits():
-            log.info("socket_refused", member=self.sender.member, received=self._input)
+            self._log_refusal("socket_refused")
             self.pause(BY_ANSWER)
             leave(WSCloseCode.TRY_AGAIN_LATER, MESSAGE_REFUSED, LEAVE_TIMEOUT)
 
