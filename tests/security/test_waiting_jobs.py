@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import zlib
 from pathlib import Path
@@ -65,3 +66,22 @@ async def test_large_waiting_jobs_are_not_in_memory_also_after_a_restart(
                 shown += len(piece)
         assert shown > JOBS * TITLE
         assert memory(again.process.pid, "VmHWM") - before < 400 * MB
+
+
+async def test_jobs_with_megabytes_of_extra_data(start: Start, tmp_path: Path) -> None:
+    """A member has a share of what is stored of jobs that have not ended."""
+    body = {"prompt": graphs.waiting(600), "extra_data": {"data": "x" * 14 * MB}}
+    data, headers = json.dumps(body).encode(), {"Content-Type": "application/json"}
+    async with start() as target, target.attacked_by(MEMBER):
+        for _ in range(SLOTS):
+            small = {"prompt": graphs.waiting(600)}
+            assert await target.request("POST", "prompt", json=small) == 200
+        answers = [
+            await target.request("POST", "prompt", data=io.BytesIO(data), headers=headers)
+            for _ in range(48)
+        ]
+    taken = answers.count(200)
+    assert set(answers) == {200, 429}
+    assert taken * 14 * MB <= 512 * MB
+    stored = sum(path.stat().st_size for path in (tmp_path / "data").rglob("proxy.db*"))
+    assert stored < 700 * MB
