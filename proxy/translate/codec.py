@@ -23,13 +23,45 @@ _ESCAPES = re.compile(
 
 
 def loads(data: bytes | str) -> Any:
-    """Decode JSON. Raises `ValueError` for anything that is not JSON, NaN and Infinity excepted."""
+    """Decode JSON. Raises `ValueError` for anything that is not JSON, NaN and Infinity excepted,
+    and for an integer of more than `MAX_DIGITS`."""
+    _check_integers(data)
     if _has_huge_numbers(data):
         return _decoded_leniently(data)
     try:
         return _decoder.decode(data)
     except _REFUSED:
         return _decoded_leniently(data)
+
+
+#: The longest integer: Python takes time for the square of its digits.
+MAX_DIGITS = 400
+#: Bytes that are looked through at once, and the distance of those that are looked at first.
+_PIECE, _STEP = 1 << 20, 50
+#: Digits become zeros, all else becomes spaces.
+_DIGITS = bytes(0x30 if chr(byte) in "0123456789" else 0x20 for byte in range(256))
+_LONG = b"0" * (MAX_DIGITS + 1)
+#: Strings and numbers.
+_TOKENS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[0-9][0-9.eE+-]*+', re.DOTALL)
+
+
+def _check_integers(data: bytes | str) -> None:
+    if len(data) > MAX_DIGITS and _has_long_integer(data):
+        raise ValueError(f"an integer has more than {MAX_DIGITS} digits")
+
+
+def _has_long_integer(data: bytes | str) -> bool:
+    whole = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
+    if whole[::_STEP].translate(_DIGITS).find(_LONG[: MAX_DIGITS // _STEP]) < 0:
+        return False
+    if all(
+        whole[start : start + _PIECE + MAX_DIGITS].translate(_DIGITS).find(_LONG) < 0
+        for start in range(0, len(whole), _PIECE)
+    ):
+        return False
+    return any(
+        len(token[0]) > MAX_DIGITS and token[0].isdigit() for token in _TOKENS.finditer(whole)
+    )
 
 
 #: Numbers with an exponent of three digits, which take msgspec 8 µs each and `json` 0.2.
@@ -84,6 +116,7 @@ def loads_text(data: bytes | str) -> Any:
 
     JSON can escape half of a surrogate pair, and Python takes it as it is.
     """
+    _check_integers(data)
     if _has_huge_numbers(data):
         return _decoded_leniently(data, storable=True)
     try:

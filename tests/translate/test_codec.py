@@ -113,3 +113,30 @@ def test_huge_numbers_are_read_as_fast_as_others(number: bytes) -> None:
     assert codec.loads(data) == codec.loads_text(data) == [1e308] * 50_000
     assert codec.loads(b"[" + number + b"]") == [1e308]
     assert least_seconds(lambda: codec.loads(data)) < 0.1
+
+
+@pytest.mark.parametrize("before", ["", "x", "x" * 37, "1, 2, " * 300_000])
+@pytest.mark.parametrize("as_text", [False, True])
+def test_integers_have_at_most_400_digits(before: str, as_text: bool) -> None:
+    def read(number: str) -> Any:
+        text = json.dumps([before])[:-1] + f", {number}]"
+        return codec.loads(text if as_text else text.encode())[1]
+
+    digits = "7" * 400
+    for number in (digits, f"-{digits}", f"{digits}.5", f"0.{digits}{digits}", f"{digits}7e-200"):
+        assert read(number) == json.loads(number)
+    assert read(f'"{digits}{digits}"') == digits * 2
+    assert read(f'"a\\"{digits}{digits}"') == f'a"{digits}{digits}'
+    for number in (f"{digits}7", f"-{digits}7", digits * 11):
+        with pytest.raises(ValueError, match="more than 400 digits"):
+            read(number)
+
+
+def test_many_long_integers_are_refused_at_once() -> None:
+    data = b"[" + b",".join([b"9" * 4000] * 7000) + b"]"
+
+    def read() -> None:
+        with pytest.raises(ValueError, match="more than 400 digits"):
+            codec.loads(data)
+
+    assert least_seconds(read) < 0.1
