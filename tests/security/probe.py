@@ -111,7 +111,7 @@ class Probe:
 
 
 class Memory:
-    """The resident memory of a process, in megabytes."""
+    """The resident memory of a process and those that it has started, in megabytes."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -128,9 +128,17 @@ class Memory:
 
     def _now(self) -> int:
         try:
-            return int(Path(f"/proc/{self._pid}/statm").read_text().split()[1]) // _PAGES_PER_MB
+            children = Path(f"/proc/{self._pid}/task/{self._pid}/children").read_text().split()
         except OSError:
-            return 0
+            children = []
+        return sum(map(_pages, (self._pid, *children))) // _PAGES_PER_MB
+
+
+def _pages(pid: int | str) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except OSError:
+        return 0
 
 
 async def _serve_bare(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -11,6 +11,7 @@ import time
 import zlib
 from typing import Any
 
+import pytest
 from aiohttp import web
 from PIL import Image
 from security.attack import MEMBER, Target
@@ -58,7 +59,8 @@ async def send(target: Target, method: str, path: str, body: Any, *, member: str
     return await target.request(method, path, data=io.BytesIO(data), headers=headers, member=member)
 
 
-async def test_pictures_from_addresses(aiohttp_server: Any, start: Start) -> None:
+@pytest.mark.parametrize("part", [1.0, 0.9], ids=["whole", "broken"])
+async def test_pictures_from_addresses(aiohttp_server: Any, start: Start, part: float) -> None:
     """Sixty of 48 MB each, of which six are different."""
     side = 4000
     pixels = await asyncio.to_thread(random.Random(0).randbytes, 3 * side * side)
@@ -70,7 +72,8 @@ async def test_pictures_from_addresses(aiohttp_server: Any, start: Start) -> Non
         return buffer.getvalue()
 
     async def serve(request: web.Request) -> web.Response:
-        picture = io.BytesIO(await asyncio.to_thread(made, request.match_info["name"]))
+        data = await asyncio.to_thread(made, request.match_info["name"])
+        picture = io.BytesIO(data[: int(part * len(data))])
         return web.Response(body=picture, content_type="image/png")
 
     pages = web.Application()

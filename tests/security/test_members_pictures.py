@@ -7,13 +7,15 @@ import io
 import json
 import math
 import os
+import time
 
 import aiohttp
 import pytest
+from files.helpers import progressive
 from PIL import Image
-from security.attack import MEMBER, Target
+from security.attack import MEMBER, Target, busy
 
-from proxy.files.pictures import MAX_PIXELS
+from proxy.files.opened_pictures import MAX_PIXELS
 
 
 def largest(mode: str, color: tuple[int, ...]) -> bytes:
@@ -32,12 +34,20 @@ def noise(side: int) -> bytes:
     return buffer.getvalue()
 
 
-async def upload(target: Target, picture: bytes, path: str = "upload/image", **fields: str) -> int:
+async def upload(
+    target: Target,
+    picture: bytes,
+    path: str = "upload/image",
+    *,
+    member: str = "eve",
+    name: str = "a.png",
+    **fields: str,
+) -> int:
     form = aiohttp.FormData()
-    form.add_field("image", io.BytesIO(picture), filename="a.png", content_type="image/png")
-    for name, value in fields.items():
-        form.add_field(name, value)
-    return await target.request("POST", path, data=form)
+    form.add_field("image", io.BytesIO(picture), filename=name, content_type="image/png")
+    for field, value in fields.items():
+        form.add_field(field, value)
+    return await target.request("POST", path, data=form, member=member)
 
 
 async def test_the_largest_picture_is_made_small(target: Target) -> None:
@@ -66,3 +76,29 @@ async def test_a_large_picture_is_converted(target: Target, query: str) -> None:
     view = {"filename": "a.png", "type": "input", name: value}
     async with target.attacked_by(MEMBER):
         assert await target.request("GET", "view", params=view) == 200
+
+
+async def test_pictures_of_thousands_of_scans(target: Target) -> None:
+    """Two, of which one is enough to hold a decoder for minutes; Bob's pictures do not wait."""
+    hostile = await asyncio.to_thread(progressive, 8000, 6000)
+    usual = await asyncio.to_thread(noise, 64)
+    for name in ("a.png", "b.png"):
+        assert await upload(target, hostile, name=name) == 200
+    waits = []
+
+    async def look(number: int) -> None:
+        """Upload a picture and see it, as Bob."""
+        began = time.monotonic()
+        assert await upload(target, usual, member="bob", name=f"{number}.png") == 200
+        view = {"filename": f"{number}.png", "type": "input", "preview": f"webp;{number + 50}"}
+        assert await target.request("GET", "view", params=view, member="bob") == 200
+        waits.append(time.monotonic() - began)
+
+    async with target.attacked_by(MEMBER):
+        views = [{"filename": f"{name}.png", "type": "input", "channel": "rgb"} for name in "ab"]
+        attacks = asyncio.gather(*(target.request("GET", "view", params=view) for view in views))
+        for number in range(30):
+            await look(number)
+        statuses = await attacks
+    assert statuses == [400, 400]
+    assert max(waits) < 1.0 * busy(), waits
