@@ -57,3 +57,11 @@ async def test_long_request_lines_of_a_member(target: Target, kind: str) -> None
     header = f"Authorization: {target.bearer()['Authorization']}\r\n"
     async with target.attacked_by(MEMBER):
         await flood(target, requests([TARGETS[kind]], header), connections=300)
+
+
+async def test_refusals_of_a_stranger_fill_no_log(target: Target) -> None:
+    sent = requests(["/queue", "/history", "/view?filename=a.png"] * 20)
+    before = sum(map(len, target.process.said))
+    async with target.attacked_by(STRANGER):
+        await flood(target, sent, connections=20)
+    assert sum(map(len, target.process.said)) - before < 50_000
