@@ -87,10 +87,10 @@ def end_all(process: subprocess.Popen[str]) -> None:
         process.stdout.close()
 
 
-def digest_of(names: Sequence[str]) -> str:
-    """Return what differs whenever what the tests do may differ."""
+def digest_of(root: Path, names: Sequence[str]) -> str:
+    """Return what differs whenever what the tests in a copy do may differ."""
     digest = hashlib.sha256(repr(names).encode())
     for folder in ("proxy", "tests"):
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+        for path in sorted((root / folder).rglob("*.py")):
+            digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
     return digest.hexdigest()[:16]

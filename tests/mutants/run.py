@@ -92,14 +92,14 @@ def what_reaches(
     tests: Sequence[str],
     seeds: Sequence[int],
     processes: int,
-    folder: Path,
+    copy: Copy,
 ) -> Reached:
     """Return what of tests and seeds comes to each defect, which is kept until anything changes."""
     names = [*tests, *map(str, seeds), *(defect.name for defect in defects)]
-    path = CACHE / f"{digest_of(names)}.json"
+    path = CACHE / f"{digest_of(copy.folder, names)}.json"
     if not path.exists():
         print(f"Looking what of {' '.join(tests)} comes to which place", flush=True)
-        reached(Copy(folder), defects, tests, seeds, processes).save(path)
+        reached(copy, defects, tests, seeds, processes).save(path)
     return Reached.load(path)
 
 
@@ -110,10 +110,11 @@ def judge_all(
     with tempfile.TemporaryDirectory(prefix="mutants-") as name:
         folder = Path(name)
         judges: queue.SimpleQueue[Judge] = queue.SimpleQueue()
-        copies = [Copy(folder / str(place)) for place in range(processes)]
+        # All at once, since the project may change meanwhile.
+        of_near, of_whole, *copies = [Copy(folder / str(place)) for place in range(processes + 2)]
         chosen = [defects[number] for number in numbers]
         seeds = (*SEEDS, *DEPLOYMENT_SEEDS)
-        near = what_reaches(defects, near_tests(chosen), seeds, processes, folder / "near")
+        near = what_reaches(defects, near_tests(chosen), seeds, processes, of_near)
         for copy in copies:
             judges.put(Judge(copy, near, alone=alone))
 
@@ -129,7 +130,7 @@ def judge_all(
         results = dict(zip(numbers, _each(by_near, judges, numbers), strict=True))
         left = [number for number in numbers if not results[number].first.by]
         if left:
-            whole = what_reaches(defects, [WHOLE], (), processes, folder / "whole")
+            whole = what_reaches(defects, [WHOLE], (), processes, of_whole)
         for number, verdict in zip(left, _each(by_whole, judges, left), strict=True):
             results[number] = results[number]._replace(first=verdict)
             show(results[number])
