@@ -50,13 +50,21 @@ INTERVAL = 0.5
 #: The revision of the schema of the next release.
 NEXT = "9999"
 
-#: What only the engine whose term it is may write: each tells who has the lease meanwhile.
+#: What only the engine whose term it is may write: each tells the epoch that the lease has.
 _GUARDS = """
 CREATE TRIGGER guard_history AFTER INSERT ON history BEGIN
-    SELECT engine_wrote('end of ' || NEW.prompt_id, holder) FROM leases WHERE name = 'engine'; END;
+    SELECT engine_wrote('end of ' || NEW.prompt_id, epoch) FROM leases WHERE name = 'engine'; END;
 CREATE TRIGGER guard_state AFTER UPDATE OF state ON jobs WHEN NEW.state != OLD.state BEGIN
-    SELECT engine_wrote(NEW.state || ' ' || NEW.prompt_id, holder)
+    SELECT engine_wrote(NEW.state || ' ' || NEW.prompt_id, epoch)
     FROM leases WHERE name = 'engine'; END;
+CREATE TRIGGER guard_ended_usage AFTER UPDATE ON usage
+    WHEN NEW.completed + NEW.failed + NEW.cancelled > OLD.completed + OLD.failed + OLD.cancelled
+    BEGIN SELECT engine_wrote('usage of ' || NEW.member, epoch)
+    FROM leases WHERE name = 'engine'; END;
+CREATE TRIGGER guard_costs AFTER INSERT ON costs BEGIN
+    SELECT engine_wrote('costs of ' || NEW.member, epoch) FROM leases WHERE name = 'engine'; END;
+CREATE TRIGGER guard_messages AFTER INSERT ON webhook_messages BEGIN
+    SELECT engine_wrote('message ' || NEW.id, epoch) FROM leases WHERE name = 'engine'; END;
 CREATE TRIGGER guard_price AFTER INSERT ON jobs WHEN NEW.partner_nodes = 0 BEGIN
     SELECT unpriced(NEW.member); END;
 CREATE TRIGGER guard_estimate AFTER UPDATE OF estimate ON jobs
@@ -90,11 +98,13 @@ class Server:
             isolation_level="AUTOCOMMIT",
         )
         self.connection = engine.connect()
-        #: Called with what the engine has written, and the holder of its lease.
-        self.engine_wrote: Callable[[str, str], None] = lambda _what, _holder: None
+        #: Called with what the engine has written, and the epoch of its lease.
+        self.engine_wrote: Callable[[str, int], None] = lambda _what, _epoch: None
         self.raw.create_function(
-            "engine_wrote", 2, lambda what, holder: self.engine_wrote(what, holder)
+            "engine_wrote", 2, lambda what, epoch: self.engine_wrote(what, epoch)
         )
+        #: The epoch of the fence of the transaction under way, if it has one.
+        self.epoch: int | None = None
         #: Members of whom a job was taken in or sent while no price was known.
         self.unpriced: set[str] = set()
         self.raw.create_function("unpriced", 1, self.unpriced.add)
@@ -131,7 +141,7 @@ class Server:
     def restart(
         self,
         now: Callable[[], float],
-        engine_wrote: Callable[[str, str], None],
+        engine_wrote: Callable[[str, int], None],
         *,
         refused: float = 0.0,
     ) -> None:
@@ -145,6 +155,7 @@ class Server:
     def transaction(self, *, writes: bool) -> Iterator[Connection]:
         """Run a block in a transaction."""
         self.raw.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+        self.epoch = None
         try:
             yield self.connection
         except BaseException:

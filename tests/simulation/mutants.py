@@ -207,6 +207,9 @@ MUTANTS = {
         "add_usage(connection, self.usage)\n",
         "add_usage(connection, [*self.usage, *self.usage])\n",
     ),
+    "end_without_a_fence": Mutant(
+        "engine.recorder", "EngineWrite(self.term.fence, [usage]", "EngineWrite(None, [usage]"
+    ),
     "costs_forgotten": Mutant("storage.jobs", "add_costs(connection, self.costs)", "pass"),
     "start_not_told": Mutant(
         "engine.recorder", "job.start = self.outbox.started(job)", "self.outbox.started(job)"

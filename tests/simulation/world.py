@@ -40,6 +40,7 @@ from proxy.cloud.v2 import client
 from proxy.files import picture_worker
 from proxy.members import directory
 from proxy.processes import Processes
+from proxy.storage.leases import check_fence
 from proxy.storage.start import migrate
 from proxy.translate.v2.submissions import id_by_mark
 
@@ -236,12 +237,19 @@ class World:
         if process is not None and leader is not None and leader is not process:
             self.problems.append(("two_engines", f"{process.name} in the term of {leader.name}"))
 
-    def _engine_wrote(self, what: str, holder: str) -> None:
-        """Note a problem if an engine writes although another one has its lease."""
-        process, leader = PROCESS.get(), self.holders.get(holder)
-        if process is not None and leader is not None and leader is not process:
-            about = f"{process.name} wrote in the term of {leader.name}: {what}"
+    def _engine_wrote(self, what: str, epoch: int) -> None:
+        """Note a problem if a write of an engine has no fence, or not that of the term that lasts:
+        another engine may have begun, also in the same process."""
+        process, fence = PROCESS.get(), database.server().epoch
+        if process is not None and fence != epoch:
+            about = f"{process.name} wrote in the term {epoch} with the fence {fence}: {what}"
             self.problems.append(("two_engines", about))
+
+    @staticmethod
+    def _check_fence(connection: Any, fence: Any) -> None:
+        """Stands for `check_fence`, and notes the epoch of the fence."""
+        check_fence(connection, fence)
+        database.server().epoch = None if fence is None else fence.epoch
 
     def take_ambush(self, process: Process | None, point: str) -> bool:
         """Disturb a process at a point where a fault waits for it; return whether one does."""
@@ -280,6 +288,8 @@ class World:
             for name, module in list(sys.modules.items()):
                 if name.startswith("proxy.") and vars(module).get("Connections") is Connections:
                     replace(mock.patch.object(module, "Connections", SimulatedConnections))
+                if name.startswith("proxy.") and vars(module).get("check_fence") is check_fence:
+                    replace(mock.patch.object(module, "check_fence", self._check_fence))
             try:
                 yield
             finally:
