@@ -217,9 +217,6 @@ MUTANTS = {
     "delivered_again": Mutant(
         "webhooks.delivery", "await self.deliveries.settle(claimed, attempted)", "False"
     ),
-    "ended_job_runs_for_ever": Mutant(
-        "engine.router", "and cloud_id not in self._ended", "and cloud_id"
-    ),
     "error_believed": Mutant("engine.submitter", "frozenset({500, 502, 504})", "frozenset()"),
     "interrupted_while_sent_runs": Mutant(
         "engine.life",
