@@ -205,17 +205,6 @@ def test_few_rooms_open_connections() -> None:
     assert openers <= {"cloud", "cli", "sign_in", "simulator"}
 
 
-@pytest.mark.parametrize("room_name", ["bus", "engine", "jobs", "storage"])
-def test_every_module_has_a_test_module_of_its_name(room_name: str) -> None:
-    modules = {
-        room_name if path.stem == "__init__" else path.stem
-        for path in (PACKAGE / room_name).glob("*.py")
-        if path.read_text(encoding="utf-8").count("\n") > 1
-    }
-    tests = {path.stem for path in (Path(__file__).parent / room_name).glob("test_*.py")}
-    assert {f"test_{name}" for name in modules} <= tests
-
-
 def modules_that(path: Path) -> set[Path]:
     """The modules of our own that a file imports, if only for its types."""
     found = set()

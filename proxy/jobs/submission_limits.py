@@ -117,7 +117,7 @@ def payloads_full() -> LocalError:
     return LocalError(
         "payloads_full",
         "The jobs that wait or run hold as much data as they may. Submit this job again when some "
-        "have ended, cancel some, or upload large values, such as pictures in base64, as files.",
+        "have ended, cancel some, or upload large values, such as pictures, as files.",
         kind="rate_limited",
         retry_after=_RETRY_FULL,
     )
