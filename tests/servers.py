@@ -192,13 +192,16 @@ class Postgresql:
 def postgresql() -> Iterator[Postgresql]:
     """PostgreSQL, whose disk is not synchronized: it bears its own kill, not the machine's."""
     psycopg = pytest.importorskip("psycopg")
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    binaries = found[-1] if found else Path(program("initdb", package="PostgreSQL")).parent
+    # The client's package alone has that folder, too.
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    usable = [initdb for initdb in found if os.access(initdb, os.X_OK)]
+    initdb = usable[-1] if usable else Path(program("initdb", package="PostgreSQL"))
+    binaries = initdb.parent
     with _folder() as (folder, user):
         data, port = folder / "data", free_port()
-        initdb = (binaries / "initdb", "-D", data, "-U", "proxy", "-A", "trust", "-E", "UTF8")
+        options = ("-D", data, "-U", "proxy", "-A", "trust", "-E", "UTF8", "--no-sync")
         subprocess.run(
-            (*initdb, "--no-sync"),
+            (initdb, *options),
             user=user,
             check=True,
             capture_output=True,
@@ -214,7 +217,7 @@ def postgresql() -> Iterator[Postgresql]:
             "fsync": "off",
             "deadlock_timeout": "100ms",
         }
-        options = [
+        chosen = [
             option for name, value in settings.items() for option in ("-c", f"{name}={value}")
         ]
 
@@ -225,7 +228,7 @@ def postgresql() -> Iterator[Postgresql]:
                 return False
             return True
 
-        command = (binaries / "postgres", "-D", data, *options)
+        command = (binaries / "postgres", "-D", data, *chosen)
         fast = signal.SIGINT  # does not wait for clients
         server = ServerProcess("postgresql", port, command, folder, user, fast, is_ready)
         found = Postgresql(server, folder)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
+from servers import program
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -44,7 +45,16 @@ def of_powershell(text: str, folder: Path) -> None:
 
 def make_certificate(folder: Path) -> None:
     run(
-        *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"),
+        *(
+            program("openssl", package="OpenSSL"),
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-subj",
+            "/CN=localhost",
+        ),
         *("-keyout", str(folder / "comfy.key"), "-out", str(folder / "comfy.pem")),
     )
 

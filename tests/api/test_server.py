@@ -16,6 +16,7 @@ import pytest
 from aiohttp import web
 from process import serving
 from quiet import logging_restored
+from servers import program
 from stack import TIMEOUT
 from waiting import until
 from wire import HEAD, POST, rest
@@ -148,15 +149,13 @@ async def test_a_websocket_that_does_not_read_does_not_hold_the_stop(running: An
             await server.server.stop()
 
 
-pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
-
-
 def certify(folder: Path, name: str) -> tuple[Path, Path]:
     """A certificate of its own for 127.0.0.1, and its key."""
     cert, key = folder / f"{name}.pem", folder / f"{name}.key"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
-         "-nodes", "-days", "2", "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1",
+        [program("openssl", package="OpenSSL"), "req", "-x509",
+         "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+         "-days", "2", "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1",
          "-keyout", str(key), "-out", str(cert)],
         check=True,
         capture_output=True,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 from security.attack import STRANGER, Target
 from security.conftest import Start
+from servers import program
 
 FORM = b"POST /proxy/sign-in HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\ntoken="
 HEAD = b"GET /proxy/sign-in HTTP/1.1\r\nHost: x\r\n"
@@ -79,10 +79,8 @@ async def test_unfinished_trailers(target: Target) -> None:
 @pytest.fixture
 def certificate(tmp_path: Path) -> tuple[str, ...]:
     """The options of a server with a certificate of its own."""
-    if shutil.which("openssl") is None:
-        pytest.skip("needs openssl")
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
+    command = [program("openssl", package="OpenSSL"), "req", "-x509", "-newkey", "ec", "-pkeyopt",
                "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=localhost",
                "-keyout", str(key), "-out", str(cert)]  # fmt: skip
     subprocess.run(command, check=True, capture_output=True)
