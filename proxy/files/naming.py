@@ -43,7 +43,7 @@ class Present(NamedTuple):
 _NOTHING = Present(frozenset(), 0)
 
 
-class Naming:
+class OutputNaming:
     """The names of the files of a node's output. `give` is called in units of work until it
     `is_complete`.
 

@@ -15,7 +15,7 @@ from proxy.files.disk_folder import DiskFolder
 from proxy.files.given_names import GivenName, display_name, known_names, matching_names
 from proxy.files.library import Library
 from proxy.files.namespace import Namespace
-from proxy.files.naming import Naming, Present, name_pattern, names_of, output_record
+from proxy.files.naming import OutputNaming, Present, name_pattern, names_of, output_record
 from proxy.files.pictures import PictureWorkers
 from proxy.storage.files import FileUnit
 from proxy.translate import names, output_files
@@ -126,7 +126,7 @@ class Outputs:
         present: dict[tuple[str, str], Present] = {}
         if self._folder is not None:
             present = await self._present(self._folder, node, items, sizes)
-        naming = Naming(node, items, sizes, present, self._library.contents)
+        naming = OutputNaming(node, items, sizes, present, self._library.contents)
         while not naming.is_complete:
             records = await self._library.files.write(naming.give)
             self._namespace.written(records)
