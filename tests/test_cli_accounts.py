@@ -29,11 +29,11 @@ def config(tmp_path: Path, simulator: Simulator) -> Path:
 
 
 async def checked(config: Path) -> tuple[int, list[str]]:
-    """The exit code of `check`, and what it wrote."""
+    """The exit code of `check`, and what it wrote below the settings."""
     words = ("check", "--config", str(config), "--data-dir", str(config.parent / "data"))
     environment = {"PATH": os.environ["PATH"], "HOME": str(config.parent)}
     code, out, _ = await command(*words, environment=environment)
-    return code, out.splitlines()
+    return code, out.splitlines()[1:]
 
 
 async def test_check_looks_at_every_account(simulator: Simulator, config: Path) -> None:

@@ -182,24 +182,26 @@ class LimitedConnection(PausedReading):
         is_too_large = self._input > HEAD_LIMITS * self.max_field_size
         if not is_too_large and self._fits():
             return
-        self._log_refusal("input_refused")
+        if (more := self._refusal_is_due("input_refused")) is not None:
+            log.info("input_refused", **more)
         if is_too_large and self.task is None and self.transport is not None:
             self.transport.write(HEADERS_TOO_LARGE)
             self.end()
         else:
             self.cut()
 
-    def _log_refusal(self, event: str) -> None:
-        """Log that input was refused; of strangers once a second."""
+    def _refusal_is_due(self, event: str) -> dict[str, object] | None:
+        """Return the fields of a line about refused input; `None` for strangers whose last line is
+        less than a second old."""
         member = self.sender.member
         more = {} if member else self.context.lines.due(event)
-        if more is not None:
-            log.info(event, member=member, received=self._input, **more)
+        return None if more is None else {"member": member, "received": self._input, **more}
 
     def _count_frames(self, leave: Leave) -> None:
         """Count the input as a part of a websocket message."""
         if not self._fits():
-            self._log_refusal("socket_refused")
+            if (more := self._refusal_is_due("socket_refused")) is not None:
+                log.info("socket_refused", **more)
             self.pause(BY_ANSWER)
             leave(WSCloseCode.TRY_AGAIN_LATER, MESSAGE_REFUSED, LEAVE_TIMEOUT)
 
