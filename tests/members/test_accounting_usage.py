@@ -15,6 +15,7 @@ from proxy.costs.budgets import renewal
 from proxy.members import accounting
 from proxy.members.accounting import Usage
 from proxy.storage.database import Database
+from proxy.storage.leases import Batch
 from proxy.storage.usage import UsageRepository, UsageRow, day_of
 
 #: 2026-11-24 23:59:50 UTC.
@@ -90,8 +91,8 @@ class Slow(UsageRepository):
         super().__init__(database)
         self.written, self.released = asyncio.Event(), asyncio.Event()
 
-    async def add(self, rows: Sequence[UsageRow]) -> None:
-        await super().add(rows)
+    async def add(self, rows: Sequence[UsageRow], batch: Batch | None = None) -> None:
+        await super().add(rows, batch)
         if rows:
             self.written.set()
             await self.released.wait()
