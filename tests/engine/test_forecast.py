@@ -41,7 +41,8 @@ def test_an_account_that_takes_no_jobs_is_why_they_wait() -> None:
     assert list(Forecast(jobs).waiting("anna", [waiting])) == [
         (waiting, "no_credits", "There are no credits.")
     ]
-    assert Forecast(jobs).unable(waiting) == (100.0, refusal)
+    until, why = Forecast(jobs).unable(waiting)
+    assert (until, why.body()) == (100.0, refusal.body())
 
 
 def test_a_client_that_follows_one_job_is_why_its_next_one_waits() -> None:

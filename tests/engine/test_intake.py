@@ -108,9 +108,9 @@ async def test_a_job_that_is_being_refused_is_accepted_no_more(
     async with running_engine(simulator, tmp_path) as rig:
         discard = rig.repository.discard
 
-        async def slow(*given: Any) -> None:
+        async def slow(*given: Any, **also: Any) -> None:
             await until(is_late)
-            await discard(*given)
+            await discard(*given, **also)
 
         monkeypatch.setattr(rig.repository, "discard", slow)
         begun = asyncio.get_running_loop().time()
@@ -125,7 +125,7 @@ async def test_the_refusal_of_a_job_that_cannot_be_deleted_is_unconfirmed(
     """The engine may end before it is deleted, and the next one runs it."""
     simulator.switches.update({"refuse_prompt": "PAYMENT_REQUIRED"})
 
-    async def refusing(*_: Any) -> None:
+    async def refusing(*_: Any, **also: Any) -> None:
         raise StorageError("away")
 
     async with running_engine(simulator, tmp_path) as rig:
