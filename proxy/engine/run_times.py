@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from statistics import median
+from statistics import median_low
 from typing import Any
 
 import msgspec
@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 MAX_SHAPES, MAX_CLASSES, MAX_JOBS, MAX_SLOWEST = 200, 1000, 2000, 200
 
 #: How many members must have run a shape for others to be expected to run it as long.
-MIN_MEMBERS = 3
+MIN_MEMBERS = 2
 
 #: The part of the newest time in what is expected.
 _NEWEST = 0.3
@@ -104,13 +104,13 @@ class RunTimes:
         self._trim(shape)
 
     def _learn_for_all(self, shape: str) -> None:
-        """Expect of members who have not run a shape the median of those who have, if they are
-        several: one of them alone decides nothing for others."""
+        """Expect of members who have not run a shape the median of those who have, the lower one of
+        two, if they are several: one of them alone cannot make it longer for others."""
         all_ = job_name(shape)
         before = self._jobs.pop(all_, None)
         times = [time for name, time in self._jobs.items() if name.startswith(all_)]
         if len(times) >= MIN_MEMBERS:
-            self._jobs[all_] = median(times)
+            self._jobs[all_] = median_low(times)
         if before is not None or all_ in self._jobs:
             self._change(JOB, all_)
 
