@@ -22,10 +22,7 @@ async def test_nothing_is_lost_doubled_or_wrong(tmp_path: Path) -> None:
     chaos = Chaos(jobs=80, clients=20, kills=2, seed=seed, folder=tmp_path)
     results = await chaos.run()
     jobs, messages, ledger = results.jobs, *results.others
-    # Not mended yet: a budget tells of a refusal while most of it is left, which this run does not
-    # count, and goes on to refuse.
-    open_faults = {"budget_never_reached", "uncalled_for"}
-    assert results.faults().keys() <= open_faults, f"seed {seed}\n{results.table()}"
+    assert results.faults() == {}, f"seed {seed}\n{results.table()}"
     assert jobs.accepted == jobs.ended == jobs.on_the_cloud + jobs.interrupted_before
     # A job whose answer was lost, and which was given up, may turn up beside its repetition; those
     # of the member with a budget are beside the others.
