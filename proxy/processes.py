@@ -25,7 +25,7 @@ _MAX_SECONDS, _END_SECONDS = 60.0, 1.0
 _MAX_ANSWER = 64 * 1024
 #: Where the system limits a process's time on the processor, the time on the clock is so many times
 #: longer: the machine may do other things.
-_PATIENCE = 1 if sys.platform == "win32" else 4
+_CLOCK_FACTOR = 1 if sys.platform == "win32" else 4
 #: Variables of a process. It gets none of the server's, which hold keys. With one arena glibc
 #: reserves no address space for each thread; large blocks go back to the system at once.
 _ENVIRONMENT = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
@@ -61,24 +61,24 @@ class Processes:
         A process may answer with `{"seconds": …}` that it needs more, once. A caller that is
         cancelled ends the process. Raises `EndedError`, `OSError` if no process can be started.
         """
-        process = self._rested() or await self._started()
+        process = self._take_idle() or await self._started()
         try:
             answer = await process.answer(task, seconds)
         except BaseException:
             await process.end()
             raise
         loop = asyncio.get_running_loop()
-        self._idle[process] = loop.call_later(IDLE_SECONDS, self._send_home, process)
+        self._idle[process] = loop.call_later(IDLE_SECONDS, self._close_idle, process)
         return answer
 
     async def close(self) -> None:
         """End all processes."""
-        while self._rested() is not None:
+        while self._take_idle() is not None:
             pass
         await asyncio.gather(*(process.end() for process in self._running))
 
-    def _rested(self) -> _Process | None:
-        """Return the process that has rested for the shortest time, `None` if there is none."""
+    def _take_idle(self) -> _Process | None:
+        """Return the process that has been idle for the shortest time, `None` if there is none."""
         while self._idle:
             process, timer = self._idle.popitem()
             timer.cancel()
@@ -86,9 +86,9 @@ class Processes:
                 return process
         return None
 
-    def _send_home(self, process: _Process) -> None:
+    def _close_idle(self, process: _Process) -> None:
         del self._idle[process]
-        process.send_home()
+        process.close_input()
 
     async def _started(self) -> _Process:
         needed = {name: os.environ[name] for name in _NEEDED if name in os.environ}
@@ -144,13 +144,13 @@ class _Process(asyncio.SubprocessProtocol):
         self._output = b""
         self._input().write(json.dumps(task).encode() + b"\n")
         with suppress(TimeoutError, ValueError, TypeError):  # it is late, or talks nonsense
-            async with asyncio.timeout(_START_SECONDS + seconds * _PATIENCE) as deadline:
+            async with asyncio.timeout(_START_SECONDS + seconds * _CLOCK_FACTOR) as deadline:
                 while (line := await self._line()) is not None:
                     answer = json.loads(line)
                     if "seconds" not in answer or progress:
                         return answer
                     longer = min(float(answer["seconds"]), _MAX_SECONDS)
-                    deadline.reschedule(loop.time() + longer * _PATIENCE)
+                    deadline.reschedule(loop.time() + longer * _CLOCK_FACTOR)
                     progress = answer
         raise EndedError(progress)
 
@@ -164,7 +164,7 @@ class _Process(asyncio.SubprocessProtocol):
         line, _, self._output = self._output.partition(b"\n")
         return line
 
-    def send_home(self) -> None:
+    def close_input(self) -> None:
         """Let it end, which it does when it can read no more tasks."""
         self._input().close()
 

@@ -149,7 +149,7 @@ async def test_a_process_that_the_system_does_not_limit_is_killed(
 ) -> None:
     await about(workers)
     monkeypatch.setattr(processes, "_START_SECONDS", 0.0)
-    monkeypatch.setattr(processes, "_PATIENCE", 0.05)
+    monkeypatch.setattr(processes, "_CLOCK_FACTOR", 0.05)
     with pytest.raises(TooManyPixelsError):
         await workers.run("ann", hostile_tasks.spin, [], pixels=0)
 
