@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from itertools import takewhile
@@ -188,9 +188,7 @@ class Following:
     async def _record(self, job: LiveJob, follower: JobFollower, ended: Ended) -> Ended:
         """Move a job into the history, and return its end: a failure, where the storage does not
         take what the cloud has sent, and without a trace where it takes nothing of the job."""
-        failed = follower.tracker.unstorable(ended, UNSTORABLE, now())
-        unpriced = replace(failed, end=replace(failed.end, cost=JobCost()))
-        for candidate in (ended, failed, unpriced):
+        for candidate in _ends_to_store(follower, ended):
             try:
                 await retried(partial(self._table.finish, job, candidate.end))
             except ValueRefusedError as error:
@@ -198,7 +196,7 @@ class Following:
             else:
                 return candidate
         await self._table.recorder.discard_soon(job)
-        return unpriced
+        return candidate
 
     async def _estimate_again(self, job: LiveJob) -> None:
         """Let the member's waiting jobs of the same shape be expected to run as long as it has
@@ -211,3 +209,11 @@ class Following:
             estimate = waiting.partner_nodes + time
             if waiting.shape == job.shape and waiting.estimate != estimate:
                 self._table.change(waiting, JobChanges(estimate=estimate))
+
+
+def _ends_to_store(follower: JobFollower, ended: Ended) -> Iterator[Ended]:
+    """Yield the end, and those that take its place while the storage refuses the one before."""
+    yield ended
+    failed = follower.tracker.unstorable(ended, UNSTORABLE, now())
+    yield failed
+    yield replace(failed, end=replace(failed.end, cost=JobCost()))
