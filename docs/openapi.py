@@ -24,7 +24,6 @@ from proxy.api.bodies import JsonAnswer
 from proxy.api.routes import Route
 from proxy.app.routes import ROUTES
 from proxy.costs.billing import DAYS, EnteredBalance
-from proxy.members.invitations import NewInvitation
 from proxy.members.member import MemberFields, NewMember, NewToken
 from proxy.storage.history import MAX_FOUND
 from proxy.translate.errors import RefusalBody
@@ -131,9 +130,6 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("POST", "jobs/cancel"): Operation(body=jobs.JobToCancel),
     ("POST", "jobs/release"): Operation(),
     ("POST", "validate"): Operation(body=jobs.PromptToValidate),
-    ("GET", "invitations"): Operation(query=_MEMBER),
-    ("POST", "invitations"): Operation(status=201, body=NewInvitation),
-    ("DELETE", "invitations/{id}"): Operation(status=204),
     ("GET", "members"): Operation(query=_MEMBER),
     ("POST", "members"): Operation(status=201, body=NewMember),
     ("PATCH", "members/{name}"): Operation(body=MemberFields),

@@ -9,7 +9,6 @@ from proxy.admin import (
     billing,
     dashboard,
     gallery,
-    invitations,
     members,
     metrics,
     provider_sign_in,
@@ -20,7 +19,7 @@ from proxy.admin import (
     webhooks,
 )
 from proxy.api import extension
-from proxy.api.authenticator import INVITATION, SIGN_IN, SIGN_OUT
+from proxy.api.authenticator import SIGN_IN, SIGN_OUT
 from proxy.api.routes import Route
 
 #: A route without a twin below `/api`.
@@ -55,11 +54,6 @@ ROUTES = (
     _only("POST", SIGN_OUT, sign_in.post_sign_out),
     _only("GET", f"{SIGN_IN}/{{provider}}", provider_sign_in.get_provider_sign_in),
     _only("GET", f"{SIGN_IN}/{{provider}}/callback", provider_sign_in.get_provider_callback),
-    _only("GET", INVITATION, invitations.get_invitation),
-    _only("POST", INVITATION, invitations.post_invitation),
-    _only("GET", "/proxy/api/invitations", invitations.list_invitations),
-    _only("POST", "/proxy/api/invitations", invitations.make_invitation),
-    _only("DELETE", "/proxy/api/invitations/{id}", invitations.revoke_invitation),
     _only("GET", "/proxy/api/members", members.list_members),
     _only("POST", "/proxy/api/members", members.add_member),
     _only("PATCH", "/proxy/api/members/{name}", members.change_member),

@@ -37,7 +37,17 @@ _FORM = """<form method="post" action="{base}{action}">
 <input id="token" name="token" type="password" autocomplete="current-password" required autofocus>
 <input name="next" type="hidden" value="{next}">
 <button>Sign in</button>
-</form>"""
+</form>
+<p>Admins of this server see the prompts, workflows and pictures of all members.</p>"""
+
+#: Takes the token of a link out of the address, so that it is in no history, and into the form.
+_SCRIPT = """
+const token = location.hash.slice(1), input = document.getElementById("token");
+if (token) {
+  if (input) input.value = token;
+  history.replaceState(null, "", location.pathname + location.search);
+}
+"""
 
 _PROVIDER = """<p><a class="button" href="{address}">Sign in with {label}</a></p>"""
 
@@ -54,7 +64,11 @@ _SIGNED_IN_ELSEWHERE = """<p>The reverse proxy of this server has signed you in 
 
 
 async def get_sign_in(request: web.Request) -> web.Response:
-    """Return the sign-in page, or for a browser with a session the page to sign out."""
+    """Return the sign-in page, or for a browser with a session the page to sign out.
+
+    The token may be in the fragment, which browsers send to nobody: neither logs nor programs that
+    look at links in chats get it. A click on the button sends it.
+    """
     if not request.app[MEMBERS].has_members:
         raise web.HTTPFound(f"{request.app[OPTIONS].base_path}/")
     base = html.escape(request.app[OPTIONS].base_path)
@@ -64,9 +78,11 @@ async def get_sign_in(request: web.Request) -> web.Response:
         return sign_in_page(_SIGNED_IN_ELSEWHERE.format(member=member, base=base))
     session = authenticator_of(request).session_of(request)
     if session is None:
-        return sign_in_page(await _signed_out(request) + form_of(request, wanted_target(request)))
+        form = await _signed_out(request) + form_of(request, wanted_target(request))
+        return sign_in_page(form, script=_SCRIPT)
     member = html.escape(session[0].member.name)
-    return sign_in_page(_SIGNED_IN.format(member=member, base=base, action=SIGN_OUT))
+    signed_in = _SIGNED_IN.format(member=member, base=base, action=SIGN_OUT)
+    return sign_in_page(signed_in, script=_SCRIPT)
 
 
 async def post_sign_in(request: web.Request) -> web.Response:
@@ -98,27 +114,19 @@ def refuse_token(request: web.Request) -> None:
 
 
 async def begin_session(request: web.Request, access: Access, target: str) -> web.Response:
-    """Return an answer that gives the browser a session and leads it to a path of this server.
-
-    Raises `StorageError`.
-    """
-    base = request.app[OPTIONS].base_path
-    answer = leads_to(f"{base}{target if is_local(target) else '/'}")
-    await give_session(request, answer, access)
-    return answer
-
-
-async def give_session(request: web.Request, answer: web.Response, access: Access) -> None:
-    """Give the browser a session in the answer's cookie, instead of one that it has. Raises
-    `StorageError`."""
+    """Return an answer that gives the browser a session, instead of one that it has, and leads it
+    to a path of this server. Raises `StorageError`."""
     members, address = request.app[MEMBERS], address_of(request)
     connection_of(request).admission = Admission(access.member.name, access.token.id)
     await _end_session(request)
     session = await members.sessions.begin(access.token.id)
     members.used(access.token, address)
     log.info("member_signed_in", member=access.member.name, address=address)
-    path = request.app[OPTIONS].base_path or "/"
-    set_cookie(request, answer, COOKIE, session, seconds=SESSION_LIFETIME // 1000, path=path)
+    base = request.app[OPTIONS].base_path
+    answer = leads_to(f"{base}{target if is_local(target) else '/'}")
+    seconds = SESSION_LIFETIME // 1000
+    set_cookie(request, answer, COOKIE, session, seconds=seconds, path=base or "/")
+    return answer
 
 
 def set_cookie(

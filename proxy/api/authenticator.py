@@ -42,10 +42,9 @@ log = structlog.get_logger(__name__)
 
 SIGN_IN = "/proxy/sign-in"
 SIGN_OUT = "/proxy/sign-out"
-INVITATION = "/proxy/invitation"
 
-#: Routes without authentication: health, signing in and out, and accepting an invitation.
-OPEN = frozenset({"/healthz", SIGN_IN, SIGN_OUT, INVITATION})
+#: Routes without authentication: health, and signing in and out.
+OPEN = frozenset({"/healthz", SIGN_IN, SIGN_OUT})
 
 #: The paths of sign-in at a provider.
 _PROVIDER_PATH = re.compile(r"/proxy/sign-in/[a-z0-9-]{1,32}(/callback)?", re.ASCII)

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from proxy.loop_turns import LoopTurns
     from proxy.members.accounting import Accounting
     from proxy.members.directory import Directory
-    from proxy.members.invitations import Invitations
     from proxy.observations import Observations
     from proxy.packs.pack import PackServices
     from proxy.pool import Pool
@@ -46,7 +45,6 @@ FILES: web.AppKey[Files] = web.AppKey("files")
 CATALOG: web.AppKey[Catalog] = web.AppKey("catalog")
 USERDATA: web.AppKey[UserData] = web.AppKey("userdata")
 MEMBERS: web.AppKey[Directory] = web.AppKey("members")
-INVITATIONS: web.AppKey[Invitations] = web.AppKey("invitations")
 WEBHOOKS: web.AppKey[Webhooks] = web.AppKey("webhooks")
 BILLING: web.AppKey[Billing] = web.AppKey("billing")
 ACCOUNTING: web.AppKey[Accounting] = web.AppKey("accounting")

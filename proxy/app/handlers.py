@@ -23,7 +23,6 @@ from proxy.api.keys import (
     FILES,
     HISTORY,
     INTERFACE,
-    INVITATIONS,
     JOBS,
     JOURNAL,
     LOOP_TURNS,
@@ -59,7 +58,6 @@ from proxy.files.exports import Exports
 from proxy.jobs.activity import Sampler
 from proxy.key_checks import KeyChecks
 from proxy.members.directory import Directory
-from proxy.members.invitations import Invitations
 from proxy.metrics import Metrics
 from proxy.packs.notices import Notices
 from proxy.packs.pack import PackServices
@@ -69,7 +67,6 @@ from proxy.readiness import Readiness
 from proxy.settings import Settings
 from proxy.storage.assets import AssetRepository
 from proxy.storage.billing import BillingRepository
-from proxy.storage.invitations import InvitationRepository
 from proxy.storage.temporary import ExportRepository
 from proxy.storage.usage import ActivityRepository
 from proxy.storage.workflows import WorkflowRepository
@@ -124,7 +121,6 @@ async def open_api(
     services[CATALOG] = resources.catalog
     services[USERDATA] = resources.userdata
     services[MEMBERS] = storage.members
-    services[INVITATIONS] = Invitations(InvitationRepository(database), storage.members)
     services[WEBHOOKS] = webhooks
     services[ACCOUNTING] = resources.accounting
     services[BILLING] = Billing(BillingRepository(database), cloud.accounts)

@@ -165,7 +165,7 @@ class Directory:
             self._notify()
 
     async def refresh(self) -> None:
-        """Read what another process, or an invitation, has changed. Raises `StorageError`."""
+        """Read what another process has changed. Raises `StorageError`."""
         if await self._refresh():
             self._notify()
 

@@ -72,24 +72,9 @@ class StoredSession(Struct, frozen=True):
     expires: int
 
 
-class StoredInvitation(Struct, frozen=True):
-    """An invitation by its id, which the member `inviter` has made; `digest` is the SHA-256 of its
-    code. Times are in ms since 1970."""
-
-    id: PlainText
-    member: str
-    inviter: str
-    digest: PlainText
-    created: int
-    expires: int
-
-
 members = table_of(StoredMember, "members", keys=("key",))
 tokens = table_of(StoredToken, "tokens", Index("ix_tokens_member", "member"), keys=("id",))
 sessions = table_of(StoredSession, "sessions", Index("ix_sessions_token", "token"), keys=("name",))
-invitations = table_of(
-    StoredInvitation, "invitations", Index("ix_invitations_member", "member"), keys=("id",)
-)
 
 
 class StoredMembers(Struct, frozen=True):
@@ -148,7 +133,7 @@ class MemberRepository(Repository):
         revoked: Collection[str] = (),
     ) -> int:
         """Write members and tokens, and delete revoked tokens with their sessions and the
-        invitations and webhooks of removed members; all or nothing.
+        webhooks of removed members; all or nothing.
 
         Returns the new revision. Raises `StaleError` if `revision` (`None` for any) is not the
         newest.
@@ -161,7 +146,6 @@ class MemberRepository(Repository):
             put_members(connection, members, tokens)
             _revoke(connection, revoked)
             gone = [member.name for member in members if member.removed]
-            connection.execute(delete(invitations).where(invitations.c.member.in_(gone)))
             if gone:
                 remove_webhooks(connection, gone)
             return _advance(connection, newest)

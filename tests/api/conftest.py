@@ -391,7 +391,6 @@ def services_over(jobs: Any, files: Any, catalog: Any, userdata: Any, **more: An
     """Services over the rooms of a test."""
     rooms: dict[str, Any] = {
         "members": Directory(),
-        "invitations": None,
         "webhooks": None,
         "billing": NoBilling(),
         "history": None,

@@ -15,7 +15,6 @@ from aiohttp.test_utils import TestClient
 from proxy.admin import (
     dashboard,
     gallery,
-    invitations,
     metrics,
     runs,
     usage,
@@ -140,7 +139,6 @@ ELSEWHERE = {
     runs.get_run,
     runs.get_preview,
     runs.get_workflow,
-    invitations.list_invitations,
     usage.get_activity,
     cloud_routes.list_cloud_history,  # it is streamed, so that its length is not known
 }

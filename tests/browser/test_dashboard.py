@@ -99,6 +99,10 @@ async def gateway(
         yield Gateway(proxy.url, tokens, session)
 
 
+#: Where a dialog shows a secret, and a link with it.
+SECRET, LINK = "#secret [data-of=secret]", "#secret [data-of=link]"
+
+
 @asynccontextmanager
 async def signed_in(
     chrome: Browser,
@@ -284,7 +288,7 @@ async def test_members_and_tokens_are_managed(chrome: Browser, gateway: Gateway)
         await page.get_by_label("Note").fill("the laptop")
         await page.get_by_label("Expires").select_option("In 30 days")
         await page.get_by_role("button", name="New token").click()
-        token = page.locator("#secret code")
+        token = page.locator(SECRET)
         await token.filter(has_text="ccp_").wait_for()
         headers = {"Authorization": f"Bearer {await token.inner_text()}"}
         async with gateway.session.get(gateway.url / "queue", headers=headers) as answer:
@@ -296,7 +300,7 @@ async def test_members_and_tokens_are_managed(chrome: Browser, gateway: Gateway)
         assert cleo["limits"]["upload_bytes_per_day"] == 1_500_000
         assert cleo["limits"]["denied_classes"] == ["Flux*"]
         await page.get_by_role("button", name="Done").click()
-        await page.locator("#secret code:empty").wait_for(state="attached")
+        await page.locator(f"{SECRET}:empty").wait_for(state="attached")
         await page.get_by_role("button", name="Disable cleo").click()
         await page.get_by_role("button", name="Disable", exact=True).click()
         await page.get_by_text("disabled", exact=True).wait_for()
@@ -343,7 +347,7 @@ async def test_a_member_makes_an_own_token(chrome: Browser, gateway: Gateway) ->
         await page.get_by_text("Waiting jobs: 5000").wait_for()
         await page.get_by_label("Note").fill("phone")
         await page.get_by_role("button", name="New token").click()
-        await page.locator("#secret code").filter(has_text="ccp_").wait_for()
+        await page.locator(SECRET).filter(has_text="ccp_").wait_for()
         await page.get_by_role("button", name="Done").click()
         await page.locator("#tokens li").filter(has_text="phone").wait_for()
 
@@ -456,7 +460,7 @@ async def test_lines_connect_programs_with_a_new_token(chrome: Browser, gateway:
         line = page.get_by_label("Line for Krita AI Diffusion", exact=True)
         await line.filter(has_text=f"{gateway.url}/t/TOKEN").wait_for()
         await page.get_by_role("button", name="New token").click()
-        token = await page.locator("#secret code").filter(has_text="ccp_").inner_text()
+        token = await page.locator(SECRET).filter(has_text="ccp_").inner_text()
         await page.get_by_role("button", name="Done").click()
         await line.filter(has_text=f"/t/{token}").wait_for()
         url = URL(await line.inner_text()) / "queue"
@@ -471,95 +475,41 @@ async def test_lines_connect_programs_with_a_new_token(chrome: Browser, gateway:
         assert (await Axe().run(page)).violations_count == 0
 
 
-async def test_an_invitation_that_is_made_late_is_on_the_page_of_the_member(
-    chrome: Browser, gateway: Gateway
-) -> None:
-    shown = asyncio.Event()
-
-    async def make_late(route: Route) -> None:
-        if route.request.method == "POST":
-            await shown.wait()
-        await route.continue_()
-
-    async with signed_in(chrome, gateway, "anna") as page:
-        await page.route("**/api/invitations*", make_late)
-        await page.get_by_role("link", name="Members").click()
-        await page.get_by_label("Name").fill("cleo")
-        async with page.expect_response(lambda answer: "api/invitations?" in answer.url):
-            await page.get_by_role("button", name="Add and invite").click()
-        shown.set()
-        await page.get_by_role("button", name="Done").click()
-        open_one = page.locator(".invitations li").filter(has_text="By anna, not accepted yet")
-        await open_one.wait_for()
-
-
-async def test_an_invitation_signs_a_new_member_in_and_shows_the_token_once(
+async def test_the_link_of_a_new_token_signs_its_member_in(
     chrome: Browser, gateway: Gateway
 ) -> None:
     async with signed_in(chrome, gateway, "anna") as page:
-        await page.get_by_role("link", name="Members").click()
-        await page.get_by_label("Name").fill("cleo")
-        await page.get_by_role("button", name="Add and invite").click()
-        link = await page.locator("#secret code").filter(has_text="cci_").inner_text()
-        assert link.startswith(f"{gateway.url}/proxy/invitation#cci_")
+        await page.goto(f"{gateway.url / 'proxy/'}#/member/ben")
+        await page.get_by_role("button", name="New token").click()
+        link = await page.locator(LINK).filter(has_text="ccp_").inner_text()
+        token = await page.locator(SECRET).inner_text()
+        assert link == f"{gateway.url}/proxy/sign-in#{token}"
+        assert (await Axe().run(page)).violations_count == 0
+        await page.get_by_role("button", name="Copy the link").click()
+        await page.get_by_text("Copied.").wait_for()
         await page.get_by_role("button", name="Done").click()
-        await page.get_by_role("heading", name="cleo").wait_for()
-        open_one = page.locator(".invitations li").filter(has_text="By anna, not accepted yet")
-        await open_one.wait_for()
-        async with opened_page(
-            chrome,
-            viewport={"width": 375, "height": 700},
-            permissions=["clipboard-read", "clipboard-write"],
-        ) as guest:
+        await page.locator(f"{LINK}:empty").wait_for(state="attached")
+        async with opened_page(chrome, viewport={"width": 375, "height": 700}) as guest:
             watch = Watch(gateway.url)
             watch.over(guest)
             await guest.goto(link)
-            invited = guest.get_by_text("anna invites you to")
-            await expect(invited).to_contain_text(f"{gateway.url.authority}. You will be the")
             await guest.get_by_text("Admins of this server see the prompts").wait_for()
             assert "#" not in guest.url
             assert await guest.evaluate("document.documentElement.scrollWidth <= innerWidth")
             assert (await Axe().run(guest)).violations_count == 0
-            await guest.get_by_role("button", name="Accept the invitation").click()
-            await guest.get_by_text("signed in as cleo").wait_for()
-            assert await guest.evaluate("document.documentElement.scrollWidth <= innerWidth")
-            token = await guest.locator("#token").inner_text()
-            await guest.get_by_role("button", name="Copy the token").click()
-            await guest.get_by_role("button", name="Copied").wait_for()
-            assert await guest.evaluate("navigator.clipboard.readText()") == token
-            headers = {"Authorization": f"Bearer {token}"}
-            async with gateway.session.get(gateway.url / "queue", headers=headers) as answer:
-                assert answer.status == 200
-            assert (await Axe().run(guest)).violations_count == 0
-            await guest.get_by_role("link", name="Connect programs").click()
-            await guest.get_by_role("heading", name="cleo").wait_for()
+            await guest.get_by_role("button", name="Sign in").click()
+            await guest.goto(link)
+            await guest.get_by_text("signed in as ben").wait_for()
+            assert "#" not in guest.url
             assert token not in await guest.content()
             assert watch.unexpected() == []
-            await guest.goto(link)
-            await guest.get_by_text("it was used").wait_for()
-        await open_one.wait_for(state="detached")
-
-
-async def test_an_invitation_is_revoked(chrome: Browser, gateway: Gateway) -> None:
-    async with signed_in(chrome, gateway, "anna") as page:
-        await page.goto(f"{gateway.url / 'proxy/'}#/member/ben")
-        await page.get_by_role("button", name="Invitation link").click()
-        link = await page.locator("#secret code").filter(has_text="cci_").inner_text()
-        await page.get_by_role("button", name="Done").click()
-        row = page.locator(".invitations li")
-        await row.get_by_role("button").click()
-        await page.get_by_role("button", name="Revoke", exact=True).click()
-        await row.wait_for(state="detached")
-        async with opened_page(chrome) as guest:
-            await guest.goto(link)
-            await guest.get_by_text("was revoked").wait_for()
 
 
 async def test_dialogs_close_when_the_address_changes(chrome: Browser, gateway: Gateway) -> None:
     async with signed_in(chrome, gateway, "anna") as page:
         await page.goto(f"{gateway.url / 'proxy/'}#/member/ben")
-        await page.get_by_role("button", name="Invitation link").click()
-        await page.locator("#secret code").filter(has_text="cci_").wait_for()
+        await page.get_by_role("button", name="New token").click()
+        await page.locator(SECRET).filter(has_text="ccp_").wait_for()
         await page.evaluate("location.hash = '#/members'")
         await page.locator("#secret").wait_for(state="hidden")
         await page.get_by_role("heading", name="Members", level=1).wait_for()
@@ -860,7 +810,7 @@ async def test_a_token_is_copied_on_plain_http_too(chrome: Browser, gateway: Gat
         assert await page.evaluate("navigator.clipboard === undefined")
         await page.goto(f"{url / 'proxy/'}#/member/ben")
         await page.get_by_role("button", name="New token").click()
-        token = await page.locator("#secret code").filter(has_text="ccp_").inner_text()
+        token = await page.locator(SECRET).filter(has_text="ccp_").inner_text()
         await page.get_by_role("button", name="Copy", exact=True).click()
         await page.get_by_text("Copied.").wait_for()
         await page.get_by_role("button", name="Done").click()

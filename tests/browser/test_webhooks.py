@@ -46,7 +46,7 @@ async def add(page: Page, url: str) -> str:
     """Add a webhook with the form of the page; its secret."""
     await page.get_by_label("URL").fill(url)
     await page.get_by_role("button", name="Add webhook").click()
-    secret = page.locator("#secret code").filter(has_text="whsec_")
+    secret = page.locator("#secret [data-of=secret]").filter(has_text="whsec_")
     text = await secret.inner_text()
     await page.get_by_role("button", name="Done").click()
     await secret.wait_for(state="detached")

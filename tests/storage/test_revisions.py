@@ -53,12 +53,12 @@ def test_the_start_alone_knows_all_tables() -> None:
     assert known == every != b""
 
 
-_SECOND = """
+_NEXT = """
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "9000"
+down_revision = "{head}"
 
 
 def upgrade() -> None:
@@ -71,10 +71,10 @@ async def test_a_revision_runs_in_one_unit_with_what_comes_behind_it(
     database: Database, tmp_path: Path
 ) -> None:
     revisions = Path(shutil.copytree(start._REVISIONS, tmp_path / "migrations"))
-    (revisions / "r0002_colour.py").write_text(_SECOND)
+    (revisions / "r9000_colour.py").write_text(_NEXT.format(head=HEAD))
 
     def work(connection: Connection, *, fails: bool) -> None:
-        upgrade(connection, "0001", revisions)
+        upgrade(connection, HEAD, revisions)
         assert connection.execute(text("SELECT colour FROM jobs")).all() == []
         assert inspect(connection).get_pk_constraint("paints")["name"] == "pk_paints"
         if fails:
@@ -82,9 +82,25 @@ async def test_a_revision_runs_in_one_unit_with_what_comes_behind_it(
 
     with pytest.raises(KeyError):
         await database.write(partial(work, fails=True), long=True)
-    assert await database.read(revision) == "0001"
+    assert await database.read(revision) == HEAD
     await database.write(partial(work, fails=False), long=True)
-    assert await database.read(revision) == "0002"
+    assert await database.read(revision) == "9000"
+
+
+#: What the first schema had and revisions have taken away since.
+_DROPPED = ("invitations",)
+
+
+async def test_the_first_schema_becomes_the_newest(database: Database) -> None:
+    def be_first(connection: Connection) -> None:
+        for table in _DROPPED:
+            connection.execute(text(f"CREATE TABLE {table} (id TEXT PRIMARY KEY)"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+
+    await database.write(be_first, long=True)
+    assert await migrate(database)
+    assert await database.read(revision) == HEAD
+    assert await database.write(_differences, long=True) == []
 
 
 async def test_two_that_migrate_at_once_make_one_schema(empty_database: Database) -> None:

@@ -7,7 +7,7 @@ import { get } from "./server.js";
 const PAGE = 50;
 const ACTIONS = ["submit", "cancel", "jobs_released", "jobs_held", "delete", "clear_queue", "interrupt", "sign_in", "sign_out", "sign_in_refused",
   "member_added", "member_changed", "member_provisioned", "member_role_changed", "member_enabled", "member_disabled",
-  "member_removed", "token_created", "token_revoked", "invitation_created", "invitation_accepted", "invitation_revoked", "webhook_added",
+  "member_removed", "token_created", "token_revoked", "webhook_added",
   "webhook_changed", "webhook_removed", "webhook_tested", "webhook_secret_replaced", "balance_entered", "lines_dropped"];
 
 const COLUMNS = new Set(["at", "action", "member", "address"]);

@@ -6,7 +6,7 @@ import { activity } from "./chart.js";
 import { connect } from "./connect.js";
 import { bytes, hash, plural } from "./format.js";
 import { gallery } from "./jobs.js";
-import { invite, tokensOf } from "./tokens.js";
+import { tokensOf } from "./tokens.js";
 
 /** Limits as people set them: the field, what it is called, and how many of its units are shown as 1. */
 const LIMITS = [
@@ -30,8 +30,7 @@ export function list(context) {
   const form = el("form", { id: "new-member", submit: add },
     field("Name", el("input", { name: "name", required: true, maxlength: 64, autocomplete: "off" })),
     field("Role", el("select", { name: "role" }, options([["user", "user"], ["admin", "admin"]]))),
-    el("button", { class: "main" }, "Add member"),
-    context.state.server.interface && el("button", { name: "invites", value: "yes" }, "Add and invite"), refusal.root);
+    el("button", { class: "main" }, "Add member"), refusal.root);
   const fresh = card("Add a member", { id: "add" });
   fresh.body.append(form);
   all.body.append(rows);
@@ -45,11 +44,9 @@ export function list(context) {
 
   async function add(event) {
     event.preventDefault();
-    const said = Object.fromEntries(new FormData(form)), invites = event.submitter?.name === "invites";
+    const said = Object.fromEntries(new FormData(form));
     const made = await act("POST", "api/members", { name: said.name.trim(), role: said.role }, refusal.say);
-    if (!made) return;
-    location.hash = hash("member", made.name);
-    if (invites && (await invite(made.name))) context.membersChanged(); // the page may have been quicker
+    if (made) location.hash = hash("member", made.name);
   }
 
   function draw() {

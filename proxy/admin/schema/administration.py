@@ -1,5 +1,5 @@
-"""The JSON for administration: members, their tokens and invitations, the audit record, and what
-is known of the cloud beyond its documents."""
+"""The JSON for administration: members, their tokens, the audit record, and what is known of the
+cloud beyond its documents."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from typing import Any, TypedDict
 from msgspec.structs import asdict
 
 from proxy.members.directory import Directory
-from proxy.members.invitations import shown
 from proxy.members.member import Member
 from proxy.members.tokens import Token
 from proxy.observations import AccountAnomalies
-from proxy.storage.members import StoredInvitation
 
 
 class AuditPage(TypedDict):
@@ -72,31 +70,6 @@ class MadeToken(TokenShown):
     token: str
 
 
-class InvitationShown(TypedDict):
-    """An open invitation, of whose code only the beginning is `shown`; an admin, the `inviter`, has
-    made it."""
-
-    id: str
-    shown: str
-    member: str
-    inviter: str
-    created: int
-    expires: int
-
-
-class OpenInvitations(TypedDict):
-    """Open invitations."""
-
-    invitations: list[InvitationShown]
-
-
-class MadeInvitation(InvitationShown):
-    """A new invitation with its `code`, this once, and the `path` of the page that takes it."""
-
-    code: str
-    path: str
-
-
 def member_shown(directory: Directory, member: Member) -> MemberShown:
     """Return a member with the number of its tokens."""
     return MemberShown(**asdict(member), tokens=len(directory.tokens(member.name)))
@@ -113,16 +86,4 @@ def token_shown(directory: Directory, token: Token) -> TokenShown:
         "created": token.created,
         "expires": token.expires,
         "last_used": None if use is None else {"at": use.at, "address": use.address},
-    }
-
-
-def invitation_shown(invitation: StoredInvitation) -> InvitationShown:
-    """Return an invitation without what proves it."""
-    return {
-        "id": invitation.id,
-        "shown": shown(invitation),
-        "member": invitation.member,
-        "inviter": invitation.inviter,
-        "created": invitation.created,
-        "expires": invitation.expires,
     }
