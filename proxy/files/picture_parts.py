@@ -111,6 +111,15 @@ def webp_exif(read: Read, size: int, *, max_bytes: int) -> WebpExif | None:
     return None
 
 
+def png_size(head: bytes) -> tuple[int, int] | None:
+    """Return width and height of a PNG from its first 33 bytes, `None` for another file (W3C PNG,
+    11.2.1)."""
+    if head[:16] != PNG + struct.pack(">I", 13) + b"IHDR" or len(head) < 33:
+        return None
+    width, height, checksum = struct.unpack(">II5xI", head[16:33])
+    return (width, height) if zlib.crc32(head[12:29]) == checksum and width and height else None
+
+
 def webp_size(head: bytes) -> tuple[int, int] | None:
     """Return width and height of a WebP from its first 30 bytes, `None` for another file (RFC 9649,
     2.5 to 2.7)."""

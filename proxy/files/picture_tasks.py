@@ -19,7 +19,7 @@ from proxy.files.opened_pictures import (
     opened,
     pillow,
 )
-from proxy.files.picture_parts import webp_size
+from proxy.files.picture_parts import png_size, webp_size
 from proxy.files.picture_worker import TaskFiles
 
 if TYPE_CHECKING:
@@ -38,10 +38,12 @@ _WEBP_FAST_METHOD = 2
 def size(files: TaskFiles) -> tuple[int, int]:
     """Return width and height in pixels from the header.
 
-    For that of a WebP Pillow asks for the memory of all its pixels.
+    For that of a WebP Pillow asks for the memory of all its pixels, and of a PNG it reads all
+    chunks before these.
     """
     source = files.sources[0]
-    found = webp_size(source.read(30))
+    head = source.read(33)
+    found = png_size(head) or webp_size(head)
     if found is not None:
         if found[0] * found[1] > MAX_PIXELS:
             raise TooManyPixelsError

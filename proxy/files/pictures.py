@@ -63,14 +63,14 @@ class PictureWorkers:
         self._headers = Turns(1, WORKERS, limits={LOCAL: WORKERS})
 
     async def header(self, member: str, path: Path) -> PictureHeader | None:
-        """Return what a file's header says, `None` for one that is no picture. Raises
-        `LocalError`."""
+        """Return what a file's header says, `None` for one that is no picture, or takes too much
+        memory or time. Raises `LocalError`."""
         async with self._headers.hold(member):
             try:
                 width, height = await self._done(picture_tasks.size, [path])
             except TooManyPixelsError:
                 return PictureHeader(None, None)
-            except NotAPictureError:
+            except (NotAPictureError, EndedError):
                 return None
             return PictureHeader(width, height)
 
@@ -93,7 +93,11 @@ class PictureWorkers:
         too much memory or time, and `LocalError` if there can be no process.
         """
         async with self._turns.hold(member):
-            return await self._done(task, sources, targets, **options)
+            try:
+                return await self._done(task, sources, targets, **options)
+            except EndedError as error:
+                pixels = error.progress.get("pixels", MAX_PIXELS + 1)
+                raise TooManyPixelsError(pixels - 1) from None
 
     async def _done(
         self, task: Task, sources: Sequence[Path], targets: Sequence[Path] = (), **options: Any
@@ -106,8 +110,6 @@ class PictureWorkers:
         }
         try:
             answer = await self._processes.run(wanted, HEADER_SECONDS)
-        except EndedError as error:
-            raise TooManyPixelsError(error.progress.get("pixels", MAX_PIXELS + 1) - 1) from None
         except OSError as error:
             raise LocalError(
                 "pictures_unavailable",

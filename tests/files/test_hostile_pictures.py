@@ -95,6 +95,22 @@ async def test_a_file_of_very_many_parts_is_read_or_given_up(
         await workers.convert("ann", path, tmp_path / "b", WEBP)
 
 
+async def test_the_size_of_a_png_is_known_whatever_is_before_its_pixels(
+    tmp_path: Path, workers: PictureWorkers
+) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(png_of_texts(3_000_000))
+    assert await workers.header("ann", path) == PictureHeader(1, 1)
+
+
+async def test_a_file_whose_header_takes_too_long_counts_as_no_picture(
+    tmp_path: Path, workers: PictureWorkers
+) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(jpeg_of_markers(5_000_000))
+    assert await workers.header("ann", path) is None
+
+
 @pytest.mark.parametrize(
     "tags",
     [

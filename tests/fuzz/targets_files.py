@@ -19,7 +19,7 @@ from proxy.api.content import content_headers, filename_parameter
 from proxy.cli.common import CommandError
 from proxy.cli.workflows import load_workflow
 from proxy.files import workflow_names
-from proxy.files.picture_parts import webp_size
+from proxy.files.picture_parts import png_size, webp_size
 from proxy.packs.nodes import PackNodeError
 from proxy.packs.picture_tasks import without_texts
 from proxy.packs.pictures import from_base64
@@ -112,6 +112,7 @@ def picture_metadata(data: bytes) -> None:
     edits = workflow_names.edits(found, rename)
     list(edits.pieces(0, None))
     without_texts(data)
+    png_size(data[:33])
     webp_size(data[:30])
 
 
