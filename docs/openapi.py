@@ -23,7 +23,7 @@ from proxy.admin.schema import jobs, state
 from proxy.api.bodies import JsonAnswer
 from proxy.api.routes import Route
 from proxy.app.routes import ROUTES
-from proxy.costs.billing import DAYS, EnteredBalance
+from proxy.costs.balances import GivenBalance
 from proxy.members.member import MemberFields, NewMember, NewToken
 from proxy.storage.history import MAX_FOUND
 from proxy.translate.errors import RefusalBody
@@ -74,13 +74,8 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
             **_MEMBER,
         },
     ),
-    ("GET", "billing"): Operation(
-        query={
-            "from": (_DAY, f"The first day (UTC); without it that of the last {DAYS} days."),
-            "to": (_DAY, "The last day (UTC); without it today."),
-        },
-    ),
-    ("PATCH", "billing/{account}"): Operation(status=204, body=EnteredBalance),
+    ("GET", "billing"): Operation(),
+    ("PATCH", "billing/{account}"): Operation(status=204, body=GivenBalance),
     ("GET", "audit"): Operation(
         query={
             "limit": (Annotated[int, Meta(ge=0, le=MAX_ENTRIES)], "Entries at most; 100."),

@@ -127,10 +127,6 @@ account_plan | gauge | account plan | 1 if Comfy Cloud says that the account has
 account_run_limit_seconds | gauge | account | The longest run of a job on the account's plan.
 account_balance | gauge | account currency | The account's balance in whole units of the currency, \
   as Comfy Cloud says it.
-account_credits_booked | gauge | account | Credits that Comfy Cloud has booked for the account's \
-  key in the last 30 days, as far as they were read.
-account_credits_difference | gauge | account | The part of these credits that is not in the \
-  proxy's own record of costs; negative if the record has more.
 account_credits_left | gauge | account source | Credits that are left on the account: reported by \
   Comfy Cloud, or entered by an admin, less what jobs have cost since.
 account_ready | gauge | account reason | 1 if the account accepts jobs, 0 if it does not, with the \
@@ -213,10 +209,7 @@ class Metrics:
         self.webhook_attempts = self._new(Counter, "webhook_attempts")
         self._budgets = self._new(Gauge, "budget_credits")
         self._budgets_left = self._new(Gauge, "budget_credits_left")
-        self._billing = {
-            name: self._new(Gauge, f"account_credits_{name}")
-            for name in ("booked", "difference", "left")
-        }
+        self._balances = self._new(Gauge, "account_credits_left")
         self.engine_offered = self._new(Gauge, "engine_offered")
         self.engine_handovers = self._new(Counter, "engine_handovers")
         for direction in ("given", "taken"):  # so that Prometheus sees the first of each
@@ -278,11 +271,11 @@ class Metrics:
         """Count something unlisted that the account's cloud did."""
         self._anomalies.labels(account, kind).inc()
 
-    def billed(self, account: str, source: str, amounts: Mapping[str, float]) -> None:
-        """Set what is known of an account's billing, in credits: `booked`, `difference`, `left`."""
-        for name, amount in amounts.items():
-            labels = (account, source) if name == "left" else (account,)
-            self._billing[name].labels(*labels).set(amount)
+    def show_balances(self, balances: Mapping[tuple[str, str], float]) -> None:
+        """Set what is left on accounts, in credits, by account and source."""
+        self._balances.clear()
+        for labels, amount in balances.items():
+            self._balances.labels(*labels).set(amount)
 
     def show_budgets(self, budgets: Mapping[tuple[str, str], tuple[float, float]]) -> None:
         """Set the budgets by member and name: the limit and what is left, in credits."""
@@ -290,11 +283,6 @@ class Metrics:
             gauge.clear()
             for labels, amounts in budgets.items():
                 gauge.labels(*labels).set(amounts[place])
-
-    def forget_billing(self) -> None:
-        """Remove what is known of the billing of all accounts."""
-        for gauge in self._billing.values():
-            gauge.clear()
 
     # --- reading ---------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ PURE = [
     ),
     *(
         PACKAGE / "costs" / f"{name}.py"
-        for name in ("budgets", "credits", "expressions", "job_cost", "prices", "reconciliation")
+        for name in ("budgets", "credits", "expressions", "job_cost", "prices")
     ),
     PACKAGE / "members" / "member.py",
     *(

@@ -12,6 +12,7 @@ from prometheus_client import Metric as Family
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from proxy.admin.balances import balance_amounts
 from proxy.admin.budgets import budget_amounts
 from proxy.admin.members import is_admin, require_admin
 from proxy.admin.schema.administration import Anomalies
@@ -59,6 +60,7 @@ async def _page(request: web.Request, member: str | None) -> web.Response:
         return bodies.empty(404)
     with suppress(StorageError):  # they stay as they were
         services[ACCOUNTING].metrics.show_budgets(await budget_amounts(services))
+        services[ACCOUNTING].metrics.show_balances(await balance_amounts(services))
     accept = request.headers.get("Accept", "")
     body, type_ = await services[ACCOUNTING].metrics.page(accept, member=member)
     return web.Response(body=body, headers={"Content-Type": type_, "Cache-Control": "no-store"})

@@ -6,7 +6,7 @@ from functools import partial
 
 from proxy.admin import (
     audit,
-    billing,
+    balances,
     dashboard,
     gallery,
     members,
@@ -36,8 +36,8 @@ ROUTES = (
     _only("GET", "/proxy/api/state", dashboard.get_state),
     _only("GET", "/proxy/api/events", dashboard.get_events),
     _only("GET", "/proxy/api/interface", extension.get_interface),
-    _only("GET", "/proxy/api/billing", billing.get_billing),
-    _only("PATCH", "/proxy/api/billing/{account}", billing.enter_balance),
+    _only("GET", "/proxy/api/billing", balances.get_balances),
+    _only("PATCH", "/proxy/api/billing/{account}", balances.enter_balance),
     _only("GET", "/proxy/api/activity", usage.get_activity),
     _only("GET", "/proxy/api/jobs", gallery.list_jobs),
     _only("GET", "/proxy/api/jobs/{id}", gallery.get_job),

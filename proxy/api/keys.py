@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from proxy.budget import MemoryBudget
     from proxy.bus import EventBus
     from proxy.catalog.service import Catalog
-    from proxy.costs.billing import Billing
+    from proxy.costs.balances import Balances
     from proxy.files.assets import Assets
     from proxy.files.service import Files
     from proxy.jobs.service import JobService
@@ -46,7 +46,7 @@ CATALOG: web.AppKey[Catalog] = web.AppKey("catalog")
 USERDATA: web.AppKey[UserData] = web.AppKey("userdata")
 MEMBERS: web.AppKey[Directory] = web.AppKey("members")
 WEBHOOKS: web.AppKey[Webhooks] = web.AppKey("webhooks")
-BILLING: web.AppKey[Billing] = web.AppKey("billing")
+BALANCES: web.AppKey[Balances] = web.AppKey("balances")
 ACCOUNTING: web.AppKey[Accounting] = web.AppKey("accounting")
 HISTORY: web.AppKey[HistoryRepository] = web.AppKey("history")
 ACTIVITY: web.AppKey[ActivityRepository] = web.AppKey("activity")

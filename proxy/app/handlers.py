@@ -15,7 +15,7 @@ from proxy.api.keys import (
     ACCOUNTING,
     ACTIVITY,
     ASSETS,
-    BILLING,
+    BALANCES,
     BUDGET,
     BUS,
     CATALOG,
@@ -49,7 +49,7 @@ from proxy.app.process import Process
 from proxy.app.resources import Resources
 from proxy.app.sign_in import header_sign_in, open_providers
 from proxy.app.storage import OpenStorage
-from proxy.costs.billing import Billing
+from proxy.costs.balances import Balances
 from proxy.engine.election import Election
 from proxy.files.asset_events import AssetEvents
 from proxy.files.asset_learner import AssetLearner
@@ -66,7 +66,7 @@ from proxy.pool import Pool
 from proxy.readiness import Readiness
 from proxy.settings import Settings
 from proxy.storage.assets import AssetRepository
-from proxy.storage.billing import BillingRepository
+from proxy.storage.balances import BalanceRepository
 from proxy.storage.temporary import ExportRepository
 from proxy.storage.usage import ActivityRepository
 from proxy.storage.workflows import WorkflowRepository
@@ -123,7 +123,7 @@ async def open_api(
     services[MEMBERS] = storage.members
     services[WEBHOOKS] = webhooks
     services[ACCOUNTING] = resources.accounting
-    services[BILLING] = Billing(BillingRepository(database), cloud.accounts)
+    services[BALANCES] = Balances(BalanceRepository(database), cloud.accounts)
     services[HISTORY] = jobs.repository.history
     services[ACTIVITY] = activity
     services[OBSERVATIONS] = cloud.observations

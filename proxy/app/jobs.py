@@ -20,7 +20,6 @@ from proxy.app.resources import Resources
 from proxy.app.storage import OpenStorage
 from proxy.bus import EventBus
 from proxy.engine.announcer import Announcer
-from proxy.engine.bookkeeper import Bookkeeper
 from proxy.engine.election import Election
 from proxy.engine.engine import Background, Engine
 from proxy.engine.handover import Handover
@@ -49,7 +48,6 @@ from proxy.jobs.submission_limits import SubmissionLimits
 from proxy.jobs.subscribers import Subscribers
 from proxy.jobs.views import LiveJobs
 from proxy.settings import Settings
-from proxy.storage.billing import BillingRepository
 from proxy.storage.budget_notices import BudgetNoticeRepository
 from proxy.storage.jobs import JobRepository
 from proxy.storage.leases import LeaseRepository
@@ -169,14 +167,6 @@ async def run_engine(
             turn=asyncio.Event(),
         )
         run_times = RunTimes(RunTimeRepository(storage.database))
-        bookkeeper = Bookkeeper(
-            BillingRepository(storage.database),
-            cloud.accounts,
-            term,
-            process.metrics,
-            delay=policy.billing_delay,
-            interval=policy.billing_interval,
-        )
         return Engine(
             accounts=cloud.accounts,
             scheduler=scheduler,
@@ -209,7 +199,7 @@ async def run_engine(
                 process.loop_turns,
             ),
             policy=replace(policy, timeouts=process.timeouts),
-            background=Background(Supervisor(process.failed), bookkeeper, webhooks),
+            background=Background(Supervisor(process.failed), webhooks),
         )
 
     leases, holder = LeaseRepository(storage.database), _replica_name()

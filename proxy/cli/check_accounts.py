@@ -59,7 +59,7 @@ async def check_accounts(accounts: list[tuple[AccountAccess, str]], checks: Chec
     if refused:
         checks.add(
             "billing",
-            fine="The cloud does not tell this key what it books and what is left. Enter a balance "
+            fine="The cloud does not tell this key what is left. Enter a balance "
             "if you need one, on the page “Accounts” of the dashboard.",
         )
     cloud = [account for account, _ in accounts if account.nodes is None]
@@ -70,7 +70,7 @@ async def check_accounts(accounts: list[tuple[AccountAccess, str]], checks: Chec
 
 
 async def _check_account(account: AccountAccess, missing: str, checks: CheckReport) -> bool:
-    """Check an account; return whether the cloud refuses to tell its key what it books."""
+    """Check an account; return whether the cloud does not tell its key what is left."""
     client = CloudClient(
         account.base_url,
         account.key,
@@ -93,7 +93,7 @@ async def _check_account(account: AccountAccess, missing: str, checks: CheckRepo
         checks.add("plan", fine=_plan_sentence(plan))
         _check_credits(plan, await client.billing.run_refusal(), checks)
         await checks.passes("event socket", _socket_opens(account))
-        return await client.billing.access() == "refused"
+        return plan.balance_cents is None
     finally:
         await client.close()
 

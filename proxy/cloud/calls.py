@@ -72,7 +72,6 @@ API = CloudApi(
         "billing/status": "GET",
         "billing/balance": "GET",
         "billing/capabilities": "GET",
-        "billing/events": "GET",
     },
     lambda key: {"X-API-Key": key},
 )

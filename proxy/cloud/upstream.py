@@ -15,7 +15,6 @@ from msgspec import Struct
 from yarl import URL
 
 from proxy.cloud.answers import Submission
-from proxy.cloud.billing import CloudBilling
 from proxy.cloud.contact import Contact
 from proxy.cloud.downloads import Download
 from proxy.cloud.event_socket import Timeouts
@@ -138,10 +137,6 @@ class Upstream(Protocol):
     @property
     def capabilities(self) -> Capabilities:
         """What it can tell and take."""
-
-    @property
-    def billing(self) -> CloudBilling | None:
-        """What it books, `None` if it does not tell."""
 
     @property
     def documents(self) -> CloudDocuments | None:

@@ -17,7 +17,6 @@ from proxy import clock
 from proxy.bus import MISSED, Subscription
 from proxy.engine.accounts import Account
 from proxy.engine.announcer import Announcer
-from proxy.engine.bookkeeper import Bookkeeper
 from proxy.engine.cancellation import Cancellation
 from proxy.engine.dispatcher import Dispatcher
 from proxy.engine.forecast import Forecast
@@ -71,10 +70,9 @@ _UNHEARD_AGE = 1.0
 @dataclass(frozen=True)
 class Background:
     """What an engine does beside running jobs, in tasks of the `supervisor`, which has all tasks of
-    the engine: the `bookkeeper` reads what the cloud has booked, `webhooks` are delivered."""
+    the engine: `webhooks` are delivered."""
 
     supervisor: Supervisor
-    bookkeeper: Bookkeeper
     webhooks: WebhookRunner
 
 
@@ -143,7 +141,6 @@ class Engine:
         keep(self._look, "look for wishes")
         keep(run_times.unwritten.run, "write run times")
         keep(self._news.run, "tell of the queue")
-        keep(self.background.bookkeeper.run, "read what was booked")
         await self._workers.start(supervisor)
         if output is not None:
             keep(output.run, "write missing outputs")

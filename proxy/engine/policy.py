@@ -46,8 +46,7 @@ class Policy(Struct, frozen=True):
     says what a turn costs, `client_parallelism` how many jobs of one client run at once. A job that
     no account can take ends after `unable_timeout`, one on an
     account that can no longer be read after `lost_timeout`; 0 lets it wait for ever. `webhooks` are
-    attempted by that schedule. What the cloud has booked is read each `billing_interval`, first
-    after `billing_delay`. The `timeouts` are those of the cloud.
+    attempted by that schedule. The `timeouts` are those of the cloud.
     """
 
     send_partner_key: bool = True
@@ -63,6 +62,4 @@ class Policy(Struct, frozen=True):
     fair_by: FairBy = "jobs"
     client_parallelism: Parallelism = "auto"
     webhooks: RetrySchedule = RetrySchedule()
-    billing_delay: float = 1.0
-    billing_interval: float = 3600.0
     timeouts: Timeouts = field(default_factory=Timeouts)

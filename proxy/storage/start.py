@@ -25,7 +25,7 @@ from sqlalchemy import Connection, inspect, text
 from proxy import clock
 from proxy.settings import ConfigError, Settings
 from proxy.storage import (  # noqa: F401 (they define tables)
-    billing,
+    balances,
     budget_notices,
     costs,
     file_tables,
@@ -52,10 +52,10 @@ T = TypeVar("T")
 BUSY_TIMEOUT, BUSY_PAUSE = 60.0, 0.5
 
 #: The revision of the tables in `metadata`.
-HEAD = "0002"
+HEAD = "0003"
 #: The revision of the oldest program that may use this schema. A revision that only adds leaves it;
 #: one that takes something away makes it the first revision whose program does without.
-OLDEST = "0002"
+OLDEST = "0003"
 
 #: A number for PostgreSQL's lock, any that nothing else uses.
 _LOCK = 0x636F6D6679

@@ -376,13 +376,6 @@ class NoObservations:
         return []
 
 
-class NoBilling:
-    """The billing of no account."""
-
-    async def report(self, _first: str, _last: str) -> list[Any]:
-        return []
-
-
 #: Bytes of the memory budget, as by default.
 DEFAULT_MEMORY = 256 * 1024 * 1024
 
@@ -392,7 +385,7 @@ def services_over(jobs: Any, files: Any, catalog: Any, userdata: Any, **more: An
     rooms: dict[str, Any] = {
         "members": Directory(),
         "webhooks": None,
-        "billing": NoBilling(),
+        "balances": None,
         "history": None,
         "activity": None,
         "observations": NoObservations(),

@@ -13,6 +13,7 @@ from aiohttp import ClientError, web
 from aiohttp.test_utils import TestClient
 
 from proxy.admin import (
+    balances,
     dashboard,
     gallery,
     metrics,
@@ -133,6 +134,7 @@ ELSEWHERE = {
     dashboard.get_state,
     dashboard.get_events,
     webhooks.list_webhooks,
+    balances.get_balances,
     gallery.list_jobs,
     gallery.get_job,
     gallery.get_thumbnail,

@@ -18,7 +18,7 @@ from proxy.simulator import Simulator
 PATHS = ["history", "history/{id}", "queue", "prompt", "api/jobs", "api/jobs/{id}", "object_info"]
 
 #: Nothing is read merely because time has passed.
-UNHURRIED = {"billing_delay": 600.0, "connected_wait": 600.0, "detail": DetailTimeouts(first=5.0)}
+UNHURRIED = {"connected_wait": 600.0, "detail": DetailTimeouts(first=5.0)}
 UNWATCHED = Timeouts(watchdog=lambda: IdleWatchdog(first=600.0))
 
 

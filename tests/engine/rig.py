@@ -23,7 +23,6 @@ from proxy.cloud.resilience import RetryPolicy
 from proxy.costs.job_cost import Pricing
 from proxy.engine.accounts import Account, Slots
 from proxy.engine.announcer import Announcer
-from proxy.engine.bookkeeper import Bookkeeper
 from proxy.engine.engine import Background, Engine
 from proxy.engine.live_job import LiveJob
 from proxy.engine.news_publisher import NewsPublisher
@@ -47,7 +46,6 @@ from proxy.jobs.models import Job, JobRequest
 from proxy.members.member import Member
 from proxy.metrics import Metrics
 from proxy.simulator import Simulator
-from proxy.storage.billing import BillingRepository
 from proxy.storage.budget_notices import BudgetNoticeRepository
 from proxy.storage.encryption import Cipher
 from proxy.storage.job_tables import HistoryEntry
@@ -216,9 +214,6 @@ async def running_engine(
         accounts, Member, given.fair_by, clock=time.monotonic, turn=asyncio.Event()
     )
     parts: dict[str, Any] = {"files": Files(), "catalog": Catalog(), "packs": None}
-    bookkeeper = Bookkeeper(
-        BillingRepository(database), accounts, term, Metrics(), delay=3600.0, interval=3600.0
-    )
     endpoints, deliveries = WebhookRepository(database), WebhookDeliveryRepository(database)
     webhooks = WebhookRunner(
         repository=endpoints,
@@ -250,7 +245,7 @@ async def running_engine(
             **parts,
         ),
         policy=given,
-        background=Background(supervisor, bookkeeper, webhooks),
+        background=Background(supervisor, webhooks),
     )
     rig = Rig(bus, repository, engine)
     bus.subscribe("events.local", rig.received.append)

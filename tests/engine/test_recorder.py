@@ -108,8 +108,7 @@ async def test_a_small_job_costs_four_transactions_and_two_before_its_answer(
     open_folder = storage.open_folder
     monkeypatch.setattr(storage, "open_folder", open_and_remember)
     monkeypatch.setattr(recorder_module, "_GATHER", 60.0)  # however slow the machine is
-    policy = {"billing_delay": 3600.0}
-    options: dict[str, Any] = {"audit_days": 0, "prefetch": "off", "policy": policy}
+    options: dict[str, Any] = {"audit_days": 0, "prefetch": "off"}
     async with running_proxy(simulator, tmp_path, **options) as proxy:
         client = Client(session, proxy.url)
         await client.run(graphs.plain(1))

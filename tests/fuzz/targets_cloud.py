@@ -19,7 +19,7 @@ from proxy.cloud.errors import CloudError, refusal
 from proxy.cloud.resilience import retry_after
 from proxy.engine.tracker import EventReceived, GiveUp, SnapshotReceived, Tracker
 from proxy.files.given_names import GivenName, matching_names
-from proxy.translate import as_cloud, billing, codec, errors, events, outputs, plans, snapshots
+from proxy.translate import as_cloud, codec, errors, events, outputs, plans, snapshots
 from proxy.translate.assets import of_cloud
 from proxy.translate.frames import encode_text, parse_frame, without_secret
 from proxy.translate.output_files import (
@@ -146,16 +146,13 @@ def refusal_of_the_cloud(value: Any) -> None:
             "amount_micros": 1,
             "currency": "USD",
         },
-        {"events": [{"event_type": "a", "created_at": "2026-01-01T00:00:00Z", "params": {}}]},
         {"id": "1", "name": "a.png", "hash": "blake3:00", "tags": ["input"], "size": 1},
     ],
 )
 def account_of_the_cloud(value: Any) -> None:
-    """Read plans, booked amounts and records of files."""
+    """Read plans and records of files."""
     answer = _object(value)
     plans.plan_of(value, value, value)
-    billing.page_of(answer)
-    billing.booked_event(value)
     of_cloud(answer)
     as_cloud.user_file(answer)
 

@@ -14,7 +14,6 @@ from storage.mute import Mute
 from storage.samples import PAYLOAD, ended, job
 
 from proxy.files.service import _record_of
-from proxy.storage.billing import BillingRepository, Booking
 from proxy.storage.budget_notices import BudgetNotice, BudgetNoticeRepository
 from proxy.storage.costs import CostRow
 from proxy.storage.database import Database, OutcomeUnknownError
@@ -66,7 +65,6 @@ class Room:
         self.database, self.fence, self.job = database, fence, job
         self.jobs = JobRepository(database)
         self.webhooks = WebhookRepository(database)
-        self.billing = BillingRepository(database)
         self.files = FileRepository(database)
 
     @property
@@ -91,7 +89,6 @@ class Room:
 NEAR = BudgetNotice("anna", "credits_per_day", 100, "near", DAY, 80, refused=False, at=1000)
 UNTOLD = replace(NEAR, began="2025-12-31")
 TOKEN = StoredToken("t", "anna", "digest", "laptop", 1, None)
-BOOKING = Booking("1", "gpu_usage", 1_795_564_800_000, 5)
 ANOMALY = Observation("main", "field", "new", b"{}", 2, 1, 2)
 MEASURED = RunTimeRow("class", "K", b"1.5", 1)
 
@@ -119,11 +116,6 @@ REPEATED: dict[str, Callable[[Room], Awaitable[Any]]] = {
     "run times": lambda room: RunTimeRepository(room.database).put(
         [MEASURED], forgotten=[("job", "K")]
     ),
-    "what was booked": lambda room: room.billing.book(
-        "main", [BOOKING], 0, 5, forget=0, ledger=3, fence=room.fence
-    ),
-    "a reading that failed": lambda room: room.billing.tried("main", "refused", 5),
-    "a balance": lambda room: room.billing.balance("main", 100, "usd"),
     "troubles of accounts": lambda room: room.webhooks.tell_accounts(
         {}, {"main": "no_credits"}, [replace(MESSAGE, member=GATEWAY)], fence=room.fence
     ),

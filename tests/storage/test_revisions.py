@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import Connection, inspect, text
 
 from proxy.storage import start
+from proxy.storage.balances import BalanceRepository, EnteredBalance
 from proxy.storage.database import Database, UnknownSchemaError
 from proxy.storage.revisions import upgrade
 from proxy.storage.start import (
@@ -87,20 +88,30 @@ async def test_a_revision_runs_in_one_unit_with_what_comes_behind_it(
     assert await database.read(revision) == "9000"
 
 
-#: What the first schema had and revisions have taken away since.
-_DROPPED = ("invitations",)
+#: What the first schema had and revisions have taken away since, and what they have added.
+_DROPPED, _ADDED = ("invitations", "booked", "booked_events"), ("balances",)
+
+_BILLING = """CREATE TABLE billing (account TEXT PRIMARY KEY, access TEXT, entered BIGINT,
+    entered_at BIGINT, spent_before BIGINT)"""
 
 
 async def test_the_first_schema_becomes_the_newest(database: Database) -> None:
     def be_first(connection: Connection) -> None:
         for table in _DROPPED:
             connection.execute(text(f"CREATE TABLE {table} (id TEXT PRIMARY KEY)"))
+        for table in _ADDED:
+            connection.execute(text(f"DROP TABLE {table}"))
+        connection.execute(text(_BILLING))
+        connection.execute(
+            text("INSERT INTO billing VALUES ('a', 'ok', 500, 7, 3), ('b', 'ok', NULL, NULL, NULL)")
+        )
         connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
 
     await database.write(be_first, long=True)
     assert await migrate(database)
     assert await database.read(revision) == HEAD
     assert await database.write(_differences, long=True) == []
+    assert await BalanceRepository(database).entered() == {"a": EnteredBalance(503, 7)}
 
 
 async def test_two_that_migrate_at_once_make_one_schema(empty_database: Database) -> None:

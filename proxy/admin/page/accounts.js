@@ -2,7 +2,7 @@
 
 import { bar, card, el, keyed, text } from "./dom.js";
 import { accountTitle, clock, duration } from "./format.js";
-import { billing } from "./billing.js";
+import { balanceOf } from "./balance.js";
 import { get } from "./server.js";
 
 const AGAIN = 20_000;
@@ -10,14 +10,14 @@ const AGAIN = 20_000;
 export function view(context) {
   const list = el("div", { class: "stack" });
   const none = el("p", { class: "empty" }, "No account is ready");
-  let day = null, money = null;
+  let day = null, balances = null;
   const timer = setInterval(read, AGAIN);
   read();
 
   async function read() {
-    const [activity, billed] = await Promise.all(["api/activity", "api/billing"].map((path) => get(path).catch(() => null)));
+    const [activity, left] = await Promise.all(["api/activity", "api/billing"].map((path) => get(path).catch(() => null)));
     if (activity) day = activity;
-    if (billed) money = billed;
+    if (left) balances = left;
     update();
   }
 
@@ -32,8 +32,8 @@ export function view(context) {
     const use = bar(`Slots of ${account.name} in use`), slots = el("span", { class: "since" }), what = el("span", { class: "what" });
     const strip = el("div", { class: "strip", role: "img" }), ends = el("div", { class: "ends" }, el("span"), el("span", {}, "Now"));
     const told = el("ul", { class: "incidents" }), calm = el("p", { class: "quiet" });
-    const plan = el("p", { class: "quiet" }), bill = billing(account.name, read);
-    box.body.append(el("div", { class: "now" }, what, use.root, slots), plan, bill.root, strip, ends, told, calm);
+    const plan = el("p", { class: "quiet" }), balance = balanceOf(account.name, read);
+    box.body.append(el("div", { class: "now" }, what, use.root, slots), plan, balance.root, strip, ends, told, calm);
     box.root.draw = (one, now) => {
       use.set(one.slots ? one.used / one.slots : 0);
       text(plan, one.plan);
@@ -42,9 +42,9 @@ export function view(context) {
       what.className = `what ${one.reason ? "bad" : "good"}`;
       const again = one.until ? `, retry in ${duration(one.until - now)}` : "";
       text(what, one.reason ? one.reason + again : one.events ? "Ready" : "Ready, no events yet");
-      const billed = money?.accounts.find((some) => some.name === one.name);
-      bill.root.hidden = !billed;
-      if (billed) bill.draw(billed);
+      const left = balances?.accounts.find((some) => some.name === one.name);
+      balance.root.hidden = !left;
+      if (left) balance.draw(left.balance);
       if (!day) return;
       text(ends.firstChild, day.is_new ? `${clock(day.from)}, the start` : "24 hours ago");
       const points = day.accounts.find((some) => some.name === one.name)?.points ?? [];

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Literal, NotRequired, TypeAlias, TypedDict, cast
 
+from proxy.costs.balances import Balance
 from proxy.costs.credits import Source, to_credits
-from proxy.costs.reconciliation import Reconciliation
 from proxy.members.tokens import shown_id
 from proxy.storage.costs import CostRow
 from proxy.storage.usage import UsageRow
 
-Access: TypeAlias = Literal["allowed", "refused", "unknown"]
 Range: TypeAlias = Literal["1h", "24h", "7d"]
 
 
@@ -74,30 +73,17 @@ class BalanceShown(TypedDict):
     at: int | None
 
 
-class DayBilled(TypedDict):
-    """What jobs have cost on a day (UTC), and what Comfy Cloud has booked, in credits."""
-
-    day: str
-    ledger: float
-    booked: float | None
-    difference: float | None
-
-
-class AccountBilled(TypedDict):
-    """What an account was billed. `access` says whether Comfy Cloud lets its key read that, and
-    `read_to` until when it was read. The sums are of the days that were read."""
+class AccountBalance(TypedDict):
+    """What is left on an account."""
 
     name: str
-    access: Access
-    read_to: int | None
     balance: BalanceShown
-    ledger: float | None
-    booked: float | None
-    difference: float | None
-    days: list[DayBilled]
 
 
-BillingShown = TypedDict("BillingShown", {"from": str, "to": str, "accounts": list[AccountBilled]})
+class BalancesShown(TypedDict):
+    """What is left on the accounts."""
+
+    accounts: list[AccountBalance]
 
 
 class ActivityPoint(TypedDict):
@@ -178,33 +164,14 @@ def cost_of_day(row: CostRow) -> CostOfDay:
     }
 
 
-def account_billed(found: Reconciliation) -> AccountBilled:
-    """Return an account's reconciliation."""
-    account, balance = found.account, found.balance
+def balance_shown(name: str, balance: Balance) -> AccountBalance:
+    """Return an account's balance."""
     return {
-        "name": account.account,
-        "access": cast(Access, account.access),
-        "read_to": account.read_to,
+        "name": name,
         "balance": {
-            "credits": _in_credits(balance.amount),
+            "credits": None if balance.amount is None else to_credits(balance.amount),
             "text": balance.text,
             "source": balance.source,
             "at": balance.at,
         },
-        "ledger": _in_credits(found.ledger),
-        "booked": _in_credits(found.booked),
-        "difference": _in_credits(found.difference),
-        "days": [
-            {
-                "day": day.day,
-                "ledger": to_credits(day.ledger),
-                "booked": _in_credits(day.booked),
-                "difference": _in_credits(None if day.booked is None else day.booked - day.ledger),
-            }
-            for day in found.days
-        ],
     }
-
-
-def _in_credits(amount: int | None) -> float | None:
-    return None if amount is None else to_credits(amount)

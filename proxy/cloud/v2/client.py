@@ -100,7 +100,6 @@ class DeploymentClient(AccountClient):
         any_input=False,
         idempotent=True,
     )
-    billing = None
     documents = None
     #: An `Idempotency-Key` is taken once.
     may_repeat = True
