@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from itertools import takewhile
+from typing import Any
 
 import structlog
 from msgspec.structs import replace
@@ -65,24 +66,28 @@ class Following:
             publisher.close()
             follower.finished.set()
 
-    async def lead_to_end(self, job: LiveJob, follower: JobFollower) -> None:
-        """Do what follows from what happens to a job that is followed, until it is over."""
+    async def lead_to_end(
+        self, job: LiveJob, follower: JobFollower, beside: Iterable[Coroutine[Any, Any, None]] = ()
+    ) -> None:
+        """Do what follows from what happens to a job that is followed, until it is over, and more
+        `beside` it."""
         ended = None
         if not job.answered:
             timeout = self._publisher.answer_timeout
             asyncio.get_running_loop().call_later(timeout, follower.release)
         async with asyncio.TaskGroup() as tasks, aclosing(follower.follow()) as happenings:
             name = f"read job {job.prompt_id}"
-            beside = [
+            side_tasks = [
                 tasks.create_task(follower.read_when_wanted(), name=name),
                 tasks.create_task(self._free_slot(job, follower), name=f"free {job.prompt_id}"),
+                *map(tasks.create_task, beside),
             ]
             async for happening in happenings:
                 if isinstance(happening, Ended):
                     ended = happening
                 else:
                     await self._carry_out(job, happening)
-            for task in beside:
+            for task in side_tasks:
                 task.cancel()
         if ended is None:
             await self.withdraw(job, is_answered=job.answered)

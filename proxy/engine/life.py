@@ -239,10 +239,8 @@ class JobLife:
                     await asyncio.sleep(0)  # the client has its answer before anything else is done
                 elif sent.node_errors:
                     log.warning("nodes_omitted", nodes=sorted(sent.node_errors))
-                if job.interrupted:
-                    await worker.abandon(job.cloud_id)
-                    follower.read_detail()
-                await self.following.lead_to_end(job, follower)
+                beside = [self._interrupt_on_cloud(job, follower)] if job.interrupted else []
+                await self.following.lead_to_end(job, follower, beside)
         finally:
             worker.leave(job.cloud_id)
         if follower.abandoned:
@@ -272,22 +270,31 @@ class JobLife:
         """
         was_accepted = job.accepted
         self._accept(job, sent)
+        with suppress(StorageError):
+            await self._recorder.save(job)
+        await self._end_on_cloud(job)
+        log.info("job_cancelled", cloud_job=job.cloud_id)
+        await self.following.withdraw(job, is_answered=was_accepted)
+
+    async def _interrupt_on_cloud(self, job: LiveJob, follower: JobFollower) -> None:
+        """Have the cloud end a job that was interrupted while it was on its way."""
+        await self._end_on_cloud(job)
+        follower.read_detail()
+
+    async def _end_on_cloud(self, job: LiveJob) -> None:
+        """Ask the cloud to end a job, again and again until it answers."""
         failures = 0
         while True:
             try:
-                if not failures:
-                    await self._recorder.save(job)
                 self._recorder.term.check()
                 await self._workers[job.account].cloud.cancel(job.cloud_id)
-                break
+                return
             except (CloudError, StorageError) as error:
                 log.warning("cancel_failed", error=str(error))
             except Exception:
                 log.exception("cancel_crashed")
             failures += 1
             await asyncio.sleep(_RETRY.after(failures))
-        log.info("job_cancelled", cloud_job=job.cloud_id)
-        await self.following.withdraw(job, is_answered=was_accepted)
 
     # --- not on the cloud ------------------------------------------------------------------
 

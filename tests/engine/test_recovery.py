@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from waiting import until
 
 from proxy.cloud import client as cloud_client
+from proxy.cloud.resilience import ONCE
 from proxy.jobs.conversion import job_of_request
 from proxy.jobs.messages import JobChanged
 from proxy.jobs.models import Job, JobRequest, JobState, Wish
@@ -158,6 +159,17 @@ async def test_an_interrupt_survives_the_engine_while_the_cloud_has_the_job(
     async with running_engine(simulator, tmp_path, job) as rig:
         assert (await rig.ended(job)).state == "cancelled"
     assert [there.status for there in simulator.jobs.values()] == ["cancelled"]
+
+
+async def test_an_interrupt_survives_a_cloud_that_does_not_cancel_at_once(
+    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    job = left(JobState.SUBMITTING, wish=Wish.INTERRUPT)
+    job.loaded.graph = gated.GRAPH
+    await put_on_the_cloud(simulator, session, job)
+    simulator.faults.add(HttpFault("POST /api/jobs*", status=500), times=3)
+    async with running_engine(simulator, tmp_path, job, retries=ONCE) as rig:
+        assert (await rig.ended(job)).state == "cancelled"
 
 
 @pytest.mark.sqlite  # another replica may have promised the job to its client
