@@ -6,6 +6,7 @@ The tracker decides what follows from what happens; the follower yields it, in o
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -127,6 +128,8 @@ class JobFollower:
     end_reported: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     ending: bool = field(init=False, default=False)
     abandoned: bool = field(init=False, default=False)
+    #: When the job was read last while the list of its account failed.
+    read_alone_at: float = field(init=False, default=-math.inf)
     _progress: RunProgress | None = field(init=False, default=None)
     _inbox: deque[Input] = field(init=False, default_factory=deque)
     #: Whether the inbox waits for more than a turn: for the answer, or while an input is taken.

@@ -64,8 +64,6 @@ class Reconciler:
     _least_wait: float = field(init=False, default=0.0)
     _unread_since: float | None = field(init=False, default=None)
     _key_refused: bool = field(init=False, default=False)
-    #: The number of the last reading of single jobs in which each was read.
-    _read_singly: dict[str, int] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._followed = self.table.on_account(self.account.name)
@@ -81,7 +79,6 @@ class Reconciler:
             self._now.clear()
             if not self._followed:
                 self._unread_since = None
-                self._read_singly.clear()
                 continue
             try:
                 await self.read()
@@ -105,7 +102,6 @@ class Reconciler:
                 self._show_unread(error, live)
             return
         self._failures, self._least_wait = 0, 0.0
-        self._read_singly.clear()
         self._show_read(live)
         await self._learn([snapshot for snapshot in snapshots if snapshot.cloud_id in live])
         for snapshot in snapshots:
@@ -121,21 +117,17 @@ class Reconciler:
     async def _read_single_jobs(self, live: Mapping[str, LiveJob]) -> bool:
         """Read jobs by themselves, until one cannot be read: those first that have not been read
         for longest. Return whether any could be."""
-        known = self._read_singly
-        self._read_singly = {cloud_id: known.get(cloud_id, 0) for cloud_id in live}
-        number = max(self._read_singly.values(), default=0) + 1
+        followers = {id_: job.follower for id_, job in live.items() if job.follower is not None}
+        in_turn = sorted(followers.items(), key=lambda followed: followed[1].read_alone_at)
         is_any_read = False
-        for cloud_id in sorted(live, key=self._read_singly.__getitem__)[:_MAX_SINGLE]:
-            follower = live[cloud_id].follower
-            if follower is None:
-                continue
+        for cloud_id, follower in in_turn[:_MAX_SINGLE]:
             try:
                 snapshot = await self.account.cloud.job(cloud_id, max_attempts=1)
             except CloudError as error:
                 log.info("live_job_read_failed", cloud_job=cloud_id, error=str(error))
                 break
             is_any_read = True
-            self._read_singly[cloud_id] = number
+            follower.read_alone_at = clock.monotonic()
             if snapshot is None:
                 follower.read_detail()
             elif not follower.reading:

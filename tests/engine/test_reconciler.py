@@ -29,6 +29,7 @@ class FakeFollower:
     posted: list[Any] = field(default_factory=list)
     details: int = 0
     reason: str | None = None
+    read_alone_at: float = 0.0
 
     @property
     def follower(self) -> FakeFollower:
