@@ -185,6 +185,10 @@ class JobFollower:
         self._withdrawn = True
         self._news.set()
 
+    def events_lost(self) -> None:
+        """Note that events of the job may have been lost."""
+        self.tracker.has_gaps = True
+
     def read_detail(self) -> None:
         """Read the job's detail until it has ended; asking again changes nothing."""
         self._detail_wanted.set()

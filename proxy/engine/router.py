@@ -132,6 +132,9 @@ class EventRouter:
         """Forget what ran when events were lost: it may have ended unseen."""
         self._running.clear()
         self._latest = None
+        for job in self._jobs.values():
+            if job.follower is not None:
+                job.follower.events_lost()
 
     def on_event(self, type_: str, data: Mapping[str, Any]) -> None:
         """Take a text message of the cloud."""

@@ -108,6 +108,8 @@ class Tracker:
     output_nodes: InitVar[Iterable[str]] = ()
     started_at: int | None = None
     ended: bool = False
+    #: Whether events may have been lost on the way.
+    has_gaps: bool = field(init=False, default=False)
     _sent_cached: bool = field(init=False, default=False)
     #: Whether the cloud has said which nodes need not run, before any of them ran.
     _followed: bool = field(init=False, default=False)
@@ -331,7 +333,7 @@ class Tracker:
             started_at=started_at,
             ended_at=ended_at,
             node_times=self.nodes.times,
-            followed=self._followed,
+            followed=self._followed and not self.has_gaps,
             prices=self._prices,
             executed_by=snapshot.executed_by,
         )

@@ -191,8 +191,8 @@ def run_of(job: Job, end: JobEnd) -> JobRun:
 def succeeded_nodes(job: Job, end: JobEnd) -> set[str]:
     """Return the nodes of a job that are known to have succeeded.
 
-    Of a job that has succeeded and was not followed from its first node, these are also the ones
-    that its outputs need.
+    Of a job that has succeeded and was not followed from its first node to its end, these are also
+    the ones that its outputs need.
     """
     found = set(end.node_times)
     if end.outcome == "completed" and not end.followed:

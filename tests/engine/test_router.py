@@ -33,9 +33,13 @@ def router(clock: StoppedClock) -> EventRouter:
 class FakeFollower:
     def __init__(self) -> None:
         self.posted: list[EventReceived | CloudFrame] = []
+        self.gaps = 0
 
     def post(self, happening: EventReceived | CloudFrame) -> None:
         self.posted.append(happening)
+
+    def events_lost(self) -> None:
+        self.gaps += 1
 
 
 def follow(
@@ -220,6 +224,14 @@ def test_after_lost_events_nobody_is_known_to_run(router: EventRouter) -> None:
     router.events_lost()
     router.on_frame(frame_of(PLAIN))
     assert types(inbox) == ["executing"]
+
+
+def test_jobs_know_that_events_were_lost(router: EventRouter) -> None:
+    follow(router, "a")
+    router.events_lost()
+    [job] = router._jobs.values()
+    follower: Any = job.follower
+    assert follower.gaps == 1
 
 
 def test_a_frame_with_an_id_goes_to_its_job(router: EventRouter) -> None:

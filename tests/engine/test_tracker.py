@@ -142,6 +142,15 @@ def test_a_job_is_followed_if_its_first_event_is_received(followed: bool) -> Non
     assert record.followed is followed
 
 
+def test_a_job_is_followed_no_longer_once_events_are_lost() -> None:
+    """A node that ran meanwhile was not heard of, and has cost something."""
+    tracker = Tracker("p", GRAPH)
+    tracker.receive(event("execution_cached", nodes=[]), 11_000)
+    tracker.has_gaps = True
+    [ended] = [each for each in tracker.receive(done(), 20_000) if isinstance(each, Ended)]
+    assert not ended.end.followed
+
+
 def test_the_history_entry_is_recorded_before_the_end_is_sent() -> None:
     commands = play(done())
     record = next(command for command in commands if isinstance(command, JobEnd))
