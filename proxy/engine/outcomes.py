@@ -201,10 +201,10 @@ def next_step(job: Job, outcome: Outcome, *, has_other: bool = False) -> Step:
 
 
 def withdrawn() -> LocalError:
-    """Return the answer to a client whose job was cancelled before it was sent."""
+    """Return the answer to a client whose job was cancelled, and is not on the cloud."""
     return LocalError(
         "submission_withdrawn",
-        "The job was cancelled before it was sent. It will not run.",
+        "The job was cancelled before the cloud took it. It will not run.",
         kind="unavailable",
     )
 
