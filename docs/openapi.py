@@ -88,9 +88,6 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("GET", "state"): Operation(),
     ("GET", "events"): Operation(state.State, media=_EVENTS),
     ("GET", "interface"): Operation(),
-    ("GET", "activity"): Operation(
-        query={"range": (Literal["1h", "24h", "7d"], "How far back; `24h`."), **_MEMBER},
-    ),
     ("GET", "jobs"): Operation(
         query={
             "status": (Literal["completed", "failed", "cancelled"], "How the jobs ended."),

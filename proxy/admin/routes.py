@@ -38,7 +38,6 @@ ROUTES = (
     _only("GET", "/proxy/api/interface", extension.get_interface),
     _only("GET", "/proxy/api/billing", balances.get_balances),
     _only("PATCH", "/proxy/api/billing/{account}", balances.enter_balance),
-    _only("GET", "/proxy/api/activity", usage.get_activity),
     _only("GET", "/proxy/api/jobs", gallery.list_jobs),
     _only("GET", "/proxy/api/jobs/{id}", gallery.get_job),
     _only("GET", "/proxy/api/thumbnail", gallery.get_thumbnail),

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from proxy.sign_in.provider import SignInProvider
     from proxy.storage.encryption import Cipher
     from proxy.storage.history import HistoryRepository
-    from proxy.storage.usage import ActivityRepository
     from proxy.supervisor import Supervisor
     from proxy.turns import Turns
     from proxy.userdata.on_cloud import UserData
@@ -49,7 +48,6 @@ WEBHOOKS: web.AppKey[Webhooks] = web.AppKey("webhooks")
 BALANCES: web.AppKey[Balances] = web.AppKey("balances")
 ACCOUNTING: web.AppKey[Accounting] = web.AppKey("accounting")
 HISTORY: web.AppKey[HistoryRepository] = web.AppKey("history")
-ACTIVITY: web.AppKey[ActivityRepository] = web.AppKey("activity")
 OBSERVATIONS: web.AppKey[Observations] = web.AppKey("observations")
 #: Reports whether jobs are accepted.
 READINESS: web.AppKey[Readiness] = web.AppKey("readiness")

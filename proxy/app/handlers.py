@@ -13,7 +13,6 @@ from proxy.api import ApiOptions
 from proxy.api.journal import Journal
 from proxy.api.keys import (
     ACCOUNTING,
-    ACTIVITY,
     ASSETS,
     BALANCES,
     BUDGET,
@@ -55,7 +54,6 @@ from proxy.files.asset_events import AssetEvents
 from proxy.files.asset_learner import AssetLearner
 from proxy.files.assets import Assets
 from proxy.files.exports import Exports
-from proxy.jobs.activity import Sampler
 from proxy.key_checks import KeyChecks
 from proxy.members.directory import Directory
 from proxy.metrics import Metrics
@@ -68,7 +66,6 @@ from proxy.settings import Settings
 from proxy.storage.assets import AssetRepository
 from proxy.storage.balances import BalanceRepository
 from proxy.storage.temporary import ExportRepository
-from proxy.storage.usage import ActivityRepository
 from proxy.storage.workflows import WorkflowRepository
 from proxy.webhooks.endpoints import Webhooks
 
@@ -89,7 +86,7 @@ async def open_api(
 ) -> AsyncIterator[Services]:
     """Join what the handlers of the api need."""
     settings, database, supervisor = process.settings, storage.database, storage.supervisor
-    journal, activity = Journal(jobs.bus, jobs.clients), ActivityRepository(database)
+    journal = Journal(jobs.bus, jobs.clients)
     notices = Notices(jobs.bus, process.budget)
     readiness = Readiness(
         database,
@@ -110,8 +107,6 @@ async def open_api(
         jobs.service, election, resources.files.cache, process.budget, pools, members.names
     )
     _register(process.metrics, gauges, members, cloud)
-    sampler = Sampler(activity, jobs.service.accounts, is_active=election.is_active)
-    supervisor.keep(sampler.run, "sample the activity")
     packs = PackServices(
         resources.pictures, resources.catalog, resources.userdata, workflows, notices
     )
@@ -125,7 +120,6 @@ async def open_api(
     services[ACCOUNTING] = resources.accounting
     services[BALANCES] = Balances(BalanceRepository(database), cloud.accounts)
     services[HISTORY] = jobs.repository.history
-    services[ACTIVITY] = activity
     services[OBSERVATIONS] = cloud.observations
     services[READINESS] = readiness
     services[JOURNAL] = journal

@@ -1,11 +1,10 @@
-"""Usage by day, the audit record, activity by interval, and observations."""
+"""Usage by day, the audit record, and observations."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import cast
 
 from msgspec import Struct
 from msgspec.structs import asdict
@@ -13,22 +12,15 @@ from sqlalchemy import Column, Connection, Index, delete, func, insert, select
 
 from proxy.storage.costs import CostRow, costs_from
 from proxy.storage.database import Repository, UnitRefusedError
-from proxy.storage.job_tables import history, jobs
 from proxy.storage.leases import Batch, is_first
 from proxy.storage.statements import Upsert, run, run_many
 from proxy.storage.tables import KEY, PlainText, table_of
 
-#: Maximum number of jobs that are read for the intervals since a moment; the newest count.
-MAX_JOBS = 10_000
-#: Maximum number of rows of an answer: a week of five-minute intervals, for many accounts.
-MAX_ROWS = 50_000
 #: Maximum number of observations of an account, so that a cloud with ever new forms fills no disk.
 MAX_OBSERVATIONS = 500
 
 #: The kind of an observation that was measured; every other kind is an anomaly.
 FACT = "fact"
-
-_ENDED = ("succeeded", "failed", "cancelled")
 
 
 def day_of(at: float) -> str:
@@ -209,123 +201,6 @@ def add_audit(
 def forget_audit(connection: Connection, before: int) -> int:
     """Delete entries of the audit record from before a moment (ms); returns how many there were."""
     return connection.execute(delete(audit).where(audit.c.at < before)).rowcount
-
-
-class JobTimes(Struct, frozen=True):
-    """When a job was taken in, began to run and ended (ms); `None` for what has not been."""
-
-    member: str
-    state: str
-    created_at: int
-    started_at: int | None
-    ended_at: int | None
-
-
-class ActivityRow(Struct, frozen=True):
-    """A member's jobs in the interval that began at `at` (ms); everybody's if `member` is empty.
-
-    `running` and `waiting` are the most at once, `completed` and `failed` ended in the interval,
-    `busy` is the sum of the seconds that jobs ran in it.
-    """
-
-    at: int
-    member: str
-    running: int = 0
-    waiting: int = 0
-    completed: int = 0
-    failed: int = 0
-    busy: float = 0.0
-
-
-class AccountRow(Struct, frozen=True):
-    """An account in the interval that began at `at` (ms): its slots, the most in use, and why it
-    took no jobs (empty if it took them)."""
-
-    at: int
-    account: str
-    slots: int
-    used: int
-    reason: PlainText = ""
-
-
-activity = table_of(ActivityRow, "activity", keys=("at", "member"), rowid=False)
-account_activity = table_of(AccountRow, "account_activity", keys=("at", "account"), rowid=False)
-_PUT_ACTIVITY = Upsert(activity, how="highest")
-_PUT_ACCOUNT = Upsert(account_activity, how="highest")
-
-
-class ActivityRepository(Repository):
-    """Activity by interval."""
-
-    async def times(self, since: int, member: str | None = None) -> list[JobTimes]:
-        """Return the live jobs, and those that have ended since a moment (ms), of everybody or a
-        member."""
-        h, of_history, of_jobs = history.c, [], []
-        if member is not None:
-            of_history, of_jobs = [h.member == member], [jobs.c.member == member]
-        ended = (
-            select(h.member, h.state, h.created_at, h.started_at, h.ended_at)
-            .where(h.state.in_(_ENDED), h.ended_at >= since, *of_history)
-            .order_by(h.ended_at.desc())
-            .limit(MAX_JOBS)
-        )
-        live = (
-            select(jobs.c.member, jobs.c.state, jobs.c.created_at, jobs.c.started_at)
-            .where(jobs.c.accepted, ~jobs.c.cancel_requested, *of_jobs)
-            .order_by(jobs.c.order.desc())
-            .limit(MAX_JOBS)
-        )
-
-        def work(connection: Connection) -> list[JobTimes]:
-            found = [JobTimes(*row) for row in connection.execute(ended)]
-            return found + [JobTimes(*row, None) for row in connection.execute(live)]
-
-        return await self.database.read(work)
-
-    async def first(self) -> int | None:
-        """Return the beginning (ms) of the first interval in which an account was looked at."""
-        ((first,),) = await self._all(select(func.min(account_activity.c.at)))
-        return cast("int | None", first)
-
-    async def last(self) -> int | None:
-        """Return the beginning (ms) of the last interval in which an account was looked at."""
-        ((last,),) = await self._all(select(func.max(account_activity.c.at)))
-        return cast("int | None", last)
-
-    async def put(
-        self, rows: Sequence[ActivityRow], accounts: Sequence[AccountRow], *, forget: int
-    ) -> None:
-        """Raise the stored values of intervals to these where they are lower, and delete intervals
-        before `forget` (ms). Repeating it changes nothing."""
-
-        def work(connection: Connection) -> None:
-            for statement, some in ((_PUT_ACTIVITY, rows), (_PUT_ACCOUNT, accounts)):
-                run_many(connection, statement, [asdict(row) for row in some])
-            for table in (activity, account_activity):
-                connection.execute(delete(table).where(table.c.at < forget))
-
-        await self.database.write(work)
-
-    async def rows(self, since: int, member: str = "") -> list[ActivityRow]:
-        """Return a member's intervals since a moment (ms), in order; everybody's without a
-        member."""
-        query = (
-            select(activity)
-            .where(activity.c.at >= since, activity.c.member == member)
-            .order_by(activity.c.at)
-            .limit(MAX_ROWS)
-        )
-        return await self._records(ActivityRow, query)
-
-    async def accounts(self, since: int) -> list[AccountRow]:
-        """Return the intervals of all accounts since a moment (ms), in order."""
-        query = (
-            select(account_activity)
-            .where(account_activity.c.at >= since)
-            .order_by(account_activity.c.at, account_activity.c.account)
-            .limit(MAX_ROWS)
-        )
-        return await self._records(AccountRow, query)
 
 
 class Observation(Struct, frozen=True):

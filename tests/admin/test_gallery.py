@@ -16,9 +16,7 @@ from stack import TIMEOUT, Client, running_proxy
 from team import Team, bearer, running_team
 
 from proxy.admin import members
-from proxy.api.keys import ACTIVITY, JOBS
 from proxy.app.server import Server
-from proxy.jobs.activity import Sampler
 from proxy.simulator import Simulator
 
 
@@ -186,7 +184,6 @@ async def test_a_member_is_shown_nothing_of_another(
     ann, bob = person(team.ann), person(team.bob)
     theirs = await ann.run(graphs.plain(0x123456))
     own = await bob.run(graphs.plain(0x654321))
-    await sampled(team)
     assert await bob.listed() == await bob.listed(member="bob") == [own]
     for path, query in (
         ("jobs", {}),
@@ -195,7 +192,6 @@ async def test_a_member_is_shown_nothing_of_another(
         ("run", {"id": theirs}),
         ("preview", {"id": theirs}),
         ("workflow", {"id": theirs}),
-        ("activity", {}),
         ("members", {}),
         ("tokens", {}),
     ):
@@ -206,7 +202,7 @@ async def test_a_member_is_shown_nothing_of_another(
     for path, status in (("thumbnail", 404), ("preview", 204), ("workflow", 404)):
         assert (await bob.get(path, id=theirs))[0] == status
     assert (await bob.get("run", id=theirs))[1]["progress"] is None
-    for path in ("jobs", "activity", "members", "tokens", "state"):
+    for path in ("jobs", "members", "tokens", "state"):
         status, answer = await bob.get(path)
         assert status == 200
         assert "ann" not in str(answer)
@@ -230,25 +226,6 @@ async def test_what_was_sent_is_a_file_without_the_id_of_a_socket(
     status, refusal = await bob.get("workflow", id=bare, format="interface")
     assert (status, refusal["error"]["type"]) == (404, "no_workflow")
     assert (await bob.get("workflow", id=bare, format="other"))[0] == 400
-
-
-@pytest.mark.parametrize(("range_", "interval"), [("1h", 60_000), ("24h", 300_000), ("7d", 3.6e6)])
-async def test_the_activity_of_a_new_server_begins_with_its_start(
-    team: Team, person: Callable[[str], Person], range_: str, interval: int
-) -> None:
-    ann, bob = person(team.ann), person(team.bob)
-    await bob.run(graphs.plain())
-    await sampled(team)
-    status, seen = await ann.get("activity", range=range_)
-    assert (status, seen["interval"], seen["is_new"]) == (200, interval, True)
-    assert seen["to"] - seen["from"] < interval + 360_000
-    (point,) = [seen_point for seen_point in seen["points"] if seen_point["completed"]]
-    assert point["running"] == 1
-    assert seen["from"] <= point["at"] <= seen["to"]
-    assert seen["accounts"][0]["points"][-1]["slots"] >= 1
-    _, own = await ann.get("activity", range=range_, member="ann")
-    assert own["points"] == []
-    assert (await ann.get("activity", range="2h"))[0] == 400
 
 
 async def test_a_cost_says_what_is_reported_and_what_is_estimated(
@@ -307,38 +284,6 @@ async def test_the_admin_listener_has_no_web_interface_to_link_to(
     async with session.get(f"{url}/page/none.js", headers=bearer(team.ann)) as answer:
         assert answer.status == 404
     await server.stop()
-
-
-async def sampled(team: Team) -> None:
-    services = team.proxy.services
-    sampler = Sampler(services[ACTIVITY], services[JOBS].accounts, is_active=lambda: True)
-    await sampler.sample()
-
-
-async def test_the_last_day_survives_a_restart(
-    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
-) -> None:
-    async with running_team(simulator, tmp_path / "data", slots=2) as team:
-        ann, bob = (Person(team, session, token) for token in (team.ann, team.bob))
-        await ann.run(graphs.raising())
-        await bob.run(graphs.sampled())
-        await sampled(team)
-        before = await ann.get("activity")
-    async with running_proxy(simulator, tmp_path / "data", slots=2) as proxy:
-        team.proxy = proxy
-        ann, bob = (Person(team, session, token) for token in (team.ann, team.bob))
-        _, after = await ann.get("activity")
-        assert after["points"] == before[1]["points"]
-        assert sum(point["failed"] for point in after["points"]) == 1
-        assert sum(point["completed"] for point in after["points"]) == 1
-        assert max(point["running"] for point in after["points"]) >= 1
-        assert {
-            account["name"]: account["points"][-1]["slots"] for account in after["accounts"]
-        } == {"default": 2}
-        _, own = await bob.get("activity")
-        assert sum(point["failed"] for point in own["points"]) == 0
-        assert (own["accounts"], len(own["points"])) == ([], len(own["points"]))
-        assert (await ann.get("activity", member="bob"))[1]["points"] == own["points"]
 
 
 async def test_without_members_everything_is_ones_own(

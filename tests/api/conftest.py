@@ -387,7 +387,6 @@ def services_over(jobs: Any, files: Any, catalog: Any, userdata: Any, **more: An
         "webhooks": None,
         "balances": None,
         "history": None,
-        "activity": None,
         "observations": NoObservations(),
         "readiness": AlwaysReady(),
         "journal": Journal(jobs.bus, jobs.clients),

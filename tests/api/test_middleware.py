@@ -18,7 +18,6 @@ from proxy.admin import (
     gallery,
     metrics,
     runs,
-    usage,
     webhooks,
 )
 from proxy.api import cloud_routes, downloads, userdata, websocket
@@ -141,7 +140,6 @@ ELSEWHERE = {
     runs.get_run,
     runs.get_preview,
     runs.get_workflow,
-    usage.get_activity,
     cloud_routes.list_cloud_history,  # it is streamed, so that its length is not known
 }
 GETS = [

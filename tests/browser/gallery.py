@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,12 +14,10 @@ from databases import FolderDirectory
 from stack import running_proxy
 from yarl import URL
 
-from proxy.api.keys import ACTIVITY, JOBS
-from proxy.jobs.activity import INTERVAL
+from proxy.api.keys import JOBS
 from proxy.jobs.service import JobService
 from proxy.members.member import Limits, Member
 from proxy.simulator import Simulator
-from proxy.storage.usage import AccountRow, ActivityRow
 
 _MEMBERS = (
     Member("anna", role="admin"),
@@ -32,34 +28,12 @@ _MEMBERS = (
 )
 _DONE = {"anna": 2, "ben": 3, "chiara": 4, "krita-studio": 3, "night-bot": 2}
 _WAITING = {"ben": 2, "night-bot": 2}
-DAY = 86_400_000
 _NAMES = ("Portrait study", "Night market", "Product shots", "Sky replacement", None)
 
 
 async def _idle(jobs: JobService) -> None:
     while (await jobs.overview()).jobs:  # noqa: ASYNC110
         await asyncio.sleep(0.05)
-
-
-def _day() -> tuple[list[ActivityRow], list[AccountRow]]:
-    """Five minutes after five minutes of a day with a quiet night, a rush and an outage."""
-    now = int(time.time() * 1000)
-    last = now - now % INTERVAL
-    rows, accounts = [], []
-    for number in range(DAY // INTERVAL):
-        at = last - DAY + (number + 1) * INTERVAL
-        rush = max(0.0, math.sin((number - 60) / 228 * math.pi)) * (1 + 0.4 * math.sin(number / 7))
-        running = min(3, round(3.2 * rush + 0.3 * math.sin(number * 1.7)))
-        down = 170 <= number < 176
-        if running > 0 and number < DAY // INTERVAL - 1:
-            waiting = max(0, round(9 * (rush - 0.75) + 2 * math.sin(number / 3)))
-            failed = int(down or number % 53 == 0)
-            busy = 0.0 if down else 300.0 * running * (0.75 + 0.2 * math.sin(number))
-            row = ActivityRow(at, "", 0 if down else running, waiting, 4 * running, failed, busy)
-            rows += [row, ActivityRow(at, "chiara", min(2, running), waiting // 3, 6, 0, busy / 3)]
-        reason = "unreachable" if down else ""
-        accounts.append(AccountRow(at, "default", 3, 0 if down else max(0, running), reason))
-    return rows, accounts
 
 
 @asynccontextmanager
@@ -85,8 +59,6 @@ async def busy_gateway(folder: Path) -> AsyncIterator[tuple[URL, dict[str, str]]
             async with session.post(proxy.url / "prompt", json=body, headers=headers) as answer:
                 answer.raise_for_status()
 
-        rows, health = _day()
-        await proxy.services[ACTIVITY].put(rows, health, forget=0)
         simulator.switches.pace = 0.02
         seed = 0
         for member, count in _DONE.items():

@@ -81,14 +81,13 @@ async def dashboard(path: str) -> dict[str, bytes]:
                 await page.get_by_label("Your token").fill(tokens[member])
                 await page.keyboard.press("Enter")
                 await page.locator("#waiting details").first.wait_for()
-                await page.locator(".chart rect.running").nth(20).wait_for()
                 if view:
                     await page.goto(f"{url / 'proxy/'}{view}")
                 if name == "dashboard-job":
                     await page.locator(".gallery a").first.click()
                     await page.locator("#nodes tbody tr").first.wait_for()
                 elif name == "dashboard-accounts":
-                    await page.locator(".strip span.bad").first.wait_for()
+                    await page.locator(".now").first.wait_for()
                 elif name == "dashboard-usage":
                     await page.locator("#usage-costs tbody tr").first.wait_for()
                 else:

@@ -137,6 +137,5 @@ async def test_whatever_task_a_fault_ends_at_its_start_is_started_again(
         "read observations",
         "write observations",
         "write usage",
-        "sample the activity",
         "watch the database",
     }

@@ -55,7 +55,6 @@ LISTINGS = (
     "features",
     "proxy/api/jobs",
     "proxy/api/jobs?status=completed&q=a",
-    "proxy/api/activity",
     "users",
     "metrics",
     "proxy/",
@@ -453,7 +452,7 @@ def machine(house: House) -> type[RuleBasedStateMachine]:
             path, cancel = "proxy/api/members/{value}", "proxy/api/jobs/cancel"
             house.guess(person, "PATCH", path, stranger.name, json={"role": "admin"})
             house.guess(person, "DELETE", path, stranger.name)
-            for page in ("jobs", "activity", "members", "tokens"):
+            for page in ("jobs", "members", "tokens"):
                 house.guess(person, "GET", f"proxy/api/{page}?member={{value}}", stranger.name)
             for job in [job for job in stranger.jobs if job not in person.jobs][-1:]:
                 for what in ("job", "thumbnail"):

@@ -29,9 +29,6 @@ from proxy.storage.spending import Spending
 from proxy.storage.tables import leases, metadata
 from proxy.storage.usage import (
     FACT,
-    AccountRow,
-    ActivityRepository,
-    ActivityRow,
     AuditRow,
     Observation,
     ObservationRepository,
@@ -109,9 +106,6 @@ REPEATED: dict[str, Callable[[Room], Awaitable[Any]]] = {
     ),
     "the audit record": lambda room: room.database.write(
         partial(add_audit, entries=[AuditRow(1, "sign_in", "anna", b"{}")], batch=BATCH)
-    ),
-    "intervals": lambda room: ActivityRepository(room.database).put(
-        [ActivityRow(5, "anna", 1, 2, 3)], [AccountRow(5, "main", 1, 1)], forget=0
     ),
     "run times": lambda room: RunTimeRepository(room.database).put(
         [MEASURED], forgotten=[("job", "K")]

@@ -89,7 +89,8 @@ async def test_a_revision_runs_in_one_unit_with_what_comes_behind_it(
 
 
 #: What the first schema had and revisions have taken away since, and what they have added.
-_DROPPED, _ADDED = ("invitations", "booked", "booked_events"), ("balances",)
+_DROPPED = ("invitations", "booked", "booked_events", "activity", "account_activity")
+_ADDED = ("balances",)
 
 _BILLING = """CREATE TABLE billing (account TEXT PRIMARY KEY, access TEXT, entered BIGINT,
     entered_at BIGINT, spent_before BIGINT)"""

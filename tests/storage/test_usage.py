@@ -1,4 +1,4 @@
-"""Usage that is added up, the audit record, activity that is raised, and observations in bounds."""
+"""Usage that is added up, the audit record, and observations in bounds."""
 
 from __future__ import annotations
 
@@ -7,20 +7,12 @@ import asyncio
 import pytest
 from databases import other_connection
 from msgspec.structs import replace
-from storage.samples import ended
 
 from proxy.storage import usage as module
 from proxy.storage.database import Database
-from proxy.storage.job_tables import StoredJob
-from proxy.storage.jobs import JobRepository
-from proxy.storage.payloads import Payload
 from proxy.storage.usage import (
     FACT,
-    AccountRow,
-    ActivityRepository,
-    ActivityRow,
     AuditRow,
-    JobTimes,
     Observation,
     ObservationRepository,
     UsageRepository,
@@ -99,55 +91,6 @@ async def test_old_entries_are_removed(usage: UsageRepository) -> None:
     await usage.database.write(lambda connection: add_audit(connection, rows))
     assert await usage.database.write(lambda connection: forget_audit(connection, 7)) == 7
     assert [row.at for row in await usage.record(limit=10)] == [9, 8, 7]
-
-
-ROW = ActivityRow(300, "anna", running=2, waiting=5, completed=3, failed=1, busy=7.5)
-ACCOUNT = AccountRow(300, "main", slots=3, used=2)
-
-
-@pytest.fixture
-def repository(database: Database) -> ActivityRepository:
-    return ActivityRepository(database)
-
-
-async def test_an_interval_keeps_the_most(repository: ActivityRepository) -> None:
-    await repository.put([ROW], [ACCOUNT], forget=0)
-    later = replace(ROW, running=1, failed=2, busy=8.0)
-    await repository.put([later], [replace(ACCOUNT, used=0, reason="dead_key")], forget=0)
-    await repository.put([ROW], [ACCOUNT], forget=0)
-    assert await repository.rows(0, "anna") == [replace(ROW, failed=2, busy=8.0)]
-    assert await repository.accounts(0) == [replace(ACCOUNT, reason="dead_key")]
-
-
-async def test_a_member_reads_its_own_rows_and_old_intervals_are_forgotten(
-    repository: ActivityRepository,
-) -> None:
-    everybody = replace(ROW, member="")
-    await repository.put([ROW, everybody, replace(ROW, at=0)], [ACCOUNT], forget=0)
-    assert await repository.rows(0) == [everybody]
-    assert await repository.rows(1, "anna") == [ROW]
-    assert await repository.rows(0, "ben") == []
-    await repository.put([], [], forget=300)
-    assert await repository.rows(0, "anna") == [ROW]
-    await repository.put([], [], forget=301)
-    assert (await repository.rows(0, "anna"), await repository.accounts(0)) == ([], [])
-
-
-async def test_the_times_of_jobs_that_live_and_have_ended(
-    database: Database, repository: ActivityRepository
-) -> None:
-    jobs = JobRepository(database)
-    payload = Payload(b"{}", b"{}")
-    for id_, end in (("old", 1000), ("new", 3000)):
-        one = await jobs.insert(StoredJob("anna", id_, "queued", 0, 500, 500), payload)
-        await jobs.finish(ended(one, "failed", end, started_at=700), keep=10)
-    for id_, accepted in (("waits", True), ("unanswered", False)):
-        one = StoredJob("ben", id_, "queued", 0, 2000, 2000, accepted=accepted)
-        await jobs.insert(one, payload)
-    assert await repository.times(2000) == [
-        JobTimes("anna", "failed", 500, 700, 3000),
-        JobTimes("ben", "queued", 2000, None, None),
-    ]
 
 
 EVENT = Observation("cloud", "event", "job_exploded: type", b'{"a": 1}', 1, 1000, 1000)

@@ -5,15 +5,7 @@ export const $ = (selector, root = document) => root.querySelector(selector);
 /** An element. Strings among the children become text, never markup; `null` is left out.
  * Attributes whose value is a function are listeners, `false` and `null` leave an attribute out. */
 export function el(tag, attributes = {}, ...children) {
-  return fill(document.createElement(tag), attributes, children);
-}
-
-/** The same for SVG. */
-export function svg(tag, attributes = {}, ...children) {
-  return fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
-}
-
-function fill(made, attributes, children) {
+  const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (typeof value === "function") made.addEventListener(name, value);
     else if (value != null && value !== false) made.setAttribute(name, value === true ? "" : value);

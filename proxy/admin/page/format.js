@@ -21,8 +21,6 @@ export function ago(ms) {
 }
 
 export const moment = (ms) => (ms == null ? "" : new Date(ms).toLocaleString());
-export const clock = (ms) =>
-  new Date(ms).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
 export const plural = (count, one, many = `${one}s`) => `${count} ${count === 1 ? one : many}`;
 export const short = (id) => id.slice(0, 8);
 

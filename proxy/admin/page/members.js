@@ -1,8 +1,7 @@
-// The members, and the page of each: limits, tokens, lines to connect, activity, the last jobs.
+// The members, and the page of each: limits, tokens, lines to connect, the last jobs.
 
 import { act, get } from "./server.js";
 import { ask, card, el, field, keyed, notice, options, text } from "./dom.js";
-import { activity } from "./chart.js";
 import { connect } from "./connect.js";
 import { bytes, hash, plural } from "./format.js";
 import { gallery } from "./jobs.js";
@@ -99,7 +98,6 @@ function said(member) {
 export function view(context, [name]) {
   const admin = context.isAdmin(), own = name === context.state.viewer.name;
   const chip = el("span", { class: "chip" });
-  const chart = activity(name);
   const limits = card(admin ? "Role and limits" : "Limits", { id: "limits" });
   const lines = context.state.server.interface ? connect("TOKEN") : null;
   const tokens = tokensOf(context, name, (token) => lines?.show(token, "The new token is in these lines while this page is open."));
@@ -108,7 +106,7 @@ export function view(context, [name]) {
   const grid = gallery();
   const disable = el("button", { type: "button", hidden: true, click: toggle });
   const remove = el("button", { type: "button", class: "danger", hidden: true, click: drop }, "Remove member");
-  const parts = el("div", { class: "stack" }, chart.root, limits.root, tokens.root, lines?.root, last.root);
+  const parts = el("div", { class: "stack" }, limits.root, tokens.root, lines?.root, last.root);
   let member = null, form = null, shown = "", history = null, jobs = null, removed = false;
   last.body.append(grid.root);
 
@@ -226,6 +224,5 @@ export function view(context, [name]) {
       el("div", { class: "headline" }, el("h1", {}, name), chip, disable, remove), missing, parts),
     update,
     membersChanged: read,
-    leave: chart.leave,
   };
 }

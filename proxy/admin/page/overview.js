@@ -2,7 +2,6 @@
 
 import { act, get } from "./server.js";
 import { ask, bar, card, el, keyed, text } from "./dom.js";
-import { activity } from "./chart.js";
 import { accountTitle, credits, duration, hash, key, moment, name, plural, short, usageCost } from "./format.js";
 import { gallery } from "./jobs.js";
 import { left } from "./run.js";
@@ -12,12 +11,11 @@ const LAST = 12;
 export function view(context) {
   const gateway = context.state.viewer.gateway;
   const tiles = el("dl", { class: "tiles" });
-  const chart = activity();
   const running = card("Running", { id: "running", empty: "No jobs running" });
   const waiting = card("Waiting", { id: "waiting", empty: "No jobs waiting" });
   const usage = card("Usage today", { id: "usage", link: ["By day", "#/usage"], empty: "No jobs today" });
   const budgets = card("Budgets", { id: "budgets", link: ["Usage", "#/usage"], empty: "No budgets" });
-  const accounts = card("Accounts", { id: "accounts", link: ["Health", "#/accounts"], empty: "No account is ready" });
+  const accounts = card("Accounts", { id: "accounts", link: ["Balances", "#/accounts"], empty: "No account is ready" });
   const last = card("Last jobs", { id: "last", link: ["All jobs", "#/jobs"], empty: "No jobs yet. Jobs that have ended appear here." });
   const grid = gallery();
   const jobs = el("ul", { class: "rows" }), groups = el("div", { class: "groups" });
@@ -197,12 +195,11 @@ export function view(context) {
 
   return {
     title: "Overview",
-    root: el("div", { class: "page" }, el("h1", { class: "unseen" }, "Overview"), tiles, chart.root,
+    root: el("div", { class: "page" }, el("h1", { class: "unseen" }, "Overview"), tiles,
       el("div", { class: "columns" },
         el("div", { class: "stack" }, running.root, waiting.root),
         el("div", { class: "stack" }, accounts.root, usage.root, budgets.root)),
       last.root),
     update,
-    leave: chart.leave,
   };
 }

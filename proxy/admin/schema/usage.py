@@ -1,16 +1,14 @@
-"""The JSON of what was used and what it cost: `/proxy/api/usage`, `billing` and `activity`."""
+"""The JSON of what was used and what it cost: `/proxy/api/usage` and `billing`."""
 
 from __future__ import annotations
 
-from typing import Literal, NotRequired, TypeAlias, TypedDict, cast
+from typing import Literal, NotRequired, TypedDict, cast
 
 from proxy.costs.balances import Balance
 from proxy.costs.credits import Source, to_credits
 from proxy.members.tokens import shown_id
 from proxy.storage.costs import CostRow
 from proxy.storage.usage import UsageRow
-
-Range: TypeAlias = Literal["1h", "24h", "7d"]
 
 
 class UsageShown(TypedDict):
@@ -84,48 +82,6 @@ class BalancesShown(TypedDict):
     """What is left on the accounts."""
 
     accounts: list[AccountBalance]
-
-
-class ActivityPoint(TypedDict):
-    """Jobs in an interval: the most at once, those that ended, and the seconds that they ran."""
-
-    at: int
-    running: int
-    waiting: int
-    completed: int
-    failed: int
-    busy: float
-
-
-class AccountPoint(TypedDict):
-    """An account in an interval."""
-
-    at: int
-    slots: int
-    used: int
-    reason: str | None
-
-
-class AccountActivity(TypedDict):
-    """An account over time."""
-
-    name: str
-    points: list[AccountPoint]
-
-
-Activity = TypedDict(
-    "Activity",
-    {
-        "range": Range,
-        "from": int,
-        "to": int,
-        "interval": int,
-        "is_new": bool,
-        "points": list[ActivityPoint],
-        "account_interval": int,
-        "accounts": list[AccountActivity],
-    },
-)
 
 
 def usage_shown(row: UsageRow) -> UsageShown:
