@@ -169,9 +169,8 @@ class Engine:
             self.scheduler.keep(job)
             self._workers[job.account].reconciler.read_soon()
         outcome = self._workers.recovery.resume(job)
-        unsent = isinstance(outcome, Lost | NotThere)
-        if unsent and self.recorder.jobs.database.shared and not job.accepted:
-            # Another replica may have told the client that the job is there.
+        if isinstance(outcome, Lost | NotThere) and not job.accepted:
+            # Its client, who had no answer, looks into the queue: what is there has an end.
             self.table.advance(job, changes=JobChanges(accepted=True))
         unwanted = job.cancel_requested and job.state is JobState.RUNNING
         if unwanted:  # it is followed until the cloud has ended it

@@ -17,7 +17,7 @@ from proxy.cloud import client as cloud_client
 from proxy.cloud.resilience import ONCE
 from proxy.jobs.conversion import job_of_request
 from proxy.jobs.messages import JobChanged
-from proxy.jobs.models import Job, JobRequest, JobState, Wish
+from proxy.jobs.models import Job, JobRequest, JobState, Wish, is_shown
 from proxy.simulator import HttpFault, Simulator
 from proxy.translate import codec
 
@@ -172,15 +172,18 @@ async def test_an_interrupt_survives_a_cloud_that_does_not_cancel_at_once(
         assert (await rig.ended(job)).state == "cancelled"
 
 
-@pytest.mark.sqlite  # another replica may have promised the job to its client
-async def test_what_nobody_was_promised_is_forgotten_where_the_cloud_does_not_have_it(
-    simulator: Simulator, tmp_path: Path
+@pytest.mark.parametrize("state", [JobState.SUBMITTING, JobState.UNKNOWN])
+async def test_what_is_shown_without_an_answer_goes_again_where_the_cloud_does_not_have_it(
+    simulator: Simulator, tmp_path: Path, state: JobState
 ) -> None:
-    job = left(JobState.SUBMITTING, accepted=False)
+    job = left(state, accepted=False)
+    broken = simulator.faults.add(HttpFault("GET /api/jobs*", status=500), times=None)
     async with running_engine(simulator, tmp_path, job, adoption_timeout=0.0) as rig:
-        await until(lambda: rig.is_gone(job))
-        assert await rig.repository.history.entry("local", job.prompt_id) is None
-    assert simulator.jobs == {}
+        await simulator.signal.until(lambda: broken.happened > 1, 30)
+        assert is_shown(rig.live(job))
+        simulator.faults.remove(broken)
+        assert (await rig.ended(job)).state == "succeeded"
+    assert len(simulator.jobs) == 1
 
 
 @pytest.mark.parametrize("account", ["default", "former"])
