@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 #: Seconds that a client waits for an answer.
 _TIMEOUT = 60.0
+#: Seconds between the looks of a client at a replica that has started: the proxy looks for a job
+#: for 15.
+_GLANCES = (0.0, 0.05, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 #: Seconds after which all replicas know of an end that one read which was cut off from the bus: an
 #: engine may have written it, and not have the answer of the database.
@@ -72,6 +75,10 @@ class Submission:
     refusal: str = ""
     #: Whether the client used the id again because it heard no answer.
     submitted_again: bool = False
+    #: Whether its client was told that it is not known whether the job arrived.
+    is_unconfirmed: bool = False
+    #: Whether a poll has found it in a queue.
+    was_seen: bool = False
 
 
 @dataclass(eq=False)
@@ -216,6 +223,9 @@ class SimulatedClient:
         except _UNKNOWN as error:
             return "unknown", repr(error)
         except LocalError as error:
+            job = self.run.find(request.prompt_id or "")
+            if job is not None and error.kind == "unconfirmed":
+                job.is_unconfirmed = True
             unconfirmed = error.kind == "unconfirmed" or self._is_lost(error) or attempt > 0
             return "unknown" if unconfirmed else "refused", error.type
         except StorageError as error:
@@ -325,6 +335,20 @@ class SimulatedClient:
             await asyncio.sleep(rng.uniform(0.0, 2 * pause))
             pause = min(pause * 1.5, 10.0)
             await self.poll(job, rng)
+
+    async def glance(self, replica: Replica) -> None:
+        """Look again and again which jobs of before a replica shows that has just started."""
+        earlier = self._own()
+        for wait in _GLANCES:
+            await asyncio.sleep(wait)
+            if not replica.serves:
+                return
+            queue = await self._ask(
+                self._rng, lambda jobs: jobs.service.queue_json(self.member), replica
+            )
+            for job in earlier:
+                if isinstance(queue, bytes) and f'"{job.prompt_id}"' in queue.decode():
+                    job.was_seen = True
 
     async def poll(
         self, job: Submission, rng: random.Random, replica: Replica | None = None

@@ -44,6 +44,11 @@ MUTANTS = {
         "storage.leases", "if row.expires > now and row.holder", "if False and row.holder"
     ),
     "new_engine_does_not_look": Mutant("engine.recovery", "return Lost()", "return NotThere()"),
+    "shown_job_dropped_at_a_start": Mutant(
+        "engine.engine",
+        "if isinstance(outcome, Lost | NotThere) and not job.accepted:",
+        "if False:",
+    ),
     "engine_stays_after_its_term": Mutant(
         "engine.election",
         "async with self._giving:  # it is not stopped in the middle\n"
@@ -52,6 +57,12 @@ MUTANTS = {
     ),
     "lease_counted_from_the_answer": Mutant(
         "engine.election", "began + self.length", "clock.monotonic() + self.length"
+    ),
+    "lease_not_renewed_at_a_start": Mutant(
+        "engine.election",
+        "await engine.start()\n",
+        "await stop(self._renewing); await engine.start()\n"
+        "            self._renewing = asyncio.create_task(self._keep_lease(term))\n",
     ),
     "check_without_effect": Mutant("engine.term", "if not self.lasts:", "if False:"),
     "term_for_ever": Mutant(

@@ -167,6 +167,9 @@ _DEPLOYMENT_FAULTS = {
 #: From which seed on there may be a deployment, and how often there is one.
 DEPLOYMENTS, _HAS_DEPLOYMENT = 200_000, 0.7
 
+#: How often many jobs run while another replica takes them over, and how many.
+_HAS_CROWD, CROWD = 0.04, 30
+
 #: Those of one replica, never of all.
 _OF_ONE = frozenset({"kill", "freeze", "ambush_kill", "ambush_freeze", "restart", "clock"})
 
@@ -180,6 +183,9 @@ _HOOKS = {"hook_lost": 0.2, "hook_refused": 0.2}
 def drawn(seed: int) -> Plan:
     """Return the plan of a seed."""
     plan = _drawn(seed)
+    crowd = random.Random(f"crowd {seed}")
+    if plan.replicas > 1 and plan.faults and crowd.random() < _HAS_CROWD:
+        plan = _with_crowd(plan, crowd)
     rng = random.Random(f"deployment {seed}")
     has_deployment = seed >= DEPLOYMENTS and rng.random() < _HAS_DEPLOYMENT
     plan = _with_deployment(plan, rng) if has_deployment else plan
@@ -247,6 +253,29 @@ def _drawn(seed: int) -> Plan:
         faults=()
         if calm
         else _faults(rng, replicas, duration) + _more_faults(seed, replicas, duration),
+    )
+
+
+def _with_crowd(plan: Plan, rng: random.Random) -> Plan:
+    """Return a plan in which many jobs run as another replica takes them over, while the database
+    is slow."""
+    client = len(plan.clients)  # without a websocket: its jobs run at once
+    submits = (
+        Action(rng.uniform(0.0, 4.0), client, "submit", rng.getrandbits(32)) for _ in range(CROWD)
+    )
+    at = rng.uniform(8.0, 12.0)
+    faults = (
+        Fault(at, "slow_database", -1, rng.uniform(60.0, 90.0), 0),
+        Fault(at + 2.0, "frozen_write", -1, rng.uniform(30.0, 45.0), 0),
+    )
+    return replace(
+        plan,
+        slots=CROWD,
+        fixed_slots=True,
+        seconds=rng.uniform(20.0, 40.0),
+        clients=(*plan.clients, ClientPlan(MEMBERS[0], listens=False)),
+        actions=tuple(sorted((*plan.actions, *submits))),
+        faults=(*plan.faults, *faults),
     )
 
 

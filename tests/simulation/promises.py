@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 #: What each promise is, and the document that gives it.
 PROMISES = {
     "accepted_job_lost": "docs/how-it-works.md: what was accepted is on disk",
+    "shown_job_gone": "docs/troubleshooting.md: what a poll has shown after a stop ends",
     "not_taken": "docs/cluster.md: jobs run while the bus is unavailable",
     "ended_twice": "docs/how-it-works.md: each job has exactly one end",
     "submitted_twice": "docs/how-it-works.md: the proxy never repeats a submission blindly",
@@ -227,6 +228,8 @@ def check_end(run: Run) -> None:
             raise BrokenPromiseError("ended_twice", id_)
         if job.outcome == "accepted" and not count and not job.unwanted:
             raise BrokenPromiseError("accepted_job_lost", id_)
+        if job.was_seen and not count and not job.unwanted and not job.is_unconfirmed:
+            raise BrokenPromiseError("shown_job_gone", id_)
         if job.outcome == "refused" and count and not _is_withdrawn(job):
             raise BrokenPromiseError("refused_job_ran", f"{id_} {job.refusal}")
         if count and not job.submitted_again:

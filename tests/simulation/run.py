@@ -44,9 +44,10 @@ OUTAGES = frozenset(
 _RUNS_OF_A_COLLECTION = 10
 _runs = itertools.count()
 
-#: Seconds without an engine while the database answers and a replica serves: a lease has run out
-#: by then, and what an engine reads at its beginning is read, also by one that was killed once.
-_WITHOUT_ENGINE = 45.0
+#: Seconds without an engine while a replica reaches the database, however slow it is: a lease has
+#: run out by then, and what an engine reads at its beginning is read, also by one that was killed
+#: once.
+_WITHOUT_ENGINE = 60.0
 
 #: Seconds after the last fault, beside those of the jobs, within which everything must have ended.
 QUIET = 900.0
@@ -200,6 +201,8 @@ class Run:
         for job in self.jobs:
             if job.outcome == "accepted" and not job.in_history:
                 self.spawn(job.client.poll(job, self._rng, replica))
+        for client in self.clients:
+            self.spawn(client.glance(replica))
 
     async def _add_hook(self) -> None:
         """Add a webhook that hears of all jobs, if a replica takes it."""
@@ -368,7 +371,8 @@ class Run:
             replica.start()
 
     async def _watch_engines(self) -> None:
-        """At most one engine is active at any time; a frozen one may believe that it is."""
+        """At most one engine is active at any time; a frozen one may believe that it is. There is
+        one before long, where a replica can run it."""
         leader, led_at = "", 0.0
         while not self.over:
             active = [
@@ -378,14 +382,20 @@ class Run:
             ]
             if len(active) > 1:
                 raise BrokenPromiseError("two_engines", active)
-            serving = [each for each in self.replicas if each.serves and not each.process.frozen]
-            if active or not serving or self.world.weather.database_ill:
+            able = [replica.name for replica in self.replicas if self._could_lead(replica)]
+            if active or not able:
                 led_at = self.world.seconds
             elif self.world.seconds - led_at > _WITHOUT_ENGINE:
-                raise BrokenPromiseError("no_engine", [each.name for each in serving])
+                raise BrokenPromiseError("no_engine", able)
             if active != [leader] or self.world.weather.database_ill:
                 leader, self.steady_since = "".join(active), self.world.seconds
             await asyncio.sleep(0.5)
+
+    def _could_lead(self, replica: Replica) -> bool:
+        """Return whether a replica serves and reaches the database."""
+        process = replica.process
+        is_awake = replica.serves and not process.frozen
+        return is_awake and not self.world.weather.database_away(process)
 
     async def _watch_states(self) -> None:
         """What has become of a job is in the database, unless that is away."""
