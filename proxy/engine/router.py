@@ -6,7 +6,7 @@ job one belongs to."""
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -78,7 +78,8 @@ class _Waiting:
 
 class EventRouter:
     """Gives messages of the cloud to what follows their `jobs`, those of the account by cloud id;
-    `ended` are ids of ours that have ended, of which late events tell nothing.
+    `ended` are ids of ours that have ended, of which late events tell nothing. Those that are
+    `placed` have a slot: some are on their way, and the cloud may run one whose id is not known.
 
     `clock` gives seconds. An event of an unknown job is kept for `keep` seconds, or while a
     submission is under way, and then pictures are too. What is kept is bounded in bytes.
@@ -90,13 +91,14 @@ class EventRouter:
         clock: Callable[[], float] = clock.monotonic,
         *,
         ended: Container[str] = (),
+        placed: Collection[LiveJob] = (),
         keep: float = 5.0,
         event_bytes: int = EVENT_BYTES,
         picture_bytes: int = PICTURE_BYTES,
     ) -> None:
         self._clock = clock
         self._keep = keep
-        self._jobs, self._ended = jobs, ended
+        self._jobs, self._ended, self._placed = jobs, ended, placed
         self._events = _Waiting(event_bytes)
         self._pictures = _Waiting(picture_bytes)
         self._number = 0
@@ -153,12 +155,13 @@ class EventRouter:
 
         One without a job's id belongs to the only job that runs on the account, if it is known;
         when several run it is dropped rather than guessed. So it is while another member has a job
-        on the account: that one may run unheard, and pictures are nobody else's business.
+        on the account, or one on its way there: that one may run unheard, and pictures are nobody
+        else's business.
         """
         cloud_id = frame.prompt_id
         if cloud_id is None and len(self._running) == 1 and self._latest in self._running:
             cloud_id = self._latest
-            members = {job.member for job in self._jobs.values()}
+            members = {job.member for job in (*self._jobs.values(), *self._placed)}
             if len(members) > 1:
                 return
         if cloud_id is not None:

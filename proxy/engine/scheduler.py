@@ -103,6 +103,10 @@ class Scheduler:
         """Return how many slots of the account are taken."""
         return len(self._placed[account])
 
+    def placed(self, account: str) -> Collection[LiveJob]:
+        """Return the jobs with slots of the account, now and later."""
+        return self._placed[account].keys()
+
     def keep(self, job: LiveJob) -> None:
         """Note a job that has had its slot since before a restart."""
         if not _is_placed(job):

@@ -49,7 +49,9 @@ class AccountWorker:
         self.account = account
         self.cloud = account.cloud
         self._jobs = table.on_account(account.name)
-        self.router = EventRouter(self._jobs, ended=table.ended_ids)
+        self.router = EventRouter(
+            self._jobs, ended=table.ended_ids, placed=scheduler.placed(account.name)
+        )
         observer = Observer(
             on_event=self.router.on_event,
             on_frame=self.router.on_frame,

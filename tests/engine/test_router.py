@@ -190,6 +190,20 @@ def test_a_frame_without_an_id_is_not_guessed_while_another_member_has_a_job(
     assert "frame" not in types([*inbox[0], *inbox[1]])
 
 
+def test_a_frame_without_an_id_is_not_guessed_while_a_job_of_another_member_is_on_its_way(
+    clock: StoppedClock,
+) -> None:
+    placed: Any = [SimpleNamespace(member="bob")]  # the answer with its id is under way
+    router = EventRouter({}, clock.monotonic, placed=placed)
+    inbox = follow(router, "a")
+    router.on_event("executing", {"prompt_id": "a", "node": "1"})
+    router.on_frame(frame_of(PLAIN))
+    placed.clear()
+    assert types(inbox) == ["executing"]
+    router.on_frame(frame_of(PLAIN))
+    assert types(inbox) == ["executing", "frame"]
+
+
 def test_a_job_that_has_ended_is_no_candidate(router: EventRouter) -> None:
     inbox = follow(router, "a")
     router.on_event("executing", {"prompt_id": "somebody else's", "node": "1"})
