@@ -223,6 +223,11 @@ class Replica:
 
     # --- requests --------------------------------------------------------------------------
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether a client waits for an answer."""
+        return bool(self._answers)
+
     async def ask(
         self,
         work: Callable[[Jobs, Callable[[Any], None]], Coroutine[Any, Any, Any]],

@@ -224,6 +224,9 @@ class Run:
             await self._wait_told()
         for client in self.clients:
             await client.look_at_the_end()
+        # A request that is under way holds something.
+        while any(replica.is_asked for replica in self.replicas):  # noqa: ASYNC110 (costs nothing)
+            await asyncio.sleep(0.05)
         self._stops()
         checks = promises.check_cloud, promises.check_sockets, promises.check_end, sums.check_sums
         for check in checks:
