@@ -27,8 +27,14 @@ _MAX_ANSWER = 64 * 1024
 #: longer: the machine may do other things.
 _CLOCK_FACTOR = 1 if sys.platform == "win32" else 4
 #: Variables of a process. It gets none of the server's, which hold keys. With one arena glibc
-#: reserves no address space for each thread; large blocks go back to the system at once.
-_ENVIRONMENT = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
+#: reserves no address space for each thread. Blocks of 8 MB and more go back to the system at once,
+#: and of smaller ones all but 16 MB, which the next picture gets without new pages: without that a
+#: usual one takes a tenth to a third longer.
+_ENVIRONMENT = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(8 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(16 << 20),
+}
 #: Variables without which Windows opens no process.
 _NEEDED = ("SYSTEMROOT", "TEMP", "TMP")
 
