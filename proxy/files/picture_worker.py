@@ -22,9 +22,11 @@ from proxy.files.opened_pictures import NotAPictureError, TooManyPixelsError, pi
 
 #: Bytes of address space of the process, and of a file that it writes. Pillow takes 40 MB.
 MAX_BYTES = 384 * 1024 * 1024
-#: Seconds of processor time for the header of a picture, and for all else: these and so many for
-#: each million pixels.
+#: Seconds of processor time for the header of a picture, or for all of a usual one, and for all of
+#: another: these and so many for each million pixels.
 HEADER_SECONDS, SECONDS, MEGAPIXEL_SECONDS = 1.0, 4.0, 0.15
+#: Maximum pixels of a usual picture.
+USUAL_PIXELS = 1 << 21
 #: What Pillow imports when it needs it, which is while no file can be opened.
 _IMPORTED_LATE = ("copy", "PIL.ImageCms", "PIL.ImageColor", "PIL.ImageOps", "PIL.ImagePalette")
 #: Characters of an error.
@@ -40,6 +42,11 @@ class TaskFiles(NamedTuple):
 
 
 Task = Callable[..., Any]
+
+
+class UnusualError(Exception):
+    """Raised for a picture that has too many pixels for the time of a usual one."""
+
 
 if sys.platform == "win32":
 
@@ -112,6 +119,8 @@ def carried_out(
         stack.enter_context(limits())
         try:
             return {"result": task(TaskFiles(sources, targets, begin), **wanted["options"])}
+        except UnusualError:
+            return {"is_usual": False}
         except TooManyPixelsError as error:
             return {"max_pixels": error.max_pixels}
         except NotAPictureError as error:
@@ -132,6 +141,12 @@ def _begin(pixels: int) -> None:
     _say(seconds=seconds, pixels=pixels)
 
 
+def _check_usual(pixels: int) -> None:
+    """Check that a usual picture has no more pixels. Raises `UnusualError`."""
+    if pixels > USUAL_PIXELS:
+        raise UnusualError
+
+
 def main() -> None:
     """Carry out tasks until there are no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the server and all its processes
@@ -142,7 +157,9 @@ def main() -> None:
     for line in sys.stdin.buffer:
         _limit_time(HEADER_SECONDS)
         try:
-            answer = carried_out(json.loads(line), _begin, _nothing_else_open)
+            wanted = json.loads(line)
+            begin = _check_usual if wanted["is_usual"] else _begin
+            answer = carried_out(wanted, begin, _nothing_else_open)
         except MemoryError:
             os._exit(1)
         except Exception as error:  # noqa: BLE001 (the server logs it)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,15 @@ from msgspec import Struct
 from proxy.files import picture_tasks
 from proxy.files.conversions import Conversion
 from proxy.files.opened_pictures import MAX_PIXELS, NotAPictureError, TooManyPixelsError
-from proxy.files.picture_worker import HEADER_SECONDS, Task, name_of
+from proxy.files.picture_worker import HEADER_SECONDS, Task, UnusualError, name_of
 from proxy.members.member import LOCAL
 from proxy.processes import EndedError, Processes
 from proxy.translate.assets import picture_metadata
 from proxy.translate.errors import LocalError
 from proxy.turns import Turns
 
-#: Maximum number of pictures that are processed concurrently, and of headers that are read.
+#: Maximum number of usual pictures that are processed concurrently; beside them one of the others,
+#: and one header.
 WORKERS = 2
 
 
@@ -50,24 +52,40 @@ def unreadable(filename: str, error: NotAPictureError) -> LocalError:
     )
 
 
+def _wanted(
+    task: Task, sources: Sequence[Path], targets: Sequence[Path] = (), **options: Any
+) -> dict[str, Any]:
+    """Return a task of a usual picture, as the process reads it."""
+    return {
+        "task": name_of(task),
+        "sources": [str(path) for path in sources],
+        "targets": [str(path) for path in targets],
+        "options": options,
+        "is_usual": True,
+    }
+
+
 class PictureWorkers:
     """Processes pictures in a few processes.
 
     A member has one picture at a time, so that nobody occupies all processes; the only member of a
-    proxy without tokens may. Headers are read beside them, so that uploads wait for no conversion.
+    proxy without tokens may. What takes longer than a usual picture gives its turn to others, and
+    is done again beside these. Headers are read in a third place, so that uploads wait for no
+    conversion.
     """
 
     def __init__(self) -> None:
         self._processes = Processes("proxy.files.picture_worker")
-        self._turns = Turns(1, WORKERS, limits={LOCAL: WORKERS})
-        self._headers = Turns(1, WORKERS, limits={LOCAL: WORKERS})
+        self._usual = Turns(1, WORKERS, limits={LOCAL: WORKERS})
+        self._others = Turns(1, 1)
+        self._headers = Turns(1, 1)
 
     async def header(self, member: str, path: Path) -> PictureHeader | None:
         """Return what a file's header says, `None` for one that is no picture, or takes too much
         memory or time. Raises `LocalError`."""
         async with self._headers.hold(member):
             try:
-                width, height = await self._done(picture_tasks.size, [path])
+                width, height = await self._done(_wanted(picture_tasks.size, [path]))
             except TooManyPixelsError:
                 return PictureHeader(None, None)
             except (NotAPictureError, EndedError):
@@ -92,22 +110,20 @@ class PictureWorkers:
         A caller that is cancelled stops the work. Raises `NotAPictureError`, also where it takes
         too much memory or time, and `LocalError` if there can be no process.
         """
-        async with self._turns.hold(member):
+        wanted = _wanted(task, sources, targets, **options)
+        async with self._usual.hold(member):
+            with suppress(EndedError, UnusualError):
+                return await self._done(wanted)
+        async with self._others.hold(member):
             try:
-                return await self._done(task, sources, targets, **options)
+                return await self._done({**wanted, "is_usual": False})
             except EndedError as error:
                 pixels = error.progress.get("pixels", MAX_PIXELS + 1)
                 raise TooManyPixelsError(pixels - 1) from None
 
-    async def _done(
-        self, task: Task, sources: Sequence[Path], targets: Sequence[Path] = (), **options: Any
-    ) -> Any:
-        wanted = {
-            "task": name_of(task),
-            "sources": [str(path) for path in sources],
-            "targets": [str(path) for path in targets],
-            "options": options,
-        }
+    async def _done(self, wanted: Mapping[str, Any]) -> Any:
+        """Return the result of a task. Raises `NotAPictureError`, `LocalError`, `EndedError`, and
+        `UnusualError` for a picture that is not usual."""
         try:
             answer = await self._processes.run(wanted, HEADER_SECONDS)
         except OSError as error:
@@ -120,6 +136,8 @@ class PictureWorkers:
         match answer:
             case {"result": result}:
                 return result
+            case {"is_usual": False}:
+                raise UnusualError
             case {"max_pixels": max_pixels}:
                 raise TooManyPixelsError(max_pixels)
             case {"refusal": [text, kind, reason]}:

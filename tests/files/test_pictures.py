@@ -139,6 +139,19 @@ async def test_a_process_that_passes_a_limit_is_followed_by_another(
 
 
 @posix
+async def test_a_usual_picture_waits_for_none_that_takes_long(workers: PictureWorkers) -> None:
+    long = [
+        asyncio.create_task(workers.run(member, hostile_tasks.spin, [], pixels=pixels))
+        for member, pixels in (("bob", MAX_PIXELS), ("dan", MAX_PIXELS), ("eve", 1))
+    ]
+    assert await about(workers)
+    assert not any(task.done() for task in long)
+    for task in long:
+        task.cancel()
+    await asyncio.gather(*long, return_exceptions=True)
+
+
+@posix
 async def test_a_header_has_less_time(workers: PictureWorkers) -> None:
     with pytest.raises(TooManyPixelsError, match=f"more than {MAX_PIXELS} pixels"):
         await workers.run("ann", hostile_tasks.spin, [], pixels=0)
