@@ -151,7 +151,7 @@ async def test_what_the_documents_say_works(user: User) -> None:
 
 
 async def follow_the_tutorial(user: User) -> None:
-    start, calls, first, second, cloud = blocks("docs/tutorial.md")
+    start, calls, first, second, cloud = blocks("docs/index.md")
     async with user.serving(start):
         output = await user.types(calls)
         assert '"queue_running": []' in output or '"queue_running":[]' in output

@@ -18,7 +18,7 @@ from yarl import URL
 from proxy.api.keys import MEMBERS
 from proxy.simulator import Simulator
 
-PAGE = Path(__file__).parent.parent.parent / "docs/sign-in.md"
+PAGE = Path(__file__).parent.parent.parent / "docs/gateway.md"
 
 
 def authentication() -> web.Application:
