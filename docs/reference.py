@@ -55,7 +55,8 @@ def settings_page() -> str:
         "variables, and variables override the file. An empty variable counts as not set. A flag "
         "such as `--simulate` has a `--no-` form.\n",
         "The program exits with code 2 and an error if a value is not allowed, a key is unknown, "
-        "or an unknown variable begins with `COMFY_PROXY_` or `COMFY_CLOUD_`.\n",
+        "or an unknown variable begins with `COMFY_PROXY_` or `COMFY_CLOUD_`. A setting that was "
+        "removed is ignored, and a warning says what is in its place.\n",
     ]
     for group, rows in _groups():
         parts.append(f"## {group}\n")

@@ -8,6 +8,7 @@ import pytest
 from yarl import URL
 
 from proxy.settings import SETTINGS, ConfigError, Settings, load, read_key, tables_of
+from proxy.settings.removed import REMOVED
 from proxy.storage.encryption import Cipher
 
 
@@ -206,6 +207,26 @@ def test_what_is_no_whole_number_is_refused(given: str) -> None:
     assert complaint(history_size=given).startswith(f"--history-size is {given!r}, but must be")
 
 
+# --- what was removed ---
+
+
+def test_a_removed_setting_is_told_and_ignored(
+    monkeypatch: pytest.MonkeyPatch, write, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("COMFY_PROXY_BODY_TIMEOUT", "5")
+    assert load({"config": write("ping_interval = 5\nport = 7")}).port == 7
+    assert [record.getMessage() for record in caplog.records] == [
+        "The environment variable COMFY_PROXY_BODY_TIMEOUT is not a setting any more and is "
+        "ignored: each 16 KiB of a request body must arrive within 60 seconds.",
+        "`ping_interval` in the settings file is not a setting any more and is ignored: a silent "
+        "websocket is pinged after 30 seconds.",
+    ]
+
+
+def test_no_setting_is_removed_and_there() -> None:
+    assert not REMOVED.keys() & {setting.name for setting in SETTINGS}
+
+
 # --- what cannot be used ---
 
 
@@ -218,10 +239,6 @@ def test_what_is_no_whole_number_is_refused(given: str) -> None:
         ({"host": ""}, "--host is '', but must be IP addresses or host names of this machine."),
         ({"cache_mb": "inf"}, "--cache-mb is 'inf', but must be a number from 0."),
         ({"cache_mb": "1e300"}, "--cache-mb is '1e300', but must be a number from 0."),
-        (
-            {"catalog_max_age": "1e300"},
-            "--catalog-max-age is '1e300', but must be a number of seconds from 0.",
-        ),
         (
             {"base_url": "cloud.comfy.org"},
             "--base-url is 'cloud.comfy.org', but must be an address such as "

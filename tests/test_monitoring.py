@@ -82,7 +82,7 @@ async def until(ask: Ask, expression: str, least: float) -> None:
 
 @pytest.fixture
 async def proxy(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Proxy]:
-    async with running_proxy(simulator, tmp_path / "data", metrics=True) as running:
+    async with running_proxy(simulator, tmp_path / "data") as running:
         yield running
 
 

@@ -223,7 +223,7 @@ async def test_anomalies_outlive_a_restart_and_are_a_metric(
     simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     for count in (1, 2):
-        async with running_proxy(simulator, tmp_path, metrics=True) as proxy:
+        async with running_proxy(simulator, tmp_path) as proxy:
             client = Client(session, proxy.url)
             await client.run(graphs.plain(count))
             simulator.tenants[0].event_sockets.broadcast(

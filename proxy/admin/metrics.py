@@ -18,7 +18,7 @@ from proxy.admin.members import is_admin, require_admin
 from proxy.admin.schema.administration import Anomalies
 from proxy.api import bodies
 from proxy.api.bodies import JsonAnswer
-from proxy.api.keys import ACCOUNTING, OBSERVATIONS, OPTIONS
+from proxy.api.keys import ACCOUNTING, OBSERVATIONS
 from proxy.api.requests import member_of, services_of
 from proxy.budget import MemoryBudget
 from proxy.jobs.models import shown_state
@@ -56,8 +56,6 @@ async def get_open(request: web.Request) -> web.Response | None:
 
 async def _page(request: web.Request, member: str | None) -> web.Response:
     services = services_of(request)  # the open page is served before the route is resolved
-    if not services[OPTIONS].metrics_shown:
-        return bodies.empty(404)
     with suppress(StorageError):  # they stay as they were
         services[ACCOUNTING].metrics.show_budgets(await budget_amounts(services))
         services[ACCOUNTING].metrics.show_balances(await balance_amounts(services))

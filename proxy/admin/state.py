@@ -163,9 +163,7 @@ async def state_of(app: web.Application, scope: StateScope) -> State:
             "interface": not here,
             "frontend": not here and app[INTERFACE].frontend is not None,
             "audit": admin and (here or not app[OPTIONS].admin_apart),
-            "metrics": app[OPTIONS].metrics_shown
-            and admin
-            and (here or not app[OPTIONS].admin_apart),
+            "metrics": admin and (here or not app[OPTIONS].admin_apart),
         },
     }
 

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 class ApiOptions(Struct, frozen=True, kw_only=True):
     """The settings of the API.
 
-    `max_upload_bytes` limits every request body and is reported to clients, `max_json_bytes` limits
-    JSON; the first is ComfyUI's own limit (`--max-upload-size 100`). Pages of `cors_origins` may
+    `max_upload_bytes` limits every request body and is reported to clients;
+    the default is ComfyUI's own (`--max-upload-size 100`). Pages of `cors_origins` may
     use the API (`*`: all pages); others pass the origin check. With `compress` JSON and text are
     compressed for clients that accept it. Websockets are closed with `close_code` when the server
-    stops, and get a ping `ping_interval` seconds after the last message (0: never). With
+    stops. With
     `pays_partner_nodes` jobs get the account's key for partner nodes. `base_path` (`""` or like
     `/comfy`) is a prefix of links and redirects; the headers of `trusted_proxies` name the client,
     and with `header_sign_in` its person. `allowed_hosts` are allowed in `Host` on loopback. With
@@ -32,12 +32,9 @@ class ApiOptions(Struct, frozen=True, kw_only=True):
     header_sign_in: HeaderSignIn | None = None
     allowed_hosts: tuple[str, ...] = ()
     max_upload_bytes: int = 100 * 1024 * 1024
-    max_json_bytes: int = 32 * 1024 * 1024
     cors_origins: tuple[str, ...] = ()
     compress: bool = False
     close_code: int = WSCloseCode.GOING_AWAY
-    ping_interval: float = 30.0
     pays_partner_nodes: bool = True
-    metrics_shown: bool = False
     admin_apart: bool = False
     simulated: bool = False

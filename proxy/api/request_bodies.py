@@ -14,12 +14,14 @@ from aiohttp import web
 
 from proxy.api import unpacking
 from proxy.api.holding import UNCOUNTED, hold, in_turn
-from proxy.api.keys import OPTIONS
 from proxy.api.unpacking import PackedWronglyError
 from proxy.budget import Allocation
 from proxy.translate import codec, media_types
 from proxy.translate.errors import LocalError
 
+#: Maximum bytes of JSON, after decompression: the largest workflows have a few MB, and what more
+#: memory their values take comes from the budget.
+MAX_JSON_BYTES = 32 * 1024 * 1024
 #: Maximum nesting of the JSON of a body; functions that walk through it are recursive.
 MAX_LEVELS = 300
 #: Maximum values of a body's JSON: 500,000 empty lists take 0.2 s; large workflows have 100,000.
@@ -162,25 +164,25 @@ def _is_deep(value: Any) -> bool:
 
 async def read_json(request: web.Request) -> Any:
     """Return the body as JSON. Raises the errors of `read` and `parse`, and `LocalError` (413) for
-    more bytes than the setting `max_json_mb` allows."""
-    max_json, max_body = request.app[OPTIONS].max_json_bytes, request.client_max_size
+    more than `MAX_JSON_BYTES`."""
+    max_body = request.client_max_size
     try:
-        body = await read(request, min(max_json, max_body))
+        body = await read(request, min(MAX_JSON_BYTES, max_body))
     except web.HTTPRequestEntityTooLarge:
-        if max_json >= max_body:
+        if max_body <= MAX_JSON_BYTES:
             raise
-        raise _too_large(max_json) from None
+        raise _too_large() from None
     charset = media_types.charset(request.headers.get("Content-Type", ""))
     if len(body) <= LARGE:
         return parse(body, charset)
     return await _parse_large(request, body, charset)
 
 
-def _too_large(max_json: int) -> LocalError:
+def _too_large() -> LocalError:
     return LocalError(
         "json_too_large",
-        f"The JSON of the request body has more than {max_json:,} bytes; send less, or "
-        "increase the setting `max_json_mb`.",
+        f"The JSON of the request body has more than {MAX_JSON_BYTES:,} bytes; upload pictures as "
+        "files instead of sending them in the workflow.",
         kind="too_large",
     )
 

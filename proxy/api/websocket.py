@@ -45,6 +45,8 @@ MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 MAX_FLAGS_LENGTH = 64 * 1024
 #: Seconds in which a client must answer the close frame.
 CLOSE_TIMEOUT = 2.0
+#: Seconds of silence after which a socket gets a ping. Routers forget a connection after a minute.
+PING_INTERVAL = 30.0
 
 #: The reason in the close frame of a server that stops.
 GOING_AWAY = "The proxy is stopping."
@@ -237,14 +239,10 @@ class FrameCache:
 
 
 class Sockets:
-    """The open sockets of a server.
+    """The open sockets of a server. A socket gets a ping `PING_INTERVAL` after the last message."""
 
-    A socket gets a ping `ping_interval` seconds after the last message (0: never).
-    """
-
-    def __init__(self, supervisor: Supervisor, ping_interval: float = 0.0) -> None:
+    def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
-        self._ping_interval = ping_interval
         self.open: set[ClientSocket] = set()
         self.frames = FrameCache()
         self._pinging: asyncio.Task[None] | None = None
@@ -252,7 +250,7 @@ class Sockets:
     def join(self, socket: ClientSocket) -> None:
         """Register an open socket."""
         self.open.add(socket)
-        if self._pinging is None and self._ping_interval > 0:
+        if self._pinging is None:
             self._pinging = self._supervisor.keep(self._ping, "ping silent sockets")
 
     def leave(self, socket: ClientSocket) -> None:
@@ -270,8 +268,8 @@ class Sockets:
     async def _ping(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(min(1.0, self._ping_interval / 4))
-            since = loop.time() - self._ping_interval
+            await asyncio.sleep(min(1.0, PING_INTERVAL / 4))
+            since = loop.time() - PING_INTERVAL
             for socket in self.open:
                 socket.ping_if_silent(since)
 

@@ -173,13 +173,10 @@ def _api_options(settings: Settings, *, shared: bool) -> ApiOptions:
         header_sign_in=header_sign_in(settings),
         allowed_hosts=settings.allowed_hosts,
         max_upload_bytes=settings.max_upload_bytes,
-        max_json_bytes=settings.max_json_bytes,
         cors_origins=settings.cors_origins,
         compress=settings.compress,
         close_code=WSCloseCode.SERVICE_RESTART if shared else WSCloseCode.GOING_AWAY,
-        ping_interval=settings.ping_interval,
         pays_partner_nodes=settings.send_partner_key,
-        metrics_shown=settings.metrics,
         admin_apart=settings.admin_listen is not None,
         simulated=settings.simulate,
     )

@@ -50,6 +50,4 @@ def policy_of(settings: Settings) -> Policy:
         history_size=settings.history_size,
         fair_by=settings.fair_by,
         client_parallelism=settings.client_parallelism,
-        unable_timeout=settings.unable_timeout,
-        lost_timeout=settings.lost_timeout,
     )

@@ -99,7 +99,6 @@ async def open_resources(
                 cloud.lists,
             ),
             storage.folder / "catalog",
-            max_age=settings.catalog_max_age,
             pack_classes=partial(offered, preferred=settings.prefer_helper_nodes)
             if settings.helper_nodes
             else None,

@@ -53,7 +53,7 @@ def make_app(services: Services, *, admin: bool = False) -> web.Application:
     if admin:
         add_routes(app, of_admins())
     else:
-        app[SOCKETS] = Sockets(services[SUPERVISOR], services[OPTIONS].ping_interval)
+        app[SOCKETS] = Sockets(services[SUPERVISOR])
         add_routes(app, of_clients(services))
         allow_some(app, services[OPTIONS].cors_origins)
 

@@ -69,7 +69,8 @@ MAX_VIEWS = 8
 class Catalog:
     """The catalog of one cloud, with a copy in `folder`.
 
-    What is older than `max_age` (seconds) is still served while it is fetched again. Without a copy
+    What is older than `max_age` (seconds; an hour, since Comfy Cloud adds nodes and models a few
+    times a week, and the list takes 9 MB) is still served while it is fetched again. Without a copy
     and without the cloud, methods raise `LocalError` (503), or return nothing where clients can do
     without. `pack_classes` returns the classes of node packs to add to the cloud's. `allowed`
     returns the accounts that a member may use: a member sees what these have. Lists that are files
@@ -81,7 +82,7 @@ class Catalog:
         accounts: Accounts,
         folder: Path,
         *,
-        max_age: float,
+        max_age: float = 3600.0,
         pack_classes: Offer | None = None,
         allowed: Callable[[str], frozenset[str]] | None = None,
         list_interval: float = 2.0,

@@ -362,8 +362,8 @@ def _save_catalog(
 ) -> int:
     """Save the list of nodes of a ComfyUI, for `object_info` of a deployment with the same nodes.
 
-    A file that exists is replaced. A running proxy reads it when its list is old (see
-    catalog_max_age), or when a client names a node that the list lacks.
+    A file that exists is replaced. A running proxy reads it when its list is an
+    hour old, or when a client names a node that the list lacks.
     """
     del options
     from proxy.cli.catalog import save

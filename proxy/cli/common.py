@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 PROGRAM = "comfy-cloud-proxy"
+#: Seconds that the simulator takes for a sampling step: its progress is seen, and nobody waits.
+PACE = 0.05
 #: The settings by which a command finds the records.
 WHERE = [row for row in SETTINGS if row.name in ("config", "data_dir", "simulate")]
 
@@ -149,7 +151,7 @@ async def chosen_accounts(settings: Settings) -> AsyncIterator[Chosen]:
     if settings.simulate:
         from proxy.simulator import Simulator, Switches
 
-        switches = Switches(pace=settings.simulate_pace)
+        switches = Switches(pace=PACE)
         async with (
             Simulator(plan=_plan(settings.slots), switches=switches) as simulator,
             _simulated_deployments(settings) as deployments,
@@ -197,7 +199,7 @@ async def _simulated_deployments(settings: Settings) -> AsyncIterator[list[Accou
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="object_info-")))
         accounts = []
         for name in names:
-            switches = DeploymentSwitches(pace=settings.simulate_pace)
+            switches = DeploymentSwitches(pace=PACE)
             deployment = await stack.enter_async_context(SimulatedDeployment(switches=switches))
             listed = folder / f"{name}.json"
             listed.write_bytes(deployment.object_info)

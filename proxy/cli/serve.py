@@ -89,7 +89,7 @@ async def _serve(settings: Settings, banner: Banner | None) -> None:
         services = await stack.enter_async_context(
             lifespan(settings, accounts=chosen.accounts, reread_keys=_hangup(), failed=failed)
         )
-        limits = _limits(settings)
+        limits = ConnectionLimits(max_connections=settings.max_connections)
         stop_timeout = (1 - _SHARE_OF_SERVICES) * settings.shutdown_timeout
         server = Server(services, limits, stop_timeout=stop_timeout)
         servers = [server]
@@ -315,13 +315,3 @@ def _hangup() -> asyncio.Event:
         with suppress(RuntimeError):
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, event.set)
     return event
-
-
-def _limits(settings: Settings) -> ConnectionLimits:
-    return ConnectionLimits(
-        max_connections=settings.max_connections,
-        body_timeout=settings.body_timeout,
-        write_timeout=settings.write_timeout,
-        idle_timeout=settings.idle_timeout,
-        header_bytes=settings.max_header_bytes,
-    )

@@ -18,9 +18,11 @@ class ConnectionLimits(Struct, frozen=True):
     """Limits of connections. Times are in seconds, 0 is no limit.
 
     Within `body_timeout` a part of a body must arrive, and within `write_timeout` the client must
-    read a part of the answer, where the system can tell (Linux). `idle_timeout` is from an answer
-    to the end of the headers of the next request. `header_bytes` is the maximum size of each
-    header.
+    read a part of the answer, where the system can tell (Linux): the slowest connections do that in
+    a few seconds. `idle_timeout` is from an answer to the end of the headers of the next request:
+    longer than the ten minutes after which clients in use close idle connections themselves, so
+    that none sends a request just then. `header_bytes` is the maximum size of each header, twice
+    that of other servers: tokens of sign-in proxies are large.
     """
 
     max_connections: int = 20_000

@@ -124,8 +124,7 @@ class LimitedConnection(PausedReading):
         body.set_exception(
             LocalError(
                 "request_timeout",
-                "The request body arrived too slowly; use a faster connection, or increase the "
-                "setting `body_timeout`.",
+                "The request body arrived too slowly; use a faster connection.",
                 kind="timed_out",
             )
         )

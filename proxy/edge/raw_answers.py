@@ -26,8 +26,7 @@ HEADERS_TOO_LARGE = _raw(
     "431 Request Header Fields Too Large",
     LocalError(
         "headers_too_large",
-        "The headers of this request are too large in total; send fewer cookies or headers, or "
-        "increase the setting `max_header_kb`.",
+        "The headers of this request are too large in total; send fewer cookies or headers.",
     ),
 )
 TOO_MANY_CONNECTIONS = _raw(

@@ -46,12 +46,6 @@ class ClientSettings(SettingsTable):
         gt=0,
         le=1_000_000,
     )
-    max_json_mb: Mebibytes = setting(
-        32,
-        "The maximum size of a JSON body in MiB, after decompression. Larger bodies get a 413.",
-        gt=0,
-        le=1024,
-    )
     memory_mb: Mebibytes = setting(
         256,
         "The memory in MiB that the proxy may hold for clients: bodies, unread answers, "
@@ -59,13 +53,6 @@ class ClientSettings(SettingsTable):
         "quarter of that; further requests get a 429.",
         ge=64,
         le=1_000_000,
-    )
-    ping_interval: Seconds = setting(
-        30,
-        "Seconds of silence after which the proxy pings a websocket, to detect clients that are "
-        "gone; 0 disables pings.",
-        ge=0,
-        le=86_400,
     )
     max_connections: int = setting(
         20_000,
@@ -75,34 +62,6 @@ class ClientSettings(SettingsTable):
         metavar="COUNT",
         ge=1,
         le=1_000_000,
-    )
-    max_header_kb: float = setting(
-        16,
-        "The maximum size of a request header in KiB. Larger ones get a 400.",
-        metavar="KIB",
-        ge=1,
-        le=1024,
-    )
-    body_timeout: Seconds = setting(
-        60,
-        "Seconds within which each 16 KiB of a request body must arrive; otherwise the answer is "
-        "408. 0 disables the timeout.",
-        ge=0,
-        le=3600,
-    )
-    write_timeout: Seconds = setting(
-        60,
-        "Seconds within which a client must receive the next part of an answer; otherwise the "
-        "connection is closed, on Linux. 0 disables the timeout. It does not apply to websockets.",
-        ge=0,
-        le=3600,
-    )
-    idle_timeout: Seconds = setting(
-        660,
-        "Seconds from an answer, or from the beginning of a connection, to the end of the headers "
-        "of the next request; 0 disables the timeout. Set a shorter time in reverse proxies.",
-        ge=0,
-        le=86_400,
     )
     shutdown_timeout: Seconds = setting(
         10,
@@ -135,11 +94,6 @@ class ClientSettings(SettingsTable):
     )
 
     @property
-    def max_json_bytes(self) -> int:
-        """`max_json_mb` in bytes."""
-        return round(self.max_json_mb * 1024 * 1024)
-
-    @property
     def memory_bytes(self) -> int:
         """`memory_mb` in bytes."""
         return round(self.memory_mb * 1024 * 1024)
@@ -148,8 +102,3 @@ class ClientSettings(SettingsTable):
     def max_upload_bytes(self) -> int:
         """`max_upload_mb` in bytes, rounded as ComfyUI rounds it."""
         return round(self.max_upload_mb * 1024 * 1024)
-
-    @property
-    def max_header_bytes(self) -> int:
-        """`max_header_kb` in bytes."""
-        return int(self.max_header_kb * 1024)

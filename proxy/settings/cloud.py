@@ -7,7 +7,7 @@ from typing import Literal
 from yarl import URL
 
 from proxy.settings.fields import CLOUD_PREFIX, SettingsTable, setting
-from proxy.settings.values import ApiKey, Credits, HomePath, Seconds, WebAddress
+from proxy.settings.values import ApiKey, Credits, HomePath, WebAddress
 
 #: Jobs at once by plan.
 PLANS = {"standard": 1, "creator": 3, "pro": 5, "team": 25}
@@ -145,22 +145,6 @@ class CloudSettings(SettingsTable):
         metavar="JOBS",
         ge=0,
         le=100,
-    )
-    unable_timeout: Seconds = setting(
-        60.0,
-        "Seconds after which an accepted job fails if no account can run it: no credits, an "
-        "invalid key, or a full queue on the cloud. The error names the cause. 0 disables the "
-        "timeout.",
-        ge=0,
-        le=86_400,
-    )
-    lost_timeout: Seconds = setting(
-        3600.0,
-        "Seconds after which a job fails as lost if the proxy can no longer read its account: the "
-        "key is invalid, the account was removed from the settings, or Comfy Cloud is "
-        "unreachable. 0 disables the timeout.",
-        ge=0,
-        le=604_800,
     )
     validate_graphs: bool = setting(
         True,

@@ -8,7 +8,7 @@ from typing import Literal
 import platformdirs
 
 from proxy.settings.fields import SettingsTable, setting
-from proxy.settings.values import HomePath, HostAndPort, Seconds
+from proxy.settings.values import HomePath, HostAndPort
 
 _NAME = "comfy-cloud-proxy"
 
@@ -56,12 +56,6 @@ class GeneralSettings(SettingsTable):
         "With `simulate`: add a simulated deployment with made-up node packs, as the account "
         "`studio`.",
     )
-    simulate_pace: Seconds = setting(
-        0.05,
-        "Seconds that the simulator takes for one sampling step.",
-        ge=0,
-        le=3600,
-    )
     data_dir: HomePath = setting(
         None,
         "The folder for the database, files and the list of nodes. The proxy creates it if it "
@@ -100,10 +94,6 @@ class LogSettings(SettingsTable):
 
     group = "Logs"
 
-    metrics: bool = setting(
-        True,
-        "Serve GET /metrics in the format of Prometheus.",
-    )
     admin_listen: HostAndPort | None = setting(
         None,
         "Serve /metrics and the audit log at this address only, and the dashboard here too. "

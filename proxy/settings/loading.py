@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -10,7 +11,10 @@ from pydantic import ValidationError
 
 from proxy.settings.fields import ConfigError, rows_of
 from proxy.settings.model import ARRAYS, SERVE_SETTINGS, Settings
-from proxy.settings.sources import KEY_FORMS, sources_of
+from proxy.settings.sources import KEY_FORMS, removed_in, sources_of
+
+#: For sentences to people, which go to the standard error before logs are configured.
+_person = logging.getLogger(__name__)
 
 #: Values by the names of their settings, each after the words for where it is written.
 _Written: TypeAlias = Mapping[str, tuple[str, Any]]
@@ -33,10 +37,12 @@ def load(options: Mapping[str, Any] | None = None) -> Settings:
 def load_with_sources(options: Mapping[str, Any] | None = None) -> LoadedSettings:
     """Read the settings. `options` are those given on the command line, by setting name.
 
-    Raises `ConfigError` for an unknown setting, a value that is not allowed and a file that
-    cannot be read.
+    What is left of removed settings is logged. Raises `ConfigError` for an unknown setting, a value
+    that is not allowed and a file that cannot be read.
     """
     given = {name: value for name, value in (options or {}).items() if value is not None}
+    for sentence in removed_in(given):
+        _person.warning(sentence)
     try:
         settings = Settings(**given)
     except ValidationError as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from proxy.settings.fields import CLOUD_PREFIX, PREFIX, ConfigError, Setting, SettingsTable, rows_of
+from proxy.settings.removed import REMOVED, removed_name, sentences
 
 #: Two ways to say the same: the stronger source silences both forms of the weaker one.
 KEY_FORMS = ("api_key", "api_key_file")
@@ -55,7 +56,9 @@ def _environment(rows: Iterable[Setting]) -> dict[str, str]:
     an unknown one."""
     variables = {row.environment: row for row in rows}
     for name in sorted(os.environ):
-        if name.startswith((PREFIX, CLOUD_PREFIX)) and name not in variables:
+        if not name.startswith((PREFIX, CLOUD_PREFIX)) or removed_name(name):
+            continue
+        if name not in variables:
             raise ConfigError(
                 f"The environment variable {name} is not a setting: {_remedy(name, variables)}."
             )
@@ -64,10 +67,30 @@ def _environment(rows: Iterable[Setting]) -> dict[str, str]:
 
 
 def _document(path: Path, known: Iterable[str]) -> dict[str, Any]:
-    """Return the values of a file. Raises `ConfigError`."""
+    """Return the values of a file, without those of removed settings. Raises `ConfigError`."""
+    document = _parsed(path)
+    for name in document:
+        if name not in known and name not in REMOVED:
+            raise ConfigError(
+                f"The settings file {path} has `{name}`, which is not a setting: "
+                f"{_remedy(name, known)}."
+            )
+    return {name: value for name, value in document.items() if name not in REMOVED}
+
+
+def removed_in(options: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each removed setting that a variable or the file still has."""
+    keys: Iterable[str] = ()
+    if config := options.get("config") or os.environ.get(f"{PREFIX}CONFIG"):
+        keys = _parsed(Path(config).expanduser())
+    return sentences(sorted(os.environ), keys)
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    """Return what a file has. Raises `ConfigError`."""
     try:
         with path.open("rb") as file:
-            document = tomllib.load(file)
+            return tomllib.load(file)
     except OSError as error:
         raise ConfigError(
             f"The settings file {path} cannot be read ({error.strerror}): "
@@ -75,13 +98,6 @@ def _document(path: Path, known: Iterable[str]) -> dict[str, Any]:
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"The settings file {path} is not TOML: correct it ({error}).") from None
-    for name in document:
-        if name not in known:
-            raise ConfigError(
-                f"The settings file {path} has `{name}`, which is not a setting: "
-                f"{_remedy(name, known)}."
-            )
-    return document
 
 
 def _remedy(name: str, known: Iterable[str]) -> str:

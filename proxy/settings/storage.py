@@ -149,11 +149,6 @@ class FileSettings(SettingsTable):
         "where its web interface shows them too. cloud does not support members.",
         metavar="WHERE",
     )
-    catalog_max_age: Seconds = setting(
-        3600,
-        "Seconds after which the proxy reloads the list of nodes and models.",
-        ge=0,
-    )
 
     @property
     def cache_bytes(self) -> int:

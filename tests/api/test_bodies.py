@@ -106,11 +106,14 @@ async def test_json_is_counted_unpacked(client: Any, coding: str) -> None:
     response = await client.post("/prompt", data=packed, headers=headers)
     error = (await response.json())["error"]
     assert (response.status, error["type"]) == (413, "json_too_large")
-    assert "max_json_mb" in error["message"]
+    assert "upload pictures as files" in error["message"]
 
 
-async def test_a_limit_of_json_is_not_one_of_uploads(serve: Any, room_of_files: Any) -> None:
-    client = await serve(max_json_bytes=1000)
+async def test_a_limit_of_json_is_not_one_of_uploads(
+    serve: Any, room_of_files: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request_bodies, "MAX_JSON_BYTES", 1000)
+    client = await serve()
     form = aiohttp.FormData()
     form.add_field("image", b"x" * 5000, filename="a.png")
     assert (await client.post("/upload/image", data=form)).status == 200

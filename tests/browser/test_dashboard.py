@@ -519,7 +519,7 @@ async def test_a_simulator_is_marked_and_links_lead_elsewhere(
     chrome: Browser, simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     tokens = await two_members(tmp_path)
-    async with running_proxy(simulator, tmp_path, simulate=True, metrics=True) as proxy:
+    async with running_proxy(simulator, tmp_path, simulate=True) as proxy:
         gateway = Gateway(proxy.url, tokens, session)
         async with signed_in(chrome, gateway, "anna") as page:
             await page.get_by_text("Simulator", exact=True).wait_for()

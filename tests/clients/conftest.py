@@ -40,7 +40,7 @@ class BackgroundLoop:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[URL]:
     """Where the proxy listens."""
     loop = BackgroundLoop()
-    manager = serving(tmp_path_factory.mktemp("data"), "--simulate", "--simulate-pace", "0.01")
+    manager = serving(tmp_path_factory.mktemp("data"), "--simulate")
     process = loop.run(manager.__aenter__())
     try:
         yield process.url

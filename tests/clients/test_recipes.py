@@ -35,7 +35,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[URL, str
 
     proxy("member", "add", "anna")
     token = proxy("token", "new", "anna")
-    manager = serving(folder, "--simulate", "--simulate-pace", "0.01")
+    manager = serving(folder, "--simulate")
     process = loop.run(manager.__aenter__())
     try:
         yield process.url, token

@@ -103,9 +103,13 @@ async def test_a_client_that_does_not_read_stops_nobody_and_goes_on_when_it_come
 
 
 async def test_a_silent_socket_gets_pings(
-    simulator: Simulator, tmp_path: Path, session: aiohttp.ClientSession
+    simulator: Simulator,
+    tmp_path: Path,
+    session: aiohttp.ClientSession,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with running_proxy(simulator, tmp_path, ping_interval=0.05) as proxy:
+    monkeypatch.setattr(client_socket, "PING_INTERVAL", 0.05)
+    async with running_proxy(simulator, tmp_path) as proxy:
         socket = await session.ws_connect(proxy.url / "ws", autoping=False)
         await socket.receive()
         for _ in range(3):

@@ -256,16 +256,6 @@ async def test_the_admin_listener_has_the_metrics_to_itself(
             assert await process.stop() == 0
 
 
-async def test_metrics_can_be_turned_off(
-    tmp_path: Path, simulator: Simulator, session: aiohttp.ClientSession
-) -> None:
-    async with (
-        running_proxy(simulator, tmp_path / "data", metrics=False) as proxy,
-        session.get(proxy.url / "metrics") as answer,
-    ):
-        assert answer.status == 404
-
-
 async def test_the_jobs_of_a_day_are_limited_across_a_restart(
     tmp_path: Path, simulator: Simulator
 ) -> None:

@@ -1,0 +1,40 @@
+"""Settings that there are no more: an old key or variable is ignored, and a sentence says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from proxy.settings.fields import CLOUD_PREFIX, PREFIX
+
+#: What is in the place of each setting that was removed.
+REMOVED: Mapping[str, str] = {
+    "body_timeout": "each 16 KiB of a request body must arrive within 60 seconds",
+    "catalog_max_age": "the lists of nodes and models are reloaded after an hour",
+    "idle_timeout": "an idle connection is closed after 660 seconds, and by a reverse proxy sooner",
+    "lost_timeout": "a job whose account cannot be read fails after an hour",
+    "max_header_kb": "a request header has at most 16 KiB",
+    "max_json_mb": "a JSON body has at most 32 MiB; upload pictures as files",
+    "metrics": "they are always served; `admin_listen` serves them at another address only",
+    "ping_interval": "a silent websocket is pinged after 30 seconds",
+    "simulate_pace": "the simulator takes 0.05 seconds for a step",
+    "unable_timeout": "a job that no account can run fails after 60 seconds",
+    "write_timeout": "a client must receive the next part of an answer within 60 seconds",
+}
+
+
+def removed_name(variable: str) -> str | None:
+    """Return the removed setting that a variable was for, if there is one."""
+    name = variable.removeprefix(PREFIX).removeprefix(CLOUD_PREFIX).lower()
+    return name if name in REMOVED else None
+
+
+def sentences(variables: Iterable[str], keys: Iterable[str]) -> list[str]:
+    """Return a sentence for each variable and key of the settings file that is for a removed
+    setting."""
+    found = {f"The environment variable {each}": removed_name(each) for each in variables}
+    found |= {f"`{key}` in the settings file": key if key in REMOVED else None for key in keys}
+    return [
+        f"{where} is not a setting any more and is ignored: {REMOVED[name]}."
+        for where, name in found.items()
+        if name is not None
+    ]
