@@ -49,8 +49,9 @@ def settings_page() -> str:
     parts = [
         "# Settings\n",
         f"<!-- {_REGENERATE} -->\n",
-        "You can set every setting as an option of `comfy-cloud-proxy serve`, as an environment "
-        "variable, or as a key of the TOML file that `--config` or `COMFY_PROXY_CONFIG` names "
+        "You can set every setting as an option of `comfy-cloud-proxy serve` (`--help-all` lists "
+        "them), as an environment variable, or as a key of the TOML file that `--config` or "
+        "`COMFY_PROXY_CONFIG` names "
         "([`config.example.toml`](../config.example.toml) has all keys). Options override "
         "variables, and variables override the file. An empty variable counts as not set. A flag "
         "such as `--simulate` has a `--no-` form.\n",

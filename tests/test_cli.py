@@ -343,10 +343,10 @@ def test_a_server_refuses_other_options(line: str) -> None:
 COMMANDS = ["", *(name for name, _ in reference.leaves(typer.main.get_command(app)))]
 
 
-def help_text(command: str, width: int) -> str:
+def help_text(command: str, width: int, flag: str = "--help") -> str:
     text = io.StringIO()
     with redirect_stdout(text):
-        words = [*command.split(), "--help"]
+        words = [*command.split(), flag]
         app(words, prog_name="comfy-cloud-proxy", standalone_mode=False, terminal_width=width)
     return text.getvalue()
 
@@ -358,9 +358,19 @@ def test_every_help_has_examples_that_can_be_called(name: str) -> None:
     assert found, f"{name} has no example"
     for line in found:
         words = with_default_command(shlex.split(line))
-        words = [word for word in words if word not in ("--help", "-h")]
+        words = [word for word in words if word not in ("--help", "--help-all", "-h")]
         typer.main.get_command(app).make_context("comfy-cloud-proxy", words)
         assert words[: len(name.split())] == name.split() or name in ("", "serve")
+
+
+def test_the_help_of_serve_has_common_options_and_the_other_one_all() -> None:
+    options = r"(?m)^  --([a-z-]+)"
+    shown = set(re.findall(options, help_text("serve", width=80)))
+    assert {"port", "config", "simulate", "help-all"} <= shown
+    assert len(shown) <= 25
+    assert "General:" in help_text("serve", width=80)
+    everything = set(re.findall(options, help_text("serve", width=80, flag="--help-all")))
+    assert {row.option.removeprefix("--") for row in SETTINGS if row.option} | shown == everything
 
 
 @pytest.mark.parametrize("name", COMMANDS)

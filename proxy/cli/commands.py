@@ -16,11 +16,13 @@ from proxy.cli.common import (
     PROGRAM,
     WHERE,
     CommandError,
+    ServeCommand,
     UsageError,
     argument,
     command,
     examples,
     option,
+    show_all_options,
 )
 from proxy.cli.jobs import jobs
 from proxy.cli.members import member
@@ -92,10 +94,26 @@ def _root(
     "--port 8200 --api-key-file key.txt",
     "serve --config config.toml --log-format json",
     short="Serve the local ComfyUI API (the default).",
+    cls=ServeCommand,
     settings=SERVE_SETTINGS,
 )
-def _serve(options: dict[str, Any]) -> int:
-    """Serve the API of a local ComfyUI and run every workflow on Comfy Cloud."""
+def _serve(
+    options: dict[str, Any],
+    help_all: Annotated[
+        bool,
+        typer.Option(
+            "--help-all",
+            is_eager=True,
+            callback=show_all_options,
+            help="Show the options of all settings and exit.",
+        ),
+    ] = False,
+) -> int:
+    """Serve the API of a local ComfyUI and run every workflow on Comfy Cloud.
+
+    Each option is also an environment variable and a key of the settings file.
+    """
+    del help_all
     from proxy.cli.serve import serve
 
     return serve(load(options))

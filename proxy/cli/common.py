@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import structlog
 import typer
 from msgspec import Struct
+from typer.core import TyperCommand
 
 from proxy import randomness
 from proxy.logging import register_secret
 from proxy.settings import (
     PLANS,
+    SERVE_SETTINGS,
     SETTINGS,
     AccountAccess,
     ConfigError,
@@ -67,11 +69,49 @@ def argument(metavar: str, text: str) -> Any:
     return typer.Argument(metavar=metavar, help=text, show_default=False)
 
 
+#: The options that `serve --help` shows; the others have a default that suits almost everybody.
+_COMMON = frozenset(
+    {"open", "host", "port", "config", "data_dir", "simulate", "insecure_allow_anyone"}
+    | {"api_key_file", "slots", "cors_origins", "credits_per_day", "log_format", "log_level"}
+    | {"base_path", "trusted_proxies", "tls_cert", "tls_key", "admin_listen"}
+    | {"output_directory", "save_outputs", "input_directory", "cache_mb"}
+)
+_GROUPS = {row.name: row.group for row in SERVE_SETTINGS}
+#: The mark of a context whose help has all options.
+_ALL = f"{__name__}.all"
+
+
+class ServeCommand(TyperCommand):
+    """The command with an option for each setting, in the groups of the documents."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the common options, or all if `show_all_options` has asked for them."""
+        groups: dict[str, list[tuple[str, str]]] = {group: [] for group in _GROUPS.values()}
+        groups["Help"] = []
+        for parameter in self.get_params(ctx):
+            name, record = parameter.name or "", parameter.get_help_record(ctx)
+            if record is not None and (name not in _GROUPS or name in _COMMON or _ALL in ctx.meta):
+                groups[_GROUPS.get(name, "Help")].append(record)
+        for group, records in groups.items():
+            if records:
+                with formatter.section(group):
+                    formatter.write_dl(records)
+
+
+def show_all_options(context: typer.Context, wanted: bool) -> None:
+    """Print the help of a `ServeCommand` with all options and exit, if that is wanted."""
+    if wanted:
+        context.meta[_ALL] = True
+        typer.echo(context.get_help())
+        raise typer.Exit
+
+
 def command(
     group: typer.Typer,
     name: str,
     *lines: str,
     short: str | None = None,
+    cls: type[TyperCommand] = TyperCommand,
     settings: Iterable[Setting] = WHERE,
     more: Mapping[str, Any] | None = None,
 ) -> Callable[[Callable[..., int]], Callable[..., int]]:
@@ -99,7 +139,7 @@ def command(
             return_annotation=int,
         )
         with_options.__annotations__ = {}
-        group.command(name, short_help=short, epilog=examples(*lines))(with_options)
+        group.command(name, cls=cls, short_help=short, epilog=examples(*lines))(with_options)
         return function
 
     return decorate
