@@ -20,6 +20,7 @@ from itertools import count, cycle, islice
 from typing import Any
 
 import structlog
+from proxy.jobs.bus_listener import BusListener
 
 from proxy.bus import EventBus
 from proxy.engine.accounts import Account, Slots
@@ -32,7 +33,6 @@ from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.engine.term import Term
 from proxy.engine.tracker import Ended, EventReceived, SnapshotReceived, Tracker
-from proxy.jobs.bus_listener import BusListener
 from proxy.jobs.models import JobContent, JobState
 from proxy.members.member import Member
 from proxy.metrics import Metrics

@@ -286,13 +286,18 @@ class Metrics:
 
     # --- reading ---------------------------------------------------------------------------
 
-    async def page(self, accept: str, *, member: str | None = None) -> tuple[bytes, str]:
+    async def page(
+        self, accept: str, *, member: str | None = None, public: bool = False
+    ) -> tuple[bytes, str]:
         """Return the text and its media type, by the `Accept` of the request.
 
-        With `member` it holds only what is labelled as this member's. The text is made in a thread,
-        so that events need not wait for it.
+        With `member` it holds only what is labelled as this member's, and a `public` one nothing
+        that is labelled as a member's or an account's. The text is made in a thread, so that events
+        need not wait for it.
         """
         families = list(self.registry.collect())
+        if public:
+            families = [family for family in families if not _is_about_somebody(family)]
         if member is not None:
             for family in families:
                 own = [sample for sample in family.samples if sample.labels.get("member") == member]
@@ -300,6 +305,10 @@ class Metrics:
             families = [family for family in families if family.samples]
         encode, media_type = choose_encoder(accept)
         return await asyncio.to_thread(encode, _Collected(families)), media_type
+
+
+def _is_about_somebody(family: Family) -> bool:
+    return any({"member", "account"} & sample.labels.keys() for sample in family.samples)
 
 
 class CloudCalls:

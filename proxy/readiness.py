@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from proxy import clock
-from proxy.bus import EventBus
 from proxy.key_checks import KeyChecks
 from proxy.storage.database import BusyError, Database, OutcomeUnknownError, StorageError
 from proxy.storage.sqlite import SqliteDatabase
@@ -18,12 +17,11 @@ from proxy.waits import stop, until_set
 
 if TYPE_CHECKING:
     from proxy.files.output_directory import OutputDirectory
-    from proxy.jobs.models import AccountView, EngineStatus
+    from proxy.jobs.models import AccountView
 
 #: What is written to see whether it can be.
 _PROBE = "readiness"
 
-_BUS_AWAY = "The message bus cannot be reached; clients hear of jobs late until it can."
 _NOT_YET = "Comfy Cloud has not answered yet; try again later."
 _STOPPING = "The proxy is stopping: wait for its restart, or send requests to another replica."
 
@@ -41,13 +39,11 @@ _NOTICE_TIMEOUT, _GONE_AFTER = 1.5, 0.5
 @dataclass(frozen=True, slots=True)
 class Report:
     """Whether jobs can be taken: `reason` says why not. `checks` goes to members who ask, as JSON;
-    `engine` says whether this process runs the jobs, `checked` whether there was a first look, and
-    `problem` what is wrong although jobs run: the bus is away, so that clients hear of them late,
-    or outputs cannot be written to the output directory."""
+    `checked` says whether there was a first look, and `problem` what is wrong although jobs run:
+    outputs cannot be written to the output directory."""
 
     reason: str | None = None
     checks: Mapping[str, Any] = field(default_factory=dict)
-    engine: Literal["active", "standby"] = "active"
     checked: bool = True
     problem: str | None = None
 
@@ -56,15 +52,13 @@ class Report:
 class Readiness:
     """Answers from what this process knows, at most `max_age` seconds old while the cloud answers.
 
-    The accounts are those that the `engine` of this process runs, none while it is a standby.
-    However many requests ask, the `keys` of each account are checked once in `max_age`. An account
-    that does not answer is asked again as soon as somebody asks, at most once a second.
+    However many requests ask, the `keys` of each of the `accounts` are checked once in `max_age`.
+    An account that does not answer is asked again as soon as somebody asks, at most once a second.
     """
 
     database: Database
-    engine: EngineStatus
+    accounts: Callable[[], Sequence[AccountView]]
     keys: KeyChecks
-    bus: EventBus
     outputs: OutputDirectory | None = None
     _: KW_ONLY
     max_age: float = 3.0
@@ -94,7 +88,7 @@ class Readiness:
                 self._looking = asyncio.create_task(self._look(), name="look whether it is ready")
             if patient:
                 await asyncio.wait([self._looking])
-        problems = {account.name: self._problems(account) for account in self.engine.accounts()}
+        problems = {account.name: self._problems(account) for account in self.accounts()}
         unusable = [next(filter(None, found.values()), None) for found in problems.values()]
         store = self._store()
         reason = store or (unusable[0] if unusable and all(unusable) else None)
@@ -107,14 +101,11 @@ class Readiness:
         problem = None if self.outputs is None else self.outputs.problem
         if self.outputs is not None:
             checks["outputs"] = problem or "ok"
-        if not self.bus.connected:
-            checks["bus"] = problem = _BUS_AWAY
         if self._stopping:
             reason = _STOPPING
             self._reported.set()
-        engine: Literal["active", "standby"] = "active" if self.engine.is_active() else "standby"
         checked = self._looked_at is not None
-        return Report(reason, checks, engine, checked=checked, problem=problem)
+        return Report(reason, checks, checked=checked, problem=problem)
 
     async def leave(self) -> None:
         """Report from now on that no jobs are accepted, and wait until monitoring has seen it."""
@@ -137,14 +128,14 @@ class Readiness:
             self._key_problems[name] = problem
 
         self._written = await self._store_problem()
-        await asyncio.gather(*map(look_at, self.engine.accounts()))
+        await asyncio.gather(*map(look_at, self.accounts()))
         self._looked_at = clock.monotonic()
 
     async def _await_events(self, name: str) -> None:
         """Wait a moment for the event socket of an account, which opens again with the cloud."""
         ends = clock.monotonic() + _SOCKET_WAIT
         while clock.monotonic() < ends:
-            accounts = {account.name: account for account in self.engine.accounts()}
+            accounts = {account.name: account for account in self.accounts()}
             if name not in accounts or _socket_problem(accounts[name]) is None:
                 return
             await asyncio.sleep(_SOCKET_INTERVAL)

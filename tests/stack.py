@@ -19,6 +19,9 @@ from proxy import app
 from proxy.api.keys import Services
 from proxy.api.web_interface import WebInterface
 from proxy.app.server import Server
+from proxy.edge.accepting import listen
+from proxy.edge.listener import address_of
+from proxy.edge.tls import Certificate
 from proxy.engine.policy import DetailTimeouts, Policy
 from proxy.settings import AccountAccess, read_accounts
 from proxy.simulator import Simulator
@@ -68,18 +71,35 @@ async def running_proxy(
         if chosen.accounts
         else [AccountAccess("default", simulator.base_url, simulator.key)]
     )
-    async with app.lifespan(
-        chosen,
-        accounts=accounts,
-        policy=jobs_policy,
-        timeouts=timeouts,
-        interface=interface or WebInterface(),
-    ) as services:
-        server = Server(services, stop_timeout=0.5)
-        try:
-            yield Proxy(URL(await server.start("127.0.0.1", port)), services)
-        finally:
-            await server.stop()
+    async with (
+        app.lifespan(
+            chosen,
+            accounts=accounts,
+            policy=jobs_policy,
+            timeouts=timeouts,
+            interface=interface or WebInterface(),
+        ) as services,
+        serving(Server(services, stop_timeout=0.5), port=port) as url,
+    ):
+        yield Proxy(URL(url), services)
+
+
+@asynccontextmanager
+async def serving(
+    server: Server,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    certificate: Certificate | None = None,
+) -> AsyncIterator[str]:
+    """A server that listens, by its address."""
+    sockets = await listen([host], port)
+    try:
+        await server.start(sockets, certificate)
+        yield address_of(sockets, host, tls=certificate is not None)
+    finally:
+        await server.stop()
+        for listening in sockets:
+            listening.close()
 
 
 @dataclass

@@ -8,7 +8,7 @@ from proxy.admin.members import read_as, require_admin
 from proxy.admin.schema.usage import BalancesShown, balance_shown
 from proxy.api import bodies
 from proxy.api.bodies import JsonAnswer
-from proxy.api.keys import BALANCES, JOBS, READINESS, Services
+from proxy.api.keys import BALANCES, JOBS, Services
 from proxy.api.middleware import note
 from proxy.costs.balances import GivenBalance, UnknownAccountError
 from proxy.costs.credits import to_credits
@@ -18,7 +18,7 @@ from proxy.translate.errors import LocalError
 async def get_balances(request: web.Request) -> JsonAnswer[BalancesShown]:
     """Return what is left on the accounts, in credits, for admins; null where it is unknown."""
     require_admin(request)
-    plans = {view.name: view.plan for view in await request.app[JOBS].accounts()}
+    plans = {view.name: view.plan for view in request.app[JOBS].accounts()}
     found = await request.app[BALANCES].read(plans)
     return bodies.json({"accounts": [balance_shown(*item) for item in found.items()]})
 
@@ -40,10 +40,9 @@ async def enter_balance(request: web.Request) -> web.Response:
 
 
 async def balance_amounts(services: Services) -> dict[tuple[str, str], float]:
-    """Return what is left in credits, by account and source; of several replicas only the one that
-    runs the jobs knows any. Raises `StorageError`."""
-    plans = {view.name: view.plan for view in services[READINESS].engine.accounts()}
-    found = await services[BALANCES].read(plans) if plans else {}
+    """Return what is left in credits, by account and source. Raises `StorageError`."""
+    plans = {view.name: view.plan for view in services[JOBS].accounts()}
+    found = await services[BALANCES].read(plans)
     return {
         (name, balance.source): to_credits(balance.amount)
         for name, balance in found.items()

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from proxy import clock
 from proxy.admin.schema.state import BudgetShown
-from proxy.api.keys import ACCOUNTING, JOBS, MEMBERS, READINESS, Services
+from proxy.api.keys import ACCOUNTING, JOBS, MEMBERS, Services
 from proxy.costs.budgets import Budget, renewal
 from proxy.costs.credits import to_credits
 from proxy.storage.spending import Spending
@@ -35,13 +35,13 @@ async def shown_budgets(app: web.Application, member: str | None) -> list[Budget
 
 
 async def budget_amounts(services: Services) -> dict[tuple[str, str], tuple[float, float]]:
-    """Return the limit of each budget and what is left of it, in credits, by member and name; of
-    several replicas only the one that runs the jobs knows any. Raises `StorageError`."""
+    """Return the limit of each budget and what is left of it, in credits, by member and name.
+    Raises `StorageError`."""
     limiter = services[ACCOUNTING].limiter
     budgets = [
         (name, budget) for name in services[MEMBERS].names() for budget in limiter.budgets(name).all
     ]
-    if not budgets or not services[READINESS].engine.is_active():
+    if not budgets:
         return {}
     spending = await services[JOBS].spending(day_of(clock.time()), None)
     return {

@@ -108,7 +108,7 @@ async def get_job(request: web.Request) -> JsonAnswer[JobPage]:
         row = await history.listed(member, id_)
         if row is not None and record.ended:
             return bodies.json(await examined(request, record, partial(_ended_job, known, row)))
-        views = chain((await jobs.overview(member)).jobs, map(JobChanged, jobs.live()))
+        views = chain(jobs.overview(member).jobs, map(JobChanged, jobs.live()))
         view = next((view for view in views if view.job.key == (member, id_)), None)
         if row is None and view is not None:
             return bodies.json(await examined(request, record, partial(_live_job, known, view)))

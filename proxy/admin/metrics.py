@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ from proxy.storage.database import StorageError
 
 if TYPE_CHECKING:
     from proxy.files.cache import Cache
-    from proxy.jobs.models import EngineStatus, Shown
+    from proxy.jobs.models import AccountView, Shown
     from proxy.jobs.service import JobService
     from proxy.pool import Pool
 
@@ -71,14 +71,13 @@ _STATES: tuple[Shown, ...] = ("waiting", "sending", "pending", "running")
 class Gauges(Collector):
     """The metrics whose values are read when they are requested.
 
-    Of several replicas only the one with the active engine reports jobs, so that sums are right.
     Without any job each of the `members` has its series with 0.
     """
 
     def __init__(
         self,
         jobs: JobService,
-        engine: EngineStatus,
+        accounts: Callable[[], Sequence[AccountView]],
         cache: Cache,
         budget: MemoryBudget,
         pools: Mapping[str, Pool],
@@ -86,7 +85,7 @@ class Gauges(Collector):
     ) -> None:
         self._jobs = jobs
         self._members = members
-        self._engine = engine
+        self._accounts = accounts
         self._cache = cache
         self._budget = budget
         self._pools = pools
@@ -109,10 +108,10 @@ class Gauges(Collector):
     def _values(self) -> dict[str, Mapping[tuple[str, ...], float]]:
         jobs: Counter[tuple[str, ...]] = Counter()
         used: Counter[str] = Counter()
-        accounts = {account.name: account for account in self._engine.accounts()}
-        for member in self._members() if accounts else ():
+        accounts = {account.name: account for account in self._accounts()}
+        for member in self._members():
             jobs.update({(member, "", state): 0 for state in _STATES})
-        for job in self._jobs.live() if accounts else ():
+        for job in self._jobs.live():
             state = shown_state(job)
             jobs[job.member, job.account, state] += 1
             used[job.account] += state == "running"

@@ -34,13 +34,13 @@ async def get_run(request: web.Request) -> JsonAnswer[RunShown]:
     the one that runs. Nodes that have not begun are left out. All is null of a job that does not
     run.
     """
-    run = await request.app[JOBS].run(JobKey(*named_job(request)))
+    run = request.app[JOBS].run(JobKey(*named_job(request)))
     return bodies.json({**(run.found or _NOT_RUNNING), "preview": run.preview or None})
 
 
 async def get_preview(request: web.Request) -> web.Response:
     """Return the last preview of a running job by `member` and `id`; 204 if there is none."""
-    run = await request.app[JOBS].run(JobKey(*named_job(request)), picture=True)
+    run = request.app[JOBS].run(JobKey(*named_job(request)), picture=True)
     if not run.image:
         return bodies.empty(204)  # it may have ended since its page was told of the preview
     headers = content_headers(run.image_type)

@@ -119,7 +119,7 @@ async def state_of(app: web.Application, scope: StateScope) -> State:
     report = await app[READINESS].report()
     member = None if admin else viewer
     now, here = clock.time(), app[ADMIN_LISTENER]
-    seen = await app[JOBS].overview(member)
+    seen = app[JOBS].overview(member)
     running = [view for view in seen.jobs if shown_state(view.job) != "waiting"]
     waiting = [view for view in seen.jobs if shown_state(view.job) == "waiting"]
     return {

@@ -14,9 +14,8 @@ from msgspec import Struct
 
 from proxy.admin.schema.state import State
 from proxy.admin.state import StateScope
-from proxy.bus import MISSED, EventBus
 from proxy.jobs.live_feed import LiveFeed
-from proxy.jobs.messages import MembersChanged
+from proxy.members.directory import Directory
 from proxy.shared_work import NextReading
 from proxy.supervisor import Supervisor
 from proxy.translate import codec
@@ -40,10 +39,9 @@ class StateMessage(Struct, frozen=True):
 class StateFeed:
     """The states of one scope, which `make` returns; only the newest is kept."""
 
-    def __init__(self, bus: EventBus, jobs: LiveFeed, make: Callable[[], Awaitable[State]]) -> None:
+    def __init__(self, jobs: LiveFeed, make: Callable[[], Awaitable[State]]) -> None:
         self.streams = 0
         self.task: asyncio.Task[None] | None = None
-        self._bus = bus
         self._jobs = jobs
         self._make = make
         self._news = asyncio.Event()
@@ -54,12 +52,7 @@ class StateFeed:
 
     async def run(self) -> None:
         """Make states for those who wait, until cancelled. Raises `StorageError`."""
-        receive, subscribe = self._receive, self._bus.subscribe
-        with (
-            self._jobs.watched(self._changed),
-            subscribe("history", receive),
-            subscribe("members", receive),
-        ):
+        with self._jobs.watched(self._changed):
             while True:
                 self._news.clear()
                 self._is_current = True
@@ -103,9 +96,9 @@ class StateFeed:
                     waiter.set_result(None)
             await asyncio.sleep(0)
 
-    def _receive(self, message: object) -> None:
-        """Take what the bus tells."""
-        self._member_changes += isinstance(message, MembersChanged) or message is MISSED
+    def members_changed(self) -> None:
+        """Note that members or tokens are others."""
+        self._member_changes += 1
         self._changed()
 
     def _changed(self) -> None:
@@ -118,17 +111,21 @@ class StateFeeds:
 
     def __init__(
         self,
-        bus: EventBus,
+        members: Directory,
         jobs: LiveFeed,
         supervisor: Supervisor,
         make: Callable[[StateScope], Awaitable[State]],
     ) -> None:
-        self._bus = bus
+        members.subscribe(self._members_changed)
         self._jobs = jobs
         self._supervisor = supervisor
         self._make = make
         self._feeds: dict[StateScope, StateFeed] = {}
         self._readings: NextReading[StateScope, bytes] = NextReading()
+
+    def _members_changed(self) -> None:
+        for feed in self._feeds.values():
+            feed.members_changed()
 
     async def now(self, scope: StateScope) -> bytes:
         """Return the JSON of a state that is read from now on, once for all who wait for it.
@@ -145,7 +142,7 @@ class StateFeeds:
         """Yield the feed of a scope, which works while any stream follows it."""
         feed = self._feeds.get(scope)
         if feed is None:
-            feed = StateFeed(self._bus, self._jobs, lambda: self._make(scope))
+            feed = StateFeed(self._jobs, lambda: self._make(scope))
             self._feeds[scope] = feed
             feed.task = self._supervisor.keep(feed.run, "make states of the dashboard")
         feed.streams += 1

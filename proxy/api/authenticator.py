@@ -43,8 +43,11 @@ log = structlog.get_logger(__name__)
 SIGN_IN = "/proxy/sign-in"
 SIGN_OUT = "/proxy/sign-out"
 
+#: Says to load balancers that this process leads.
+LEADER = "/leader"
+
 #: Routes without authentication: health, and signing in and out.
-OPEN = frozenset({"/healthz", SIGN_IN, SIGN_OUT})
+OPEN = frozenset({"/healthz", LEADER, SIGN_IN, SIGN_OUT})
 
 #: The paths of sign-in at a provider.
 _PROVIDER_PATH = re.compile(r"/proxy/sign-in/[a-z0-9-]{1,32}(/callback)?", re.ASCII)
@@ -53,7 +56,7 @@ _PROVIDER_PATH = re.compile(r"/proxy/sign-in/[a-z0-9-]{1,32}(/callback)?", re.AS
 READY = "/readyz"
 
 #: What is answered from the process's own state.
-_WITHOUT_DATABASE = frozenset({"/healthz", READY})
+_WITHOUT_DATABASE = frozenset({"/healthz", LEADER, READY})
 
 #: Maximum number of cached tokens.
 MAX_CACHED = 4096

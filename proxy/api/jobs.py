@@ -39,7 +39,7 @@ UNKNOWN_CLIENT = ""
 
 async def get_prompt(request: web.Request) -> web.Response:
     """Return how many jobs wait or run."""
-    remaining = await request.app[JOBS].queue_remaining_now(member_of(request))
+    remaining = request.app[JOBS].queue_remaining(member_of(request))
     return bodies.json({"exec_info": {"queue_remaining": remaining}})
 
 

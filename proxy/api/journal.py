@@ -6,9 +6,7 @@ import asyncio
 from collections import deque
 from datetime import datetime
 
-from proxy.bus import EventBus
-from proxy.jobs.clients import Clients
-from proxy.jobs.messages import ClientMessage, LogsWanted, topic_of
+from proxy.jobs.subscribers import Subscribers
 from proxy.listening_clients import ListeningClients
 from proxy.translate.events import Event
 
@@ -19,18 +17,14 @@ MAX_LISTENING = 1000
 
 
 class Journal:
-    """The last log lines of each member. Only `add` may be called from other threads.
+    """The last log lines of each member, which go to the sockets that subscribed. Only `add` may be
+    called from other threads."""
 
-    Lines of every replica are sent to the sockets that subscribed, at whichever replica.
-    """
-
-    def __init__(self, bus: EventBus, clients: Clients) -> None:
-        self._bus = bus
-        self._clients = clients
+    def __init__(self, subscribers: Subscribers) -> None:
+        self._subscribers = subscribers
         self._loop = asyncio.get_running_loop()
         self._lines: dict[str, deque[dict[str, str]]] = {}
         self._listening = ListeningClients(MAX_LISTENING)
-        bus.subscribe("logs", self._receive)
 
     def add(self, member: str, time: float, text: str) -> None:
         """Add a line about a member, written at `time` (seconds since 1970)."""
@@ -46,17 +40,12 @@ class Journal:
 
     def subscribe(self, member: str, client_id: str, *, wanted: bool = True) -> None:
         """Start (`wanted`) or stop sending new lines to the member's socket of a `clientId`."""
-        self._bus.publish("logs", LogsWanted(member, client_id, wanted=wanted))
-
-    def _receive(self, message: object) -> None:
-        if isinstance(message, LogsWanted):
-            self._listening.change(message.member, message.client_id, wants=message.wanted)
+        self._listening.change(member, client_id, wants=wanted)
 
     def _send(self, member: str, line: dict[str, str]) -> None:
         event = Event("logs", {"entries": [line], "size": None})
         for client_id in self._listening.of(member):
-            if self._clients.listens(member, client_id):
-                message = ClientMessage(member, client_id, event)
-                self._bus.publish(topic_of(member, client_id), message)
+            if self._subscribers.has(member, client_id):
+                self._subscribers.tell_client(member, client_id, event)
             else:
                 self._listening.change(member, client_id, wants=False)

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from proxy.api.spool import Spool
     from proxy.api.web_interface import WebInterface
     from proxy.budget import MemoryBudget
-    from proxy.bus import EventBus
     from proxy.catalog.service import Catalog
     from proxy.costs.balances import Balances
     from proxy.files.assets import Assets
@@ -56,7 +55,6 @@ JOURNAL: web.AppKey[Journal] = web.AppKey("journal")
 INTERFACE: web.AppKey[WebInterface] = web.AppKey("interface")
 #: Signs what other replicas must trust.
 CIPHER: web.AppKey[Cipher] = web.AppKey("cipher")
-BUS: web.AppKey[EventBus] = web.AppKey("bus")
 #: Memory for clients.
 BUDGET: web.AppKey[MemoryBudget] = web.AppKey("budget")
 LOOP_TURNS: web.AppKey[LoopTurns] = web.AppKey("loop_turns")

@@ -42,7 +42,7 @@ log = structlog.get_logger(__name__)
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 #: Health checks, which do not count as requests of a member.
-_UNLIMITED = frozenset({"/healthz", "/readyz"})
+_UNLIMITED = frozenset({"/healthz", "/leader", "/readyz"})
 
 #: Maximum number of values of `Host` of which it is known whether they are allowed.
 _MAX_CACHED_HOSTS = 64

@@ -74,6 +74,7 @@ _off = partial(Route, twin=False, assets=False)
 ROUTES = (
     Route("GET", "/", system.get_root),
     _only("GET", "/healthz", system.get_health),
+    _only("GET", "/leader", system.get_leader),
     _only("GET", "/readyz", system.get_readiness),
     Route("GET", "/ws", websocket.serve),
     # submitting and following

@@ -118,6 +118,11 @@ async def get_health(_: web.Request) -> web.Response:
     return bodies.json({"status": "ok"})
 
 
+async def get_leader(_: web.Request) -> web.Response:
+    """Return 200 `{"leader": true}`; a standby answers 503. For load balancers."""
+    return bodies.json({"leader": True})
+
+
 async def get_readiness(request: web.Request) -> web.Response:
     """Return whether jobs are accepted, from recent checks.
 
@@ -125,14 +130,14 @@ async def get_readiness(request: web.Request) -> web.Response:
     "ok", "socket": "ok"}}`, or 503 with the status `not ready`, a sentence instead of `ok` for each
     check that failed, and the first of these sentences as `reason`. Without a token there are only
     `status` and `engine`. With several accounts `accounts` has `key` and `socket` of each; one
-    account that can be used is enough. While the bus is not connected, or outputs cannot be written
-    to the output directory, the status is `degraded`, with 200, and `checks` has `bus` or
-    `outputs`. `engine` is `standby` if another replica runs the jobs, which
-    then checks the accounts. Checks are a few seconds old, or more if the cloud answers slowly.
+    account that can be used is enough. While outputs cannot be written to the output directory, the
+    status is `degraded`, with 200, and `checks` has `outputs`. `engine` is `standby` of a process
+    that passes requests on to the leader. Checks are a few seconds old, or more if the cloud
+    answers slowly.
     """
     report = await request.app[READINESS].report()
     status = "degraded" if report.problem is not None else "ready"
-    body: dict[str, Any] = {"status": status, "engine": report.engine}
+    body: dict[str, Any] = {"status": status, "engine": "active"}
     if report.reason is not None:
         body["status"] = "not ready"
     if connection_of(request).admission is not None:

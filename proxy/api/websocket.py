@@ -28,7 +28,6 @@ from proxy.api.requests import connection_of, member_of, way_of
 from proxy.api.send_queue import SendQueue
 from proxy.budget import Allocation, ThresholdAllocation
 from proxy.edge.connections import Connection
-from proxy.jobs.subscribers import Moment
 from proxy.loop_turns import Driver
 from proxy.supervisor import Supervisor
 from proxy.translate import codec, frames
@@ -83,10 +82,10 @@ class ClientSocket(Struct, eq=False):
     _left: asyncio.Future[None] | None = None
     _held: ThresholdAllocation = field(default_factory=lambda: ThresholdAllocation(_MIN_BUDGETED))
 
-    def begin(self, opened: Moment, *, hears_all: bool) -> None:
-        """Send what happens from when it was `opened`; `hears_all` is as of `Subscribers`."""
-        feed, metrics = self._app[JOBS].feed, self._app[ACCOUNTING].metrics
-        feed.attach(self._member, self._sid, self, self.greet, hears_all=hears_all, opened=opened)
+    def begin(self, *, hears_all: bool) -> None:
+        """Send what happens from now on; `hears_all` is as of `Subscribers`."""
+        jobs, metrics = self._app[JOBS], self._app[ACCOUNTING].metrics
+        jobs.attach(self._member, self._sid, self, self.greet, hears_all=hears_all)
         self._sockets.join(self)
         metrics.websockets.labels(self._member).inc()
         log.debug("socket_opened", sid=self._sid)
@@ -302,7 +301,6 @@ async def serve(request: web.Request) -> web.StreamResponse:
 async def _open(request: web.Request, web_socket: web.WebSocketResponse) -> ClientSocket | None:
     """Shake hands and return the socket, or `None` if its client is gone already."""
     member, app, connection = member_of(request), request.app, connection_of(request)
-    opened = await app[JOBS].feed.moment(member)
     await web_socket.prepare(request)
     transport = request.transport
     if transport is None:
@@ -316,7 +314,7 @@ async def _open(request: web.Request, web_socket: web.WebSocketResponse) -> Clie
     )
     # A socket that was opened as one of Comfy Cloud has a `token` in its query.
     hears_all = bool(way_of(request).query_tokens) or "token" in request.query
-    client.begin(opened, hears_all=hears_all)
+    client.begin(hears_all=hears_all)
     connection.upgraded(client.leave)
     return client
 

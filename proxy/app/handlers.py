@@ -16,7 +16,6 @@ from proxy.api.keys import (
     ASSETS,
     BALANCES,
     BUDGET,
-    BUS,
     CATALOG,
     CIPHER,
     FILES,
@@ -43,17 +42,15 @@ from proxy.api.keys import (
 from proxy.api.spool import Spool
 from proxy.api.web_interface import WebInterface
 from proxy.app.accounts import CloudAccounts
-from proxy.app.jobs import Jobs
 from proxy.app.process import Process
 from proxy.app.resources import Resources
 from proxy.app.sign_in import header_sign_in, open_providers
 from proxy.app.storage import OpenStorage
 from proxy.costs.balances import Balances
-from proxy.engine.election import Election
-from proxy.files.asset_events import AssetEvents
 from proxy.files.asset_learner import AssetLearner
 from proxy.files.assets import Assets
 from proxy.files.exports import Exports
+from proxy.jobs.service import JobService
 from proxy.key_checks import KeyChecks
 from proxy.members.directory import Directory
 from proxy.metrics import Metrics
@@ -79,39 +76,40 @@ async def open_api(
     storage: OpenStorage,
     cloud: CloudAccounts,
     resources: Resources,
-    jobs: Jobs,
+    jobs: JobService,
     webhooks: Webhooks,
-    election: Election,
     interface: WebInterface,
 ) -> AsyncIterator[Services]:
     """Join what the handlers of the api need."""
     settings, database, supervisor = process.settings, storage.database, storage.supervisor
-    journal = Journal(jobs.bus, jobs.clients)
-    notices = Notices(jobs.bus, process.budget)
+    journal = Journal(jobs.subscribers)
+    notices = Notices(process.budget)
     readiness = Readiness(
         database,
-        election,
+        jobs.accounts,
         KeyChecks(cloud.clients, cloud.key_sources),
-        jobs.bus,
         resources.files.output_directory,
         max_age=process.timeouts.ready_age,
     )
-    workflows = WorkflowExchange(
-        WorkflowRepository(database), jobs.bus, jobs.service.subscribers.tell, supervisor
-    )
+    workflows = WorkflowExchange(WorkflowRepository(database), jobs.subscribers.tell, supervisor)
     members = storage.members
     spool = Spool(settings.max_upload_bytes)
     streams = Pool(settings.max_connections // 2, MIN_STREAMS)
     pools = {"streams": streams, "temporary_bytes": spool.pool}
     gauges = Gauges(
-        jobs.service, election, resources.files.cache, process.budget, pools, members.names
+        jobs,
+        jobs.accounts,
+        resources.files.cache,
+        process.budget,
+        pools,
+        members.names,
     )
     _register(process.metrics, gauges, members, cloud)
     packs = PackServices(
         resources.pictures, resources.catalog, resources.userdata, workflows, notices
     )
     services = Services()
-    services[JOBS] = jobs.service
+    services[JOBS] = jobs
     services[FILES] = resources.files
     services[CATALOG] = resources.catalog
     services[USERDATA] = resources.userdata
@@ -119,12 +117,11 @@ async def open_api(
     services[WEBHOOKS] = webhooks
     services[ACCOUNTING] = resources.accounting
     services[BALANCES] = Balances(BalanceRepository(database), cloud.accounts)
-    services[HISTORY] = jobs.repository.history
+    services[HISTORY] = jobs.submissions.repository.history
     services[OBSERVATIONS] = cloud.observations
     services[READINESS] = readiness
     services[JOURNAL] = journal
     services[INTERFACE] = interface
-    services[BUS] = jobs.bus
     services[CIPHER] = storage.cipher
     services[SUPERVISOR] = supervisor
     services[BUDGET] = process.budget
@@ -142,17 +139,20 @@ async def open_api(
                 services[PROVIDERS] = providers
                 yield services
     finally:
+        process.metrics.registry.unregister(gauges)
         notices.close()
         await readiness.close()
 
 
-def _assets(process: Process, storage: OpenStorage, resources: Resources, jobs: Jobs) -> Assets:
-    events = AssetEvents(jobs.bus, jobs.service.subscribers.broadcast)
+def _assets(
+    process: Process, storage: OpenStorage, resources: Resources, jobs: JobService
+) -> Assets:
+    send = jobs.subscribers.broadcast
     repository = AssetRepository(storage.database)
     common = repository, resources.files, storage.supervisor
-    exports = Exports(*common, ExportRepository(storage.database), events, process.budget)
+    exports = Exports(*common, ExportRepository(storage.database), send, process.budget)
     learner = AssetLearner(*common)
-    return Assets(repository, exports, resources.files, resources.catalog, events, learner)
+    return Assets(repository, exports, resources.files, resources.catalog, send, learner)
 
 
 def _register(metrics: Metrics, gauges: Gauges, members: Directory, cloud: CloudAccounts) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Sequence
 from functools import partial
 
@@ -16,7 +17,6 @@ from proxy.admin.state_feed import STATE_FEEDS, StateFeeds
 from proxy.api.authenticator import AUTHENTICATOR, Authenticator
 from proxy.api.keys import (
     BUDGET,
-    BUS,
     JOBS,
     LOOP_TURNS,
     MEMBERS,
@@ -32,8 +32,9 @@ from proxy.api.websocket import SOCKETS, Sockets
 from proxy.app.routes import of_admins, of_clients
 from proxy.edge.connections import Connection
 from proxy.edge.context import ConnectionLimits, EdgeContext
-from proxy.edge.listener import Application, HttpListener
+from proxy.edge.listener import Application, Handle, HttpListener
 from proxy.edge.tls import Certificate
+from proxy.leader.standby import AmongStandbys
 from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)
@@ -49,7 +50,7 @@ def make_app(services: Services, *, admin: bool = False) -> web.Application:
     app[ADMIN_LISTENER] = admin
     app[AUTHENTICATOR] = Authenticator(services)
     feed, supervisor = services[JOBS].feed, services[SUPERVISOR]
-    app[STATE_FEEDS] = StateFeeds(services[BUS], feed, supervisor, partial(state_of, app))
+    app[STATE_FEEDS] = StateFeeds(services[MEMBERS], feed, supervisor, partial(state_of, app))
     if admin:
         add_routes(app, of_admins())
     else:
@@ -92,7 +93,8 @@ class Server:
     """Serves the local API, or with `admin` the routes of admins. The caller starts and closes the
     services.
 
-    `stop_timeout` is the maximum duration of `stop` in seconds.
+    `stop_timeout` is the maximum duration of `stop` in seconds. Where there are standbys, `among`
+    tells the requests that they pass on, and answers once the term is over.
     """
 
     def __init__(
@@ -102,9 +104,11 @@ class Server:
         *,
         stop_timeout: float = 10.0,
         admin: bool = False,
+        among: AmongStandbys | None = None,
     ) -> None:
         self._services = services
         self._admin = admin
+        self._among = among
         self.app = make_app(services, admin=admin)
         options = services[OPTIONS]
         context = EdgeContext(
@@ -116,6 +120,7 @@ class Server:
             options.base_path,
             services,
             services[LOOP_TURNS],
+            is_standby=None if among is None else among.is_standby,
         )
         self._listener = HttpListener(
             self.app,
@@ -125,9 +130,10 @@ class Server:
             stop_timeout=stop_timeout,
         )
 
-    def _gate(self, handle: Application) -> Gate:
+    def _gate(self, handle: Application) -> Handle:
         authenticator, public = self.app[AUTHENTICATOR], get_open if self._admin else None
-        return Gate(self.app, self._services, authenticator, handle, public)
+        gate = Gate(self.app, self._services, authenticator, handle, public)
+        return gate if self._among is None else self._among.of_leader(gate)
 
     @property
     def connections(self) -> list[Connection]:
@@ -135,20 +141,15 @@ class Server:
         return self._listener.manager.counted.all()
 
     async def start(
-        self, hosts: str | Sequence[str], port: int, *, certificate: Certificate | None = None
-    ) -> str:
-        """Begin to listen, and return `http://HOST:PORT` of the first host; port 0 is chosen by the
-        system.
-
-        With a `certificate` it is `https`. Raises `OSError` if the address cannot be used.
-        """
-        url = await self._listener.start(hosts, port, certificate=certificate)
+        self, sockets: Sequence[socket.socket], certificate: Certificate | None = None
+    ) -> None:
+        """Begin to serve what comes to sockets that listen, with a `certificate` by TLS."""
+        await self._listener.start(sockets, certificate)
         if not self._admin:
             self._services[POOLS]["connections"] = self._listener.manager.pool
-        return url
 
     async def stop(self, *, spent: float = 0.0) -> None:
-        """Stop listening, finish the answers under way, and close the websockets.
+        """Accept no more, finish the answers under way, and close the websockets.
 
         All ends within `stop_timeout`, of which `spent` seconds are over.
         """

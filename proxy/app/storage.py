@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -21,8 +22,19 @@ from proxy.supervisor import Supervisor
 
 
 @dataclass(frozen=True)
+class Records:
+    """The data folder with its database, which a process has whether it leads or not."""
+
+    folder: Path
+    database: Database
+    supervisor: Supervisor
+    cipher: Cipher
+
+
+@dataclass(frozen=True)
 class OpenStorage:
-    """The data folder with its database, and what only depends on them."""
+    """The records as the leader uses them in its term, and the members in them. The `supervisor`
+    is that of the term."""
 
     folder: Path
     database: Database
@@ -32,16 +44,27 @@ class OpenStorage:
 
 
 @asynccontextmanager
-async def open_storage(process: Process) -> AsyncIterator[OpenStorage]:
-    """Open the data folder and the database, and load the members. Raises `ConfigError`."""
-    settings = process.settings
+async def open_records(settings: Settings, failed: asyncio.Event) -> AsyncIterator[Records]:
+    """Open the data folder and the database. Raises `ConfigError`."""
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(locked_folder(settings.data_dir))
         database = await _open_database(settings, folder)
         stack.push_async_callback(database.close)
-        supervisor = Supervisor(process.failed)
+        supervisor = Supervisor(failed)
         stack.push_async_callback(supervisor.close)
         supervisor.keep(database.watch, "watch the database")
+        yield Records(
+            folder, database, supervisor, await _cipher(settings, database, folder, supervisor)
+        )
+
+
+@asynccontextmanager
+async def open_storage(process: Process, records: Records) -> AsyncIterator[OpenStorage]:
+    """Load the members. Raises `ConfigError`."""
+    settings, database = process.settings, records.database
+    async with AsyncExitStack() as stack:
+        supervisor = Supervisor(process.failed)
+        stack.push_async_callback(supervisor.close)
         members = Directory(
             MemberRepository(database),
             marker=marker_of(settings),
@@ -52,8 +75,7 @@ async def open_storage(process: Process) -> AsyncIterator[OpenStorage]:
         stack.push_async_callback(members.close)
         refuse_lost_members(settings, has_members=bool(members.members()))
         members.start(supervisor)
-        cipher = await _cipher(settings, database, folder, supervisor)
-        yield OpenStorage(folder, database, supervisor, members, cipher)
+        yield OpenStorage(records.folder, database, supervisor, members, records.cipher)
 
 
 def refuse_lost_members(settings: Settings, *, has_members: bool) -> None:

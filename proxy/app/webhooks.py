@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from proxy.app.jobs import Jobs
 from proxy.app.process import Process
 from proxy.app.storage import OpenStorage
 from proxy.settings import Settings
@@ -18,7 +17,7 @@ from proxy.webhooks.addresses import WebhookAddresses
 from proxy.webhooks.cleanup import WebhookCleanup
 from proxy.webhooks.delivery import WebhookDelivery
 from proxy.webhooks.endpoints import Webhooks
-from proxy.webhooks.outbox import TOPIC, Outbox, WebhooksChanged
+from proxy.webhooks.outbox import Outbox
 from proxy.webhooks.runner import WebhookRunner
 from proxy.webhooks.sender import WebhookSender
 
@@ -37,9 +36,7 @@ def addresses_of(settings: Settings) -> WebhookAddresses:
 
 
 @asynccontextmanager
-async def open_webhooks(
-    process: Process, storage: OpenStorage, jobs: Jobs
-) -> AsyncIterator[OpenWebhooks]:
+async def open_webhooks(process: Process, storage: OpenStorage) -> AsyncIterator[OpenWebhooks]:
     """Open both halves of webhooks."""
     addresses = addresses_of(process.settings)
     repository = WebhookRepository(storage.database)
@@ -52,7 +49,7 @@ async def open_webhooks(
                 repository,
                 storage.cipher,
                 addresses,
-                changed=lambda: jobs.bus.publish(TOPIC, WebhooksChanged()),
+                changed=outbox.forget,
             ),
             WebhookRunner(
                 repository=repository,

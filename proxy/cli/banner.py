@@ -112,9 +112,7 @@ async def tell_problems(
     accounts: Mapping[str, Any] = report.checks.get("accounts", {"": report.checks})
     found = {("", report.checks.get("store", "ok"))}
     found |= {(name, checks.get("key", "ok")) for name, checks in accounts.items()}
-    plans = [
-        (account.name, account.plan.sentence()) for account in services[READINESS].engine.accounts()
-    ]
+    plans = [(account.name, account.plan.sentence()) for account in services[READINESS].accounts()]
     several = len(plans) > 1
     known = [f"{name}: {plan}" if several else plan for name, plan in plans if plan]
     tell([(name, problem) for name, problem in sorted(found) if problem != "ok"], known)

@@ -97,8 +97,6 @@ async def _check(settings: Settings, checks: CheckReport) -> None:
         await _anomalies(settings, checks)
         await _template(settings, checks)
     await _providers(settings, checks)
-    if settings.bus is not None:
-        await checks.passes("bus", _bus(settings.bus.get_secret_value()))
     if settings.blobs is not None:
         await checks.passes("blobs", _blobs(settings, settings.blobs))
 
@@ -146,20 +144,6 @@ async def _database(settings: Settings) -> str:
 
 def _server_version(connection: Connection) -> str:
     return str(connection.exec_driver_sql("SHOW server_version").scalar_one()).split()[0]
-
-
-async def _bus(address: str) -> str:
-    try:
-        from proxy.bus.valkey import BusError, ValkeyBus
-    except ModuleNotFoundError:
-        raise CheckError("It needs the extra `cluster`: install the package with it.") from None
-    try:
-        await ValkeyBus(address).check()
-    except BusError as error:
-        raise CheckError(
-            f"It cannot be used ({error}): start it, or correct COMFY_PROXY_BUS."
-        ) from None
-    return "The server takes messages."
 
 
 async def _blobs(settings: Settings, place: str) -> str:

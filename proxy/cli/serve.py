@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import gc
 import ipaddress
 import os
 import signal
 import socket
 import sys
 import threading
-import webbrowser
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
 
 import structlog
 
-from proxy import clock
 from proxy import logging as logs
-from proxy.allocator import keep_freed_memory
-from proxy.api.keys import MEMBERS, PROVIDERS, READINESS, Services
-from proxy.app import lifespan
-from proxy.app.server import Server
-from proxy.app.sign_in import sign_in_problems, template_problem
-from proxy.app.storage import refuse_lost_members
-from proxy.cli.banner import Banner, here, log_problems, tell_problems
+from proxy.app import new_process
+from proxy.app.standbys import Listening, open_standby
+from proxy.app.storage import open_records, refuse_lost_members
+from proxy.cli.banner import Banner
 from proxy.cli.common import chosen_accounts
-from proxy.cli.tables import say
+from proxy.cli.serving import Serving
+from proxy.edge.accepting import listen
 from proxy.edge.context import ConnectionLimits
 from proxy.edge.tls import Certificate, CertificateError
 from proxy.members.marker import any_members
@@ -82,73 +77,62 @@ async def _serve(settings: Settings, banner: Banner | None) -> None:
     """
     stop, failed = asyncio.Event(), asyncio.Event()
     _stop_on_signals(stop, settings.shutdown_timeout)
-    await _try_port(settings)
     async with AsyncExitStack() as stack:
+        listening = await _listening(settings)
+        stack.callback(listening.close)
         chosen = await stack.enter_async_context(chosen_accounts(settings))
-        certificate = _certificate(settings)
-        services = await stack.enter_async_context(
-            lifespan(settings, accounts=chosen.accounts, reread_keys=_hangup(), failed=failed)
-        )
+        records = await stack.enter_async_context(open_records(settings, failed))
+        process = new_process(settings, failed)
         limits = ConnectionLimits(max_connections=settings.max_connections)
         stop_timeout = (1 - _SHARE_OF_SERVICES) * settings.shutdown_timeout
-        server = Server(services, limits, stop_timeout=stop_timeout)
-        servers = [server]
-        spent = 0.0
         background = Supervisor(failed)
-        try:
-            if settings.admin_listen is not None:
-                admin = Server(services, limits, stop_timeout=stop_timeout, admin=True)
-                await _listen_for_admins(admin, *settings.admin_listen)
-                servers.append(admin)
-            url = await _listen(server, settings, certificate)
-            gc.freeze()  # what is there now stays: no collection has to look at it again
-            gc.set_threshold(_YOUNG)
-            keep_freed_memory()
-            if banner is not None:
-                banner.ready(url, chosen)
-            else:
-                say(f"listening on {url} ({chosen})")
-            if settings.open:
-                background.spawn(_open_browser(url, settings), "open the browser")
-            tell = log_problems if banner is None else banner.tell
-            background.spawn(tell_problems(services, tell), "tell problems")
-            background.spawn(_check_sign_in(settings, services), "check the sign-in")
-            if certificate is not None:
-                background.keep(certificate.follow, "follow the certificate")
-            ends = [background.spawn(event.wait(), "wait for the end") for event in (stop, failed)]
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            if failed.is_set():
-                raise RuntimeError("background work failed too often; the log above has the reason")
-            log.info("shutdown_started")
-            began = clock.monotonic()
-            await services[READINESS].leave()
-            spent = clock.monotonic() - began
-        finally:
-            await background.close()
-            await asyncio.gather(*(server.stop(spent=spent) for server in servers))
+        stack.push_async_callback(background.close)
+        if listening.certificate is not None:
+            background.keep(listening.certificate.follow, "follow the certificate")
+        ends = [background.spawn(event.wait(), "wait for the end") for event in (stop, failed)]
+        standby = None
+        if settings.database is not None:
+            standby = await stack.enter_async_context(
+                open_standby(
+                    process, records, listening, limits, chosen.accounts, stop_timeout=stop_timeout
+                )
+            )
+        serving = Serving(
+            process=process,
+            records=records,
+            listening=listening,
+            limits=limits,
+            chosen=chosen,
+            reread_keys=_hangup(),
+            banner=banner,
+            standby=standby,
+            stop_timeout=stop_timeout,
+        )
+        await serving.run(*ends)
+        if failed.is_set():
+            raise RuntimeError("background work failed too often; the log above has the reason")
 
 
-async def _try_port(settings: Settings) -> None:
-    """Listen for a moment, before anything is asked of the cloud. Raises `ConfigError`."""
-    loop = asyncio.get_running_loop()
+async def _listening(settings: Settings) -> Listening:
+    """Listen for clients and for admins, before anything is asked of the cloud. Raises
+    `ConfigError`."""
+    certificate = _certificate(settings)
     try:
-        listener = await loop.create_server(asyncio.Protocol, settings.hosts, settings.port)
+        sockets = await listen(settings.hosts, settings.port)
     except OSError as error:
         if (sentence := _binding_problem(error, settings)) is None:
             raise
         raise ConfigError(sentence) from None
-    listener.close()
-    await listener.wait_closed()
-
-
-async def _listen(server: Server, settings: Settings, certificate: Certificate | None) -> str:
-    """Start to listen for clients; returns `http://HOST:PORT`."""
+    if settings.admin_listen is None:
+        return Listening(sockets, certificate=certificate)
+    host, port = settings.admin_listen
     try:
-        return await server.start(settings.hosts, settings.port, certificate=certificate)
+        return Listening(sockets, await listen([host], port), certificate)
     except OSError as error:
-        if (sentence := _binding_problem(error, settings)) is None:
-            raise
-        raise ConfigError(sentence) from None
+        raise ConfigError(
+            f"The address {host}:{port} of admin_listen cannot be used ({error.strerror}): choose "
+            "another one."
+        ) from error
 
 
 def _with_pictures(settings: Settings, *, has_members: bool) -> Settings:
@@ -170,34 +154,6 @@ def _with_pictures(settings: Settings, *, has_members: bool) -> Settings:
         log.warning("outputs_not_saved", folder=str(folder), reason=error.strerror)
         return settings
     return settings.model_copy(update={"output_directory": folder})
-
-
-async def _check_sign_in(settings: Settings, services: Services) -> None:
-    """Log why people cannot sign in at the providers of the settings."""
-    for provider, problem in await sign_in_problems(services[PROVIDERS].values()):
-        if problem is not None:
-            log.warning("provider_rejected", provider=provider, reason=problem)
-    problem = template_problem(settings, services[MEMBERS])
-    if problem is not None:
-        log.warning("template_not_found", reason=problem)
-
-
-async def _open_browser(url: str, settings: Settings) -> None:
-    """Open the page in the browser of the user (or of the variable BROWSER)."""
-    page = f"{here(url)}{settings.base_path}/"
-    if not await asyncio.to_thread(webbrowser.open, page):
-        log.warning("browser_not_opened", url=page, remedy="open it yourself")
-
-
-async def _listen_for_admins(server: Server, host: str, port: int) -> None:
-    try:
-        address = await server.start(host, port)
-    except OSError as error:
-        raise ConfigError(
-            f"The address {host}:{port} of admin_listen cannot be used ({error.strerror}): choose "
-            "another one."
-        ) from error
-    log.info("admin_listener_started", address=address)
 
 
 def _certificate(settings: Settings) -> Certificate | None:

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import socket
 import ssl
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -46,6 +47,51 @@ class Handshake(asyncio.Transport):
     abort = close
 
 
+async def listen(hosts: Sequence[str], port: int) -> list[socket.socket]:
+    """Return sockets of these addresses, which listen from `Acceptor.start` on; port 0 is chosen by
+    the system. Raises `OSError` if an address cannot be used.
+
+    Of a name's addresses those of a family that the system lacks are left out, unless all are.
+    """
+    loop, found = asyncio.get_running_loop(), []
+    for host in hosts:
+        found += await loop.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    lacking: OSError | None = None
+    with contextlib.ExitStack() as stack:
+        sockets = []
+        for family, _, _, _, address in dict.fromkeys(found):
+            try:
+                made = _bound(family, address)
+            except OSError as error:
+                if error.errno != errno.EAFNOSUPPORT:
+                    raise
+                lacking = error
+            else:
+                sockets.append(stack.enter_context(made))
+        if lacking is not None and not sockets:
+            raise lacking
+        stack.pop_all()
+    return sockets
+
+
+def _bound(family: int, address: Any) -> socket.socket:
+    """Return a socket with an address. Raises `OSError`."""
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if sys.platform != "win32":  # where it lets two servers have the same port
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.bind(address)
+        made.setblocking(False)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
 class Acceptor:
     """Listens, and begins a protocol of `make` on each connection; with TLS if it has a `context`.
 
@@ -71,40 +117,19 @@ class Acceptor:
             }
         self._together = 1 if self._tls else TOGETHER
         self._accepting: list[asyncio.Task[None]] = []
-        self.sockets: list[socket.socket] = []
 
-    async def start(self, hosts: Sequence[str], port: int) -> None:
-        """Begin to listen. Raises `OSError` if an address cannot be used.
-
-        Of a name's addresses those of a family that the system lacks are left out, unless all are.
-        """
-        loop, found = asyncio.get_running_loop(), []
-        for host in hosts:
-            found += await loop.getaddrinfo(
-                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )
-        lacking: OSError | None = None
-        for family, _, _, _, address in dict.fromkeys(found):
-            try:
-                self.sockets.append(socket.create_server(address, family=family, backlog=BACKLOG))
-            except OSError as error:
-                if error.errno != errno.EAFNOSUPPORT:
-                    self.close()
-                    raise
-                lacking = error
-        if lacking is not None and not self.sockets:
-            raise lacking
-        for listening in self.sockets:
-            listening.setblocking(False)
+    def start(self, sockets: Sequence[socket.socket]) -> None:
+        """Begin to accept what comes to sockets."""
+        for listening in sockets:
+            listening.listen(BACKLOG)
             accept = partial(self._accept, listening)
             self._accepting.append(self._supervisor.keep(accept, "accept connections"))
 
-    def close(self) -> None:
-        """Stop accepting connections."""
+    def stop(self) -> None:
+        """Stop accepting connections. The sockets listen on."""
         for accepting in self._accepting:
             accepting.cancel()
-        for listening in self.sockets:
-            listening.close()
+        self._accepting.clear()
 
     async def _accept(self, listening: socket.socket) -> None:
         """Accept connections until cancelled."""

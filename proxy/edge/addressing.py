@@ -20,6 +20,15 @@ from proxy.translate.errors import LocalError
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Headers = CIMultiDict[str] | CIMultiDictProxy[str]
 
+#: What a standby sends to the leader: that it is one, whether its client is on its machine, the id
+#: of a submission, and whether it was sent to a leader before.
+STANDBY, ON_LOOPBACK = "Comfy-Proxy-Standby", "Comfy-Proxy-On-Loopback"
+PROMPT_ID, AGAIN = "Comfy-Proxy-Prompt-Id", "Comfy-Proxy-Again"
+#: The headers in which a reverse proxy says who its client is, in lower case.
+FORWARDING = frozenset(
+    {"forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip"}
+)
+
 _TOKEN_SEGMENT = "/t/"  # noqa: S105
 
 
@@ -127,6 +136,13 @@ def client_of(peer: Peer, headers: Headers) -> str:
         if not is_trusted(address, peer.proxies):
             break
     return found
+
+
+def standby_at(peer: Peer) -> Peer:
+    """Return the peer of a connection of a standby, which says who its clients are as a trusted
+    proxy does."""
+    address = parse_address(peer.address)
+    return peer if address is None else Peer(peer.address, (ipaddress.ip_network(address),))
 
 
 def header_items(headers: Headers, name: str) -> list[str]:

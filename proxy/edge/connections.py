@@ -17,6 +17,8 @@ from proxy.budget import Allocation
 from proxy.edge.addressing import (
     EXCESSIVE,
     MAX_SEGMENTS,
+    ON_LOOPBACK,
+    STANDBY,
     STRAIGHT,
     Peer,
     client_of,
@@ -24,6 +26,7 @@ from proxy.edge.addressing import (
     is_loopback_address,
     may_have_token,
     peer_of,
+    standby_at,
     strip,
 )
 from proxy.edge.admission import Admission
@@ -51,6 +54,7 @@ class Connection(LimitedConnection):
         "allocations",
         "is_ending",
         "on_loopback",
+        "passes_on",
         "peer",
         "way",
     )
@@ -68,6 +72,8 @@ class Connection(LimitedConnection):
         self.peer, self.address = Peer(""), ""
         #: Whether the connection is to a loopback address of this machine, and not from a proxy.
         self.on_loopback = False
+        #: Whether a standby passes on what comes.
+        self.passes_on = False
         #: The way of the current request, and its admission.
         self.way = STRAIGHT
         self.admission: Admission | None = None
@@ -98,6 +104,12 @@ class Connection(LimitedConnection):
         self.address, self.sender = address, stranger(address)
         self.driver.address = self.sender.address
         self.driver.account = self.context.turns.of_stranger(self.sender.address)
+
+    def is_of_standby(self, *, on_loopback: bool) -> None:
+        """Note that a standby passes on what comes, whose client is on its machine or not."""
+        if not self.peer.proxies:
+            self.peer = standby_at(self.peer)
+        self.passes_on, self.on_loopback = True, on_loopback
 
     def release(self) -> None:
         """Release what the current request holds until it has its answer."""
@@ -194,6 +206,10 @@ def begun(
     path."""
     connection.begin_body(body, task)
     connection.admission, connection.way = None, STRAIGHT
+    if connection.context.is_standby is not None:
+        headers = message.headers
+        if connection.context.is_standby(headers.get(STANDBY, "")):
+            connection.is_of_standby(on_loopback=ON_LOOPBACK in headers)
     if connection.peer.proxies:
         connection.sent_from(client_of(connection.peer, message.headers))
     target = message.path

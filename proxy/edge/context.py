@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from msgspec import Struct, field
@@ -36,7 +37,7 @@ class EdgeContext(Struct, frozen=True):
     """What connections use: their limits, the memory for clients, who has access, the reverse
     proxies that are trusted, and the prefix of all paths (`""` or like `/comfy`); the services of
     the application, which only its handlers know; the turns of the listener, and the lines of its
-    log about strangers."""
+    log about strangers; and where there are standbys, whether a proof is that of one."""
 
     limits: ConnectionLimits
     budget: MemoryBudget
@@ -47,3 +48,4 @@ class EdgeContext(Struct, frozen=True):
     services: Any = None
     turns: LoopTurns = field(default_factory=LoopTurns)
     lines: SummedLines = field(default_factory=SummedLines)
+    is_standby: Callable[[str], bool] | None = None

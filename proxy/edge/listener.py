@@ -87,6 +87,12 @@ def _limit_unread(sockets: Sequence[socket.socket], timeout: float) -> None:
             listening.setsockopt(*option, round(1000 * timeout))
 
 
+def address_of(sockets: Sequence[socket.socket], host: str, *, tls: bool) -> str:
+    """Return `http://HOST:PORT` of sockets that listen, or `https` with TLS."""
+    scheme, port = "https" if tls else "http", sockets[0].getsockname()[1]
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
 class SentAnswers(AbstractAccessLogger):
     """Tells connections that an answer has been sent, or cannot be since its client is gone."""
 
@@ -124,23 +130,22 @@ class HttpListener:
         self._acceptor: Acceptor | None = None
 
     async def start(
-        self, hosts: str | Sequence[str], port: int, *, certificate: Certificate | None = None
-    ) -> str:
-        """Begin to listen, and return `http://HOST:PORT` of the first host; port 0 is chosen by the
-        system.
+        self, sockets: Sequence[socket.socket], certificate: Certificate | None = None
+    ) -> None:
+        """Begin to accept what comes to sockets that listen, which stay open; with a `certificate`
+        by TLS."""
+        if self._acceptor is None:
+            await self._runner.setup()
+            self._context.members.subscribe(self.manager.review)
+            tls = None if certificate is None else certificate.context
+            self._acceptor = Acceptor(self._protocols(), tls, self._context.supervisor)
+        _limit_unread(sockets, self._context.limits.write_timeout)
+        self._acceptor.start(sockets)
 
-        With a `certificate` it is `https`. Raises `OSError` if the address cannot be used.
-        """
-        await self._runner.setup()
-        self._context.members.subscribe(self.manager.review)
-        hosts = [hosts] if isinstance(hosts, str) else hosts
-        tls = None if certificate is None else certificate.context
-        self._acceptor = Acceptor(self._protocols(), tls, self._context.supervisor)
-        await self._acceptor.start(hosts, port)
-        _limit_unread(self._acceptor.sockets, self._context.limits.write_timeout)
-        host, chosen = hosts[0], self._acceptor.sockets[0].getsockname()[1]
-        scheme = "http" if certificate is None else "https"
-        return f"{scheme}://[{host}]:{chosen}" if ":" in host else f"{scheme}://{host}:{chosen}"
+    def pause(self) -> None:
+        """Accept no connection until the next `start`; those that are open go on."""
+        if self._acceptor is not None:
+            self._acceptor.stop()
 
     def _protocols(self) -> Callable[[], InputProtocol]:
         """Return the factory of the protocols of new connections."""
@@ -165,13 +170,13 @@ class HttpListener:
         return lambda: InputProtocol(make(), buffer)
 
     async def stop(self, *, spent: float = 0.0) -> None:
-        """Stop listening, finish the answers under way, and close the websockets.
+        """Accept no more, finish the answers under way, and close the websockets.
 
         Requests that take too long are answered with 503, so that all ends within `stop_timeout`,
         of which `spent` seconds are over.
         """
         if self._acceptor is not None:
-            self._acceptor.close()
+            self._acceptor.stop()
             await self._end_connections(max(0.1, self._stop_timeout - spent))
         await self._runner.cleanup()
 

@@ -30,6 +30,8 @@ class Certificate:
         self._files = WatchedFiles({"cert": cert, "key": key}, interval=interval)
         self._files.look()
         self.context = _context(cert, key)
+        #: The certificate in PEM, as the listener uses it.
+        self.pem = cert.read_text(encoding="ascii", errors="replace")
 
     async def follow(self) -> None:
         """Reload changed files, until cancelled.
@@ -45,6 +47,7 @@ class Certificate:
         try:
             await asyncio.to_thread(_context, self._cert, self._key)
             self.context.load_cert_chain(self._cert, self._key, password="")
+            self.pem = self._cert.read_text(encoding="ascii", errors="replace")
         except (CertificateError, OSError) as error:
             log.error("certificate_rejected", error=str(error))
         else:

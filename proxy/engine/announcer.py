@@ -1,7 +1,4 @@
-"""Tells what becomes of jobs while the engine's term lasts.
-
-What becomes of a job is counted here, once for all replicas.
-"""
+"""Tells and counts what becomes of jobs while the engine's term lasts."""
 
 from __future__ import annotations
 
@@ -13,9 +10,17 @@ import structlog
 from proxy.clock import now
 from proxy.costs.credits import to_credits
 from proxy.engine.live_job import LiveJob
-from proxy.engine.news_publisher import NewsPublisher
+from proxy.engine.term import Term
 from proxy.jobs.conversion import stored_of
-from proxy.jobs.messages import JobAnswered, JobChanged, JobLeft, JobRecorded, JobsAhead
+from proxy.jobs.messages import (
+    JobAnswered,
+    JobChanged,
+    JobLeft,
+    JobListener,
+    JobNews,
+    JobRecorded,
+    JobsAhead,
+)
 from proxy.jobs.models import JobEnd, JobState, is_shown
 from proxy.metrics import Metrics
 from proxy.storage.history import Recorded
@@ -29,12 +34,23 @@ _TOLD = frozenset({JobState.UNKNOWN, JobState.SUBMITTED, JobState.RUNNING})
 
 
 class Announcer:
-    """Tells what becomes of jobs. `ahead` counts others' jobs before a member's last one."""
+    """Tells the `listener` what becomes of jobs while the `term` lasts. `ahead` counts others' jobs
+    before a member's last one."""
 
-    def __init__(self, publisher: NewsPublisher, metrics: Metrics) -> None:
-        self.publisher = publisher
+    def __init__(self, term: Term, listener: JobListener, metrics: Metrics) -> None:
+        self.term = term
+        self._listener = listener
         self._metrics = metrics
         self.ahead: dict[str, int] = {}
+
+    def publish(self, news: JobNews) -> None:
+        """Tell what becomes of a job."""
+        if not self.term.lasts:
+            return
+        try:
+            self._listener.hear(news)
+        except Exception:  # the job goes on all the same
+            log.exception("listener_failed", news=type(news).__name__)
 
     # --- what becomes of jobs --------------------------------------------------------------
 
@@ -42,7 +58,7 @@ class Announcer:
         """Tell that a job is in the queue in its state, if clients may know of it; with `tell` the
         sockets hear of it, too."""
         if is_shown(job):
-            self.publisher.publish(JobChanged(stored_of(job), job.progress, tell))
+            self.publish(JobChanged(stored_of(job), job.progress, tell))
 
     def advanced(
         self, job: LiveJob, state: JobState | None, *, was_shown: bool, answers: bool
@@ -54,48 +70,42 @@ class Announcer:
             self.discarded(job)
         if answers:
             self.accepted(job)
-        if self.publisher.term.lasts and state is JobState.SUBMITTED and is_shown(job):
+        if self.term.lasts and state is JobState.SUBMITTED and is_shown(job):
             waited = max(0, now() - job.created_at) / 1000
             self._metrics.job_wait.labels(job.member, job.account).observe(waited)
 
     def accepted(self, job: LiveJob) -> None:
         """Answer the client of a job that it was accepted, and count it."""
-        if self.publisher.term.lasts:
+        if self.term.lasts:
             self.answer(job.key, job.omitted)
             self._metrics.jobs_accepted.labels(job.member).inc()
 
     def answer(self, key: JobKey, omitted: Mapping[str, Any]) -> None:
         """Answer a client that its job was taken in, but for the nodes that the cloud has
         `omitted`."""
-        self.publisher.publish(JobAnswered(key, omitted))
+        self.publish(JobAnswered(key, omitted))
 
     def refuse(self, key: JobKey, refusal: LocalError) -> None:
         """Answer a client that its job was refused."""
-        self.publisher.publish(JobAnswered(key, error=refusal))
+        self.publish(JobAnswered(key, error=refusal))
 
     def discarded(self, job: LiveJob, *, more: bool = False) -> None:
         """Tell that a job has left the queue without a trace, with `more` as one of several."""
         log.info(
             "job_discarded", job=job.prompt_id, member=job.member, cloud_job=job.cloud_id or None
         )
-        self.publisher.publish(JobLeft(job.key, job.order, more, withdrawn=True))
-        if self.publisher.term.lasts and job.accepted:
+        self.publish(JobLeft(job.key, job.order, more))
+        if self.term.lasts and job.accepted:
             self._metrics.jobs_ended.labels(job.member, job.account, "withdrawn").inc()
-
-    def hidden(self, job: LiveJob) -> None:
-        """Tell that a job which a former engine has shown is to be shown no more."""
-        if job.accepted and not is_shown(job):
-            self.publisher.publish(JobLeft(job.key, job.order, withdrawn=True))
 
     def recorded(self, job: LiveJob, recorded: Recorded) -> None:
         """Tell that a job is in the history."""
-        about = JobRecorded(job.key, job.order, job.client_id, recorded.ordinal, recorded.forgotten)
-        self.publisher.publish(about)
+        self.publish(JobRecorded(job.key, recorded.forgotten))
 
     def ended(self, job: LiveJob, end: JobEnd) -> None:
         """Tell that a job has left the queue for the history."""
-        self.publisher.publish(JobLeft(job.key, job.order))
-        if not self.publisher.term.lasts:
+        self.publish(JobLeft(job.key, job.order))
+        if not self.term.lasts:
             return
         metrics, labels = self._metrics, (job.member, job.account)
         metrics.jobs_ended.labels(*labels, end.outcome).inc()
@@ -117,9 +127,4 @@ class Announcer:
             self.ahead[member] = count
         else:
             self.ahead.pop(member, None)
-        self.publisher.publish(JobsAhead(member, count, tell))
-
-    def repeat_ahead(self) -> None:
-        """Tell again, for all members, how many jobs of others go before theirs."""
-        for member, count in self.ahead.items():
-            self.publisher.publish(JobsAhead(member, count))
+        self.publish(JobsAhead(member, count, tell))

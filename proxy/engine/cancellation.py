@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 
 import structlog
 
@@ -12,9 +13,9 @@ from proxy.engine.live_job import JobChanges, LiveJob
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.engine.workers import Workers
-from proxy.jobs.messages import CancelAnswered, CancelRequested
 from proxy.jobs.models import JobState, Wish
-from proxy.storage.database import FencedError, StorageError
+from proxy.storage.database import StorageError
+from proxy.storage.job_tables import JobKey
 from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError, from_cloud
 
@@ -33,36 +34,27 @@ class Cancellation:
         supervisor: Supervisor,
     ) -> None:
         self._table = table
-        self._term = table.announcer.publisher.term
+        self._term = table.announcer.term
         self._scheduler = scheduler
         self._workers = workers
         self._life = life
         self._supervisor = supervisor
 
-    async def cancel(self, wanted: CancelRequested) -> CancelAnswered | None:
-        """Cancel jobs, and return whether any was; `None` if the term ends meanwhile or the storage
-        refuses what is to be promised: the api stores the wish, and an engine finds it."""
-        jobs = [job for key in wanted.keys if (job := self._table.get(key)) is not None]
-        try:
-            answer = CancelAnswered(await self._cancel_all(jobs, wanted))
-        except LocalError as error:
-            answer = CancelAnswered(error=error)
-        except StorageError as error:
-            if not isinstance(error, FencedError):
-                log.warning("cancel_save_failed", error=str(error))
-            return None
-        return answer if self._term.lasts else None
+    async def cancel(self, keys: Iterable[JobKey], *, interrupt: bool, cleared: bool) -> bool:
+        """Cancel jobs; return whether any was cancelled by this.
 
-    async def _cancel_all(self, jobs: list[LiveJob], wanted: CancelRequested) -> bool:
-        """Cancel live jobs; return whether any was cancelled by this. Raises `LocalError`."""
-        interrupt = wanted.interrupt
+        With `interrupt` they end as interrupted runs, also those that have not begun; else what has
+        not begun leaves no trace. With `cleared` the sockets hear once how many jobs are left.
+        Raises `LocalError`, and `StorageError` if what is to be promised cannot be written.
+        """
+        jobs = [job for key in keys if (job := self._table.get(key)) is not None]
         queue = self._scheduler.queue
         waiting = [job for job in jobs if job in queue]
         others = [job for job in jobs if job not in waiting]
         if waiting and interrupt:
             await self._interrupt(waiting)
         elif waiting:
-            await self._withdraw(waiting, cleared=wanted.cleared)
+            await self._withdraw(waiting, cleared=cleared)
         cancelling = (self._cancel(job, interrupt=interrupt) for job in others)
         results = await asyncio.gather(*cancelling, return_exceptions=True)
         for result in results:

@@ -36,7 +36,7 @@ class Dispatcher:
         policy: Policy,
     ) -> None:
         self._table = table
-        self._term = table.announcer.publisher.term
+        self._term = table.announcer.term
         self._scheduler = scheduler
         self._turn = scheduler.turn
         self._forecast = forecast

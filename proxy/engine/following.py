@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from itertools import takewhile
 from typing import Any
@@ -22,7 +22,6 @@ from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.engine.tracker import Ended, JobStarted, OutputsSent
 from proxy.jobs.conversion import run_of
-from proxy.jobs.message_order import StepBuffer
 from proxy.jobs.models import JobState
 from proxy.storage.database import ValueRefusedError
 from proxy.translate import workflow_metadata
@@ -34,6 +33,8 @@ log = structlog.get_logger(__name__)
 #: Nodes of a graph whose cost is computed on the event loop: more prices take longer than a few ms.
 MAX_NODES_INLINE = 100
 
+#: Seconds after which a client has the answer about its job, also where nobody says so.
+_ANSWER_TIMEOUT = 5.0
 #: Seconds that a job waits for the ends of its member's previous jobs to be sent.
 _TURN_TIMEOUT = 2.0
 
@@ -43,27 +44,21 @@ class Following:
 
     def __init__(self, table: JobTable, scheduler: Scheduler, resources: JobResources) -> None:
         self._table = table
-        self._publisher = table.announcer.publisher
+        self._announcer = table.announcer
         self._scheduler = scheduler
         self._resources = resources
 
     @asynccontextmanager
     async def follows(self, job: LiveJob, follower: JobFollower) -> AsyncIterator[None]:
         """Have a job followed in the block; its slot is free when it is over, at the latest."""
-        steps = None
-        if self._publisher.lossy:
-            steps = StepBuffer(
-                self._publisher.epoch, self._resources.budget.member(job.member, "job")
-            )
         metadata = workflow_metadata.of_job(job.loaded.extra_data, job.workflow_id)
-        publisher = JobPublisher(self._publisher, job, metadata, steps)
+        publisher = JobPublisher(self._announcer.publish, job, metadata)
         self._table.follow(job, follower, publisher)
         try:
             yield
         finally:
             self._scheduler.free(job)
             self._table.unfollow(job)
-            publisher.close()
             follower.finished.set()
 
     async def lead_to_end(
@@ -73,8 +68,7 @@ class Following:
         `beside` it."""
         ended = None
         if not job.answered:
-            timeout = self._publisher.answer_timeout
-            asyncio.get_running_loop().call_later(timeout, follower.release)
+            asyncio.get_running_loop().call_later(_ANSWER_TIMEOUT, follower.release)
         async with asyncio.TaskGroup() as tasks, aclosing(follower.follow()) as happenings:
             name = f"read job {job.prompt_id}"
             side_tasks = [
@@ -151,26 +145,16 @@ class Following:
 
     async def withdraw(self, job: LiveJob, *, is_answered: bool) -> None:
         """Remove a job without a trace, once its client has the answer about it or will not get
-        it.
-
-        Where the bus has lost the answer, the replica of the submission reads it in the row, which
-        is written late while the bus fails.
-        """
+        it."""
         self._scheduler.free(job)
         if not is_answered:
-            with suppress(ValueRefusedError):  # the row goes anyway
-                await retried(self._table.write)
-            await until_set(job.awaited_release(), self._publisher.answer_timeout)
+            await until_set(job.awaited_release(), _ANSWER_TIMEOUT)
         await self._table.discard(job)
         self._scheduler.cost_known(job.member)
 
     async def _finish(self, job: LiveJob, follower: JobFollower, ended: Ended) -> None:
         """Record an end, then tell it: the history has the entry before the client hears of it,
-        and before that the outputs are in the output directory, if there is one.
-
-        The sockets of this replica hear at once what is told: what every replica must know before
-        is flushed.
-        """
+        and before that the outputs are in the output directory, if there is one."""
         priced = partial(self._resources.pricing.cost_of, run_of(job, ended.end))
         large = len(job.graph) > MAX_NODES_INLINE
         cost = await asyncio.to_thread(priced) if large else priced()
@@ -184,10 +168,8 @@ class Following:
         if end.outcome == "completed":
             self._resources.run_times.learn(job.graph, end.node_times, job.member, end.ms)
             await self._estimate_again(job)
-        await self._publisher.flush()
         self._tell(job, ended.result)
         self._table.leave(job, end)
-        await self._publisher.flush()
         self._tell(job, ended.last)
 
     async def _record(self, job: LiveJob, follower: JobFollower, ended: Ended) -> Ended:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 
 import structlog
 
@@ -13,9 +12,7 @@ from proxy.engine.outcomes import submission_failed
 from proxy.engine.resources import JobResources
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
-from proxy.jobs.messages import JobReceived
 from proxy.jobs.models import Job, JobState, Wish
-from proxy.storage.database import StorageError
 from proxy.translate.errors import LocalError, unconfirmed_refusal
 
 log = structlog.get_logger(__name__)
@@ -24,8 +21,6 @@ log = structlog.get_logger(__name__)
 ANSWER_TIMEOUT = 2.5
 #: The same while no events come from the account: the way to the cloud is interrupted.
 _INTERRUPTED_TIMEOUT = 0.5
-#: Seconds before a job that could not be read is read again: a connection may have broken.
-_READ_AGAIN = (0.05, 0.25)
 
 
 class Intake:
@@ -35,56 +30,29 @@ class Intake:
         self, table: JobTable, scheduler: Scheduler, life: JobLife, resources: JobResources
     ) -> None:
         self._table = table
-        self._recorder = table.recorder
         self._announcer = table.announcer
         self._scheduler = scheduler
         self._life = life
         self._resources = resources
 
-    async def receive(self, message: JobReceived, new: Job | None = None) -> None:
-        """Take a new job in, and lead it as far as it goes now.
-
-        The job is stored already, and read if it is not `new` here: where it cannot be read now, it
-        is found later.
-        """
-        key = message.key
-        structlog.contextvars.bind_contextvars(job=key.prompt_id, member=key.member)
-        try:
-            job = await self._read(message) if new is None else LiveJob.of(new)
-        except StorageError as error:
-            log.error("job_read_failed", error=str(error))
-            self._announcer.answer(key, {})
-            return
-        if job is None or self._table.get(key) is not None or self._table.has_left(job.order):
-            return
+    async def receive(self, new: Job) -> None:
+        """Take a new job in, which is stored already, and lead it as far as it goes now."""
+        job = LiveJob.of(new)
         structlog.contextvars.bind_contextvars(**job.log_fields)
         try:
-            await self._begin(job, message)
+            await self._begin(job)
         except Exception:
             log.exception("job_take_failed")
             if not job.accepted:
-                self._announcer.refuse(key, submission_failed())
+                self._announcer.refuse(job.key, submission_failed())
 
-    async def _read(self, message: JobReceived) -> LiveJob | None:
-        """Read a job, again where a connection breaks: until it is taken in, no replica but the one
-        that has the request shows it. Raises `StorageError`."""
-        for wait in _READ_AGAIN:
-            with suppress(StorageError):
-                return await self._recorder.read(message.key, message.order)
-            await asyncio.sleep(wait)
-        return await self._recorder.read(message.key, message.order)
-
-    async def _begin(self, job: LiveJob, message: JobReceived) -> None:
+    async def _begin(self, job: LiveJob) -> None:
         # Those of a graph that was validated are known.
         outputs = job.outputs_to_execute or self._resources.output_nodes(job, {})
         needs = self._resources.catalog.needs_of(job.loaded.cloud_graph)
         new = JobChanges(answered=False, outputs_to_execute=outputs, needs=needs)
         self._table.add(job, new)
-        if (
-            not message.promised  # a client that knows of its job is no longer refused
-            and job.loaded.failure is None
-            and self._scheduler.assign_at_once(job)
-        ):
+        if job.loaded.failure is None and self._scheduler.assign_at_once(job):
             await self._send(job)
         elif self._scheduler.usable(job):
             await self._life.enqueue(job)

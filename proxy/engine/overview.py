@@ -17,17 +17,9 @@ from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.engine.worker import AccountWorker
 from proxy.jobs.conversion import stored_of
-from proxy.jobs.messages import (
-    ClientMessage,
-    JobChanged,
-    OverviewAnswered,
-    RunAnswered,
-    RunFound,
-    SocketKnown,
-)
+from proxy.jobs.messages import JobChanged, OverviewAnswered, RunAnswered, RunFound
 from proxy.jobs.models import AccountView, JobProgress, JobState, is_shown, shown_state
 from proxy.storage.job_tables import JobKey, StoredJob
-from proxy.translate.events import Event
 
 #: Nodes of a run that are told of, and waiting jobs that are described: each takes some µs.
 MAX_NODES, MAX_WAITING = 1000, 500
@@ -101,16 +93,13 @@ class Overview:
         """Return the accounts as they are now."""
         return tuple(map(self._account_view, self._workers.values()))
 
-    def tell_running(self, message: SocketKnown) -> None:
-        """Tell a socket that has just opened which node of its client runs."""
-        member, client_id = message.member, message.client_id
+    def running_node(self, member: str, client_id: str) -> str | None:
+        """Return the node of a client that runs, if one does."""
         for job in reversed(self._table.followed(member)):
             node = None if job.follower is None else job.follower.node
             if job.client_id == client_id and node is not None:
-                event = Event("executing", {"node": node})
-                news = ClientMessage(member, client_id, event, message.socket)
-                self._table.announcer.publisher.publish(news)
-                return
+                return node
+        return None
 
     def _seen(self, job: LiveJob) -> JobChanged:
         """Return a live job as admins see it, with the node that runs."""

@@ -26,7 +26,6 @@ class QueueNews:
         self._forecast = forecast
         self._announcer = table.announcer
         self._wanted = asyncio.Event()
-        self._all = False
 
     async def run(self) -> None:
         """Tell what has changed, until cancelled."""
@@ -34,9 +33,6 @@ class QueueNews:
             await self._wanted.wait()
             await asyncio.sleep(_GATHER)
             self._wanted.clear()
-            if self._all:
-                self._all = False
-                self._repeat()
             self._tell_others()
 
     def changed(self) -> None:
@@ -46,11 +42,6 @@ class QueueNews:
             self._forecast.clear()
         if waits or self._announcer.ahead:
             self._wanted.set()
-
-    def repeat(self) -> None:
-        """Tell of all jobs once more in a while, for those who have missed something."""
-        self._all = True
-        self._wanted.set()
 
     def explain(self, job: LiveJob) -> None:
         """Tell why a new job waits, and how many of others go before it."""
@@ -64,11 +55,6 @@ class QueueNews:
     def _show_reasons(self, member: str, jobs: Iterable[LiveJob]) -> None:
         for job, reason, message in self._forecast.waiting(member, jobs):
             self._table.show(job, reason=reason, message=message)
-
-    def _repeat(self) -> None:
-        for job in self._table:
-            self._announcer.changed(job)
-        self._announcer.repeat_ahead()
 
     def _tell_others(self) -> None:
         members = self._scheduler.queue.members()

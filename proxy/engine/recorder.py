@@ -2,8 +2,7 @@
 
 A job is in the storage, with its graph, before the engine learns of it. Changes of state are some
 bytes each; they are gathered for a moment and written together, in order, in the background.
-Every write carries the fence of the engine's lease. What it says of a live job is on the bus by
-then: a replica that reads it knows no more than the others hear.
+Every write carries the fence of the engine's lease.
 """
 
 from __future__ import annotations
@@ -16,21 +15,14 @@ from typing import TypeVar
 
 import structlog
 
-from proxy.bus import EventBus
 from proxy.costs.budgets import Budgets
 from proxy.engine.live_job import LiveJob, RowState
 from proxy.engine.term import Term
 from proxy.jobs.budget_notices import log_notice, notices_of
 from proxy.jobs.conversion import changes_of, content_of, entry_of, job_of, used
-from proxy.jobs.models import (
-    JobContent,
-    JobEnd,
-    JobState,
-    is_shown,
-)
+from proxy.jobs.models import JobContent, JobEnd, JobState
 from proxy.storage.database import FencedError, OutcomeUnknownError, StorageError, ValueRefusedError
 from proxy.storage.history import Recorded
-from proxy.storage.job_tables import JobKey
 from proxy.storage.jobs import EngineWrite, JobRepository
 from proxy.storage.leases import Batch
 from proxy.storage.payloads import Payload
@@ -60,8 +52,7 @@ _AGAIN = 1.0
 @dataclass(eq=False, repr=False)
 class JobRecorder:
     """Where the engine keeps its jobs. `history_size` counts entries of each member, `budgets`
-    returns those of one, `shares` the fair shares that are stored together with jobs. The `bus` is
-    the one on which all changes are told.
+    returns those of one, `shares` the fair shares that are stored together with jobs.
 
     The `outbox` makes what webhooks get of a start and an end, which is written with it.
     """
@@ -72,7 +63,6 @@ class JobRecorder:
     budgets: Callable[[str], Budgets] = field(default=lambda _: Budgets())
     shares: Callable[[Collection[LiveJob]], Shares | None] = field(default=lambda _: None)
     outbox: Outbox = field(default_factory=Outbox)
-    bus: EventBus = field(default_factory=EventBus)
 
     def __post_init__(self) -> None:
         #: By their orders; what is written of a job is what it is then.
@@ -113,14 +103,6 @@ class JobRecorder:
     async def close(self) -> None:
         """Write what has changed."""
         await self._changed.close()
-
-    async def read(self, key: JobKey, order: int) -> LiveJob | None:
-        """Return a job that has not ended, `None` if it is gone. Raises `StorageError`."""
-        stored = await self.jobs.get(*key)
-        payload = await self.jobs.payloads.get(order)
-        if stored is None or stored.order != order or payload is None:
-            return None
-        return LiveJob.of(job_of(stored, content_of(payload)))
 
     async def load_content(self, job: LiveJob) -> bool:
         """Bring what the client sent into memory, for a job that leaves the queue; false if the job
@@ -186,9 +168,6 @@ class JobRecorder:
         starts = [(job, job.start) for job in jobs if job.start is not None]
         messages = [start for _, start in starts]
         changes = list(map(changes_of, jobs))
-        if any(map(is_shown, jobs)):
-            # A replica that reads them may tell a client, who then asks another replica.
-            await self.bus.flush()
         also = EngineWrite(self.term.fence, shares=self._new_shares(jobs), messages=messages)
         gone = await self._write(partial(self.jobs.update, changes, also), also)
         for job in jobs:

@@ -48,7 +48,6 @@ class JobTable:
     def __init__(self, recorder: JobRecorder, announcer: Announcer) -> None:
         self.recorder = recorder
         self.announcer = announcer
-        self._count = 0
         self._jobs: dict[JobKey, LiveJob] = {}
         #: In the order in which they were begun to be followed.
         self._followed: defaultdict[str, dict[LiveJob, None]] = defaultdict(dict)
@@ -162,9 +161,6 @@ class JobTable:
     def change(self, job: LiveJob, changes: JobChanges) -> None:
         """Change a job without recording or publishing the change."""
         changes.apply(job)
-        self._count += 1
-        # An engine that follows has a higher epoch: its changes are newer.
-        job.revision = (self.announcer.publisher.epoch << 32) + self._count
 
     # --- ends ------------------------------------------------------------------------------
 
@@ -210,8 +206,7 @@ class JobTable:
             self.announcer.discarded(job, more=more)
 
     def _remove(self, job: LiveJob) -> None:
-        """Take a job out; a new one with the same id, which another replica has taken in meanwhile,
-        stays."""
+        """Take a job out; a new one with the same id, which was taken in meanwhile, stays."""
         if job.cloud_id:
             self.cloud_ids.discard(job.cloud_id)
             self.ended_ids[job.cloud_id] = None

@@ -18,7 +18,6 @@ from msgspec.structs import replace
 
 from proxy import clock, randomness
 from proxy.catalog.service import Catalog
-from proxy.files.asset_events import AssetEvents
 from proxy.files.asset_learner import AssetLearner
 from proxy.files.exports import Exports
 from proxy.files.service import Files
@@ -28,6 +27,7 @@ from proxy.storage.file_tables import FileRecord
 from proxy.translate import assets as forms
 from proxy.translate.assets import Asset, AssetError, AssetFilter, AssetQuery
 from proxy.translate.errors import LocalError
+from proxy.translate.events import Event
 from proxy.translate.names import Place
 
 if TYPE_CHECKING:
@@ -44,14 +44,14 @@ _MODELS_TIMEOUT, _MAX_CONCURRENT_MODELS = 10.0, 8
 
 @dataclass(eq=False)
 class Assets:
-    """The assets of all members, and their `exports`. Their `events` tell of the search for
-    models."""
+    """The assets of all members, and their `exports`. `send` tells all sockets of a member of the
+    search for models."""
 
     _repository: AssetRepository
     exports: Exports
     _files: Files
     _models: Catalog
-    _events: AssetEvents
+    _send: Callable[[str, Event], None]
     _learner: AssetLearner
 
     def __post_init__(self) -> None:
@@ -263,7 +263,8 @@ class Assets:
 
         Raises `StorageError`.
         """
-        self._events.publish(member, "assets.seed.started", {"roots": list(roots), "phase": "fast"})
+        started = {"roots": list(roots), "phase": "fast"}
+        self._send(member, Event("assets.seed.started", started))
         created = 0
         if "models" in roots:
             created += await self._follow_models(member)
@@ -271,9 +272,10 @@ class Assets:
         if folders:
             created += await self._files.add_missing_assets(member)
         counts = {"created": created, "skipped": 0, "total": created}
-        self._events.publish(member, "assets.seed.fast_complete", {"roots": list(roots), **counts})
+        listed = {"roots": list(roots), **counts}
+        self._send(member, Event("assets.seed.fast_complete", listed))
         completed = {"phase": "fast", **counts, "enriched": 0, "elapsed": 0.0}
-        self._events.publish(member, "assets.seed.completed", completed)
+        self._send(member, Event("assets.seed.completed", completed))
         return {"scanned": created, **counts}
 
     async def _follow_models(self, member: str) -> int:

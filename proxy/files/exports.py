@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,7 +22,6 @@ import structlog
 
 from proxy import clock, randomness
 from proxy.budget import MemoryBudget
-from proxy.files.asset_events import AssetEvents
 from proxy.files.contents import ContentBrokenError
 from proxy.files.service import Files
 from proxy.storage.assets import AssetRepository
@@ -33,6 +32,7 @@ from proxy.translate import asset_exports, codec
 from proxy.translate.asset_exports import FailedAsset
 from proxy.translate.assets import Asset, AssetError
 from proxy.translate.errors import LocalError
+from proxy.translate.events import Event
 from proxy.translate.names import Place
 from proxy.turns import Turns
 
@@ -65,13 +65,13 @@ class ArchiveEntry(msgspec.Struct, frozen=True):
 
 @dataclass(eq=False)
 class Exports:
-    """The exports of all members. Their `_events` tell how far each is."""
+    """The exports of all members. `send` tells all sockets of a member how far each is."""
 
     _assets: AssetRepository
     _files: Files
     _supervisor: Supervisor
     _repository: ExportRepository
-    _events: AssetEvents
+    _send: Callable[[str, Event], None]
     _budget: MemoryBudget
     _turns: Turns = field(init=False, default_factory=lambda: Turns(MAX_CONCURRENT, MAX_CONCURRENT))
     _unfinished: Counter[str] = field(init=False, default_factory=Counter)
@@ -272,7 +272,7 @@ class Exports:
 
     def _say(self, export: Export, progress: ExportProgress, status: str, **more: Any) -> None:
         data = {"task_id": export.id, **progress.shown(), "status": status, **more}
-        self._events.publish(export.member, "asset_export", data)
+        self._send(export.member, Event("asset_export", data))
 
 
 class ExportProgress(msgspec.Struct):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 
 import structlog
 from cachetools import LRUCache
 
 from proxy import clock
-from proxy.bus import BusMessage, EventBus
 from proxy.costs.budgets import Budget, Budgets, Stage
 from proxy.costs.credits import to_credits
 from proxy.storage.budget_notices import BudgetNotice, BudgetNoticeRepository
@@ -18,14 +18,8 @@ from proxy.storage.usage import day_of
 
 log = structlog.get_logger(__name__)
 
-#: The topic of the bus about new notices of budgets.
-TOPIC = "budgets"
 #: Maximum number of refusals that are remembered, so that they are not written again.
 MAX_REMEMBERED = 1000
-
-
-class NoticeAdded(BusMessage, frozen=True):
-    """There is a new notice about a budget."""
 
 
 def notices_of(budgets: Budgets, member: str, at: int, spent: Spending) -> list[BudgetNotice]:
@@ -68,10 +62,11 @@ def log_notice(notice: BudgetNotice) -> None:
 
 @dataclass(eq=False, repr=False)
 class BudgetRefusals:
-    """Adds a notice of the first job that each budget refuses in its day or month."""
+    """Adds a notice of the first job that each budget refuses in its day or month. `added` is set
+    when there is a new one."""
 
     repository: BudgetNoticeRepository
-    bus: EventBus
+    added: asyncio.Event
     _known: LRUCache[tuple[object, ...], bool] = field(
         default_factory=lambda: LRUCache(MAX_REMEMBERED)
     )
@@ -90,4 +85,4 @@ class BudgetRefusals:
         self._known[notice.key] = True
         if is_new:
             log_notice(notice)
-            self.bus.publish(TOPIC, NoticeAdded())
+            self.added.set()

@@ -6,21 +6,18 @@ from collections import OrderedDict, defaultdict
 
 from msgspec import Struct
 
-from proxy.jobs.messages import SocketClosed, SocketKnown
 from proxy.members.member import Member, Parallelism
 
 
 class _Known(Struct):
-    """A client: its newest socket while that is open, and whether it tells the messages of several
-    jobs apart."""
+    """A client: whether it has an open socket, and tells the messages of several jobs apart."""
 
-    socket: str | None = None
+    listens: bool = False
     several: bool = False
 
 
 class Clients:
-    """The clients of each member by their `client_id`, with or without an open socket, at any
-    replica.
+    """The clients of each member by their `client_id`, with or without an open socket.
 
     A local ComfyUI runs one job after the other, and programs rely on it: many follow one job at a
     time and lose track of a second one. `parallelism` holds for members that have no choice of
@@ -32,22 +29,22 @@ class Clients:
         self._limit = limit
         self._known: defaultdict[str, OrderedDict[str, _Known]] = defaultdict(OrderedDict)
 
-    def hear(self, news: object) -> None:
-        """Take what replicas say of their sockets."""
-        match news:
-            case SocketKnown(member=member, client_id=client_id, socket=socket, several=several):
-                known = self._kept(member, client_id)
-                known.socket = socket
-                known.several |= several
-            case SocketClosed(member=member, client_id=client_id, socket=socket):
-                closed = self._known[member].get(client_id)
-                if closed is not None and closed.socket == socket:
-                    closed.socket = None
+    def opened(self, member: str, client_id: str, *, several: bool = False) -> None:
+        """Note that a client has an open socket, and whether it has announced that it tells the
+        messages of several jobs apart."""
+        known = self._kept(member, client_id)
+        known.listens = True
+        known.several |= several
+
+    def closed(self, member: str, client_id: str) -> None:
+        """Note that a client has no open socket any more."""
+        if (known := self._known[member].get(client_id)) is not None:
+            known.listens = False
 
     def listens(self, member: str, client_id: str | None) -> bool:
         """Return whether the client has a socket."""
         known = None if client_id is None else self._known[member].get(client_id)
-        return known is not None and known.socket is not None
+        return known is not None and known.listens
 
     def one_at_a_time(self, member: Member, client_id: str | None) -> bool:
         """Return whether a job that the client submits now has to wait for the client's other jobs.

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from cachetools import LRUCache
 
 from proxy import randomness
-from proxy.bus import MISSED, EventBus
-from proxy.jobs.messages import HistoryChanged, JobRecorded
+from proxy.jobs.messages import JobRecorded
 from proxy.storage.history import HistoryRepository
-from proxy.storage.job_tables import HistoryEntry, JobKey
+from proxy.storage.job_tables import HistoryEntry
 from proxy.translate import codec
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ class HistoryCache:
     """The most recently used bodies of history answers, bounded in bytes.
 
     The key of an entry has its id, that of a list the `version` at which it was read. `changes`
-    counts the changes of each member's history, `missed` how often any may have changed unnoticed.
+    counts the changes of each member's history.
     """
 
     def __init__(self) -> None:
@@ -47,17 +46,16 @@ class HistoryCache:
         )
         self._newest: dict[str, int] = {}
         self.changes: Counter[str] = Counter()
-        self.missed = 0
 
-    def version(self, member: str) -> tuple[int, int]:
+    def version(self, member: str) -> int:
         """Return what differs whenever the member's history has changed."""
-        return self.missed, self.changes[member]
+        return self.changes[member]
 
     def get(self, key: _Key) -> bytes | None:
         """Return a body from the cache."""
         return self._bodies.get(key)
 
-    def put(self, key: _Key, body: bytes, version: tuple[int, int]) -> None:
+    def put(self, key: _Key, body: bytes, version: int) -> None:
         """Keep a body that was read at a `version` of the member, unless it is a large one."""
         if len(body) <= _LARGEST and self.version(key[0]) == version:
             self._bodies[key] = body
@@ -73,34 +71,32 @@ class HistoryCache:
             self._bodies.pop(key, None)
 
     def seen(self, member: str, sequence: int) -> None:
-        """Note that an entry was read: lists without it are not used, if the bus has not reported
+        """Note that an entry was read: lists without it are not used, if the engine has not told of
         it yet."""
         if sequence > self._newest.get(member, 0):
             self._newest[member] = sequence
             self.forget(member, ())  # lists alone
 
-    def clear(self) -> None:
-        """Drop everything, because any of it may have changed."""
-        self.missed += 1
-        self._bodies.clear()
-
 
 class History:
     """The ended jobs of all members; entries that are deleted take their `files` along."""
 
-    def __init__(self, bus: EventBus, repository: HistoryRepository, files: Files | None) -> None:
-        self._bus = bus
+    def __init__(self, repository: HistoryRepository, files: Files | None) -> None:
         self._repository = repository
         self._files = files
         self._cache = HistoryCache()
-        bus.subscribe("history", self._receive)
         self._process = randomness.token_hex(4)
         #: Futures of requests that wait for a change of an entry, by the member and the job's id.
         self._waiting: dict[tuple[str, str], list[asyncio.Future[None]]] = {}
+        self._callbacks: list[Callable[[], None]] = []
+
+    def subscribe(self, callback: Callable[[], None]) -> None:
+        """Call `callback` after entries were deleted."""
+        self._callbacks.append(callback)
 
     @contextmanager
     def changes(self, member: str, prompt_id: str) -> Iterator[asyncio.Future[None]]:
-        """Yield a future that is done when an entry has changed, or may have changed unnoticed."""
+        """Yield a future that is done when an entry has changed."""
         changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiting = self._waiting.setdefault((member, prompt_id), [])
         waiting.append(changed)
@@ -118,19 +114,6 @@ class History:
         if forgotten and self._files is not None:
             self._files.namespace.forgotten(member, forgotten)
 
-    def ended(self, key: JobKey) -> None:
-        """Note that a job has ended; its entry may not have been announced."""
-        self._changed(key.member, (key.prompt_id,))
-
-    def _receive(self, news: object) -> None:
-        match news:
-            case HistoryChanged(member=member, prompt_ids=prompt_ids):
-                self._changed(member, prompt_ids)
-            case _ if news is MISSED:
-                self._cache.clear()
-                for member, prompt_id in self._waiting:
-                    self._changed(member, (prompt_id,))
-
     def _changed(self, member: str, prompt_ids: tuple[str, ...] | None) -> None:
         self._cache.forget(member, prompt_ids)
         for prompt_id in prompt_ids or ():
@@ -143,7 +126,7 @@ class History:
         have changed."""
         changes = self._cache.changes
         count = changes.total() if member is None else changes[member]
-        return f"{self._process}.{self._cache.missed}.{count}"
+        return f"{self._process}.{count}"
 
     async def json(
         self,
@@ -166,10 +149,9 @@ class History:
             offset = None if offset < 0 else min(offset, _MAX_ITEMS)
         if max_items is not None:
             max_items = min(max_items, _MAX_ITEMS)
-        is_current = await self._bus.catch_up()
         version = self._cache.version(member)
         key = member, version, max_items, offset
-        if is_current and (kept := self._cache.get(key)) is not None:
+        if (kept := self._cache.get(key)) is not None:
             return kept
         if offset is None:
             last = None if max_items is None else max(max_items, 0)
@@ -192,7 +174,7 @@ class History:
     async def entry_json(self, member: str, prompt_id: str) -> bytes:
         """Return the body of `GET /history/{id}`: `{}` until the job has ended. Raises
         `StorageError`."""
-        body = await self.cached_entry_json(member, prompt_id)
+        body = self.cached_entry_json(member, prompt_id)
         if body is None:
             version = self._cache.version(member)
             entry = await self._repository.entry(member, prompt_id)
@@ -203,10 +185,9 @@ class History:
             self._cache.seen(member, entry.sequence)
         return body
 
-    async def cached_entry_json(self, member: str, prompt_id: str) -> bytes | None:
+    def cached_entry_json(self, member: str, prompt_id: str) -> bytes | None:
         """Return the body of `GET /history/{id}` if it is in the cache."""
-        is_current = await self._bus.catch_up()
-        return self._cache.get((member, prompt_id)) if is_current else None
+        return self._cache.get((member, prompt_id))
 
     async def entry(self, member: str, prompt_id: str) -> HistoryEntry | None:
         """Return an entry as it is stored, or `None`. Raises `StorageError`."""
@@ -221,9 +202,9 @@ class History:
         try:
             await self._repository.forget(member, prompt_ids)
         finally:
-            changed = None if prompt_ids is None else tuple(prompt_ids)
-            self._bus.publish("history", HistoryChanged(member, changed))
-            await self._bus.flush()
+            self._changed(member, None if prompt_ids is None else tuple(prompt_ids))
+            for callback in self._callbacks:
+                callback()
 
 
 def _entry_json(entry: HistoryEntry) -> bytes:

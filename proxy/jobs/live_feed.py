@@ -1,8 +1,4 @@
-"""The feed of the api's half: it brings the live jobs, the history and the sockets up to date.
-
-In one process the engine calls `LiveFeed.hear`, so that news come in order and none gets lost.
-Between replicas the bus brings them, and `ReplicaFeed` makes good what it loses.
-"""
+"""What the engine tells: it brings the live jobs, the history and the sockets up to date."""
 
 from __future__ import annotations
 
@@ -11,11 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from proxy.clock import now
 from proxy.jobs.answers import Answers
 from proxy.jobs.history import History
 from proxy.jobs.messages import (
-    ClientMessage,
     JobAnswered,
     JobChanged,
     JobLeft,
@@ -24,7 +18,7 @@ from proxy.jobs.messages import (
     JobRecorded,
     JobsAhead,
 )
-from proxy.jobs.subscribers import Moment, Subscriber, Subscribers
+from proxy.jobs.subscribers import Subscribers
 from proxy.jobs.views import LiveJobs
 from proxy.supervisor import Supervisor
 from proxy.translate.events import status
@@ -45,8 +39,11 @@ class LiveFeed:
     answers: Answers = field(init=False, default_factory=Answers)
     _watchers: list[Callable[[], None]] = field(init=False, default_factory=list)
 
-    async def start(self, supervisor: Supervisor) -> None:
-        """Begin to feed, in tasks of the `supervisor`. Raises `StorageError`."""
+    def __post_init__(self) -> None:
+        self.history.subscribe(self._tell_watchers)
+
+    def start(self, supervisor: Supervisor) -> None:
+        """Begin to tell clients now and then how many jobs are left."""
         supervisor.keep(self._keep_alive, "status heartbeat")
 
     def hear(self, news: JobNews) -> None:
@@ -54,8 +51,6 @@ class LiveFeed:
         match news:
             case JobMessage(key=key, client_id=client_id, message=message, watched=watched):
                 self.subscribers.tell(key.member, client_id, message, watched=watched)
-            case ClientMessage():
-                self.subscribers.tell_client(news)
             case JobAnswered():
                 self.answers.hear(news)
             case JobChanged(job=job, progress=progress, tell=tell):
@@ -76,10 +71,13 @@ class LiveFeed:
     def _changed(self, member: str, *, tell: bool) -> None:
         """Let watchers know of a change, and with `tell` the sockets of the member, too, unless it
         has a submission under way: that tells them when its client has the answer."""
-        for changed in self._watchers:
-            changed()
+        self._tell_watchers()
         if tell and not self.live.of(member).answering:
             self._tell_status(member)
+
+    def _tell_watchers(self) -> None:
+        for changed in self._watchers:
+            changed()
 
     def _tell_status(self, member: str) -> None:
         """Tell all sockets of the member how many jobs wait or run."""
@@ -114,30 +112,3 @@ class LiveFeed:
                 news = status(live.remaining)
                 for client_id in dict.fromkeys(job.client_id for job in live.jobs.values()):
                     self.subscribers.tell(member, client_id, news)
-
-    # --- sockets ---------------------------------------------------------------------------
-
-    async def moment(self, member: str) -> Moment:
-        """Return the moment in which a socket of a member opens; ask before it does."""
-        del member
-        return Moment(now(), None)
-
-    def attach(
-        self,
-        member: str,
-        client_id: str,
-        subscriber: Subscriber,
-        greet: Callable[[], None],
-        *,
-        hears_all: bool,
-        opened: Moment,
-    ) -> None:
-        """Let `subscriber` hear what concerns `client_id` (see `Subscribers.attach`); of jobs that
-        run already, what comes from now on."""
-        self._expect(member, client_id)
-        self.subscribers.attach(
-            member, client_id, subscriber, greet, hears_all=hears_all, opened=opened
-        )
-
-    def _expect(self, member: str, client_id: str) -> None:
-        """Prepare for messages of jobs that run already when a socket of a client opens."""

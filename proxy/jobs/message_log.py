@@ -18,12 +18,11 @@ _MIN_BUDGETED = 256 * 1024
 
 
 class LoggedMessage(NamedTuple):
-    """A message to all sockets of a member, or `of_job` to those that hear of a job without client;
-    with `before` only to those that have opened before this end of the member."""
+    """A message to all sockets of a member, or `of_job` to those that hear of a job without
+    client."""
 
     message: Message
     of_job: bool = False
-    before: int | None = None
 
 
 class MessageLog:

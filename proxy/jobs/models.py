@@ -7,7 +7,7 @@ live job as its one `Job`, and tells of it on the bus (`proxy.jobs.messages`) as
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
@@ -345,13 +345,3 @@ class AccountView(msgspec.Struct, frozen=True):
     plan: AccountPlan = AccountPlan()
     known: bool = True
     kind: AccountKind = "cloud"
-
-
-class EngineStatus(Protocol):
-    """The state of this process's own engine."""
-
-    def is_active(self) -> bool:
-        """Return whether the engine of this process runs the jobs."""
-
-    def accounts(self) -> Sequence[AccountView]:
-        """Return the accounts that the engine of this process runs; none while it is a standby."""

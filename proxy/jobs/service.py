@@ -1,14 +1,12 @@
-"""The api's side of the jobs: what clients and admins see of them, and how they cancel them.
+"""What clients and admins see of jobs, and how they cancel them.
 
-Where the engine does not answer, the service reads the storage. `GET /api/jobs` and
-`GET /api/jobs/{id}` are in local form, from the proxy's own records.
+`GET /api/jobs` and `GET /api/jobs/{id}` are in local form, from the proxy's own records.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -16,16 +14,18 @@ import structlog
 from msgspec import Struct
 
 from proxy.jobs.history import NO_ENTRY
-from proxy.jobs.messages import JobChanged, OverviewAnswered, RunAnswered
-from proxy.jobs.models import ENDS, AccountView, shown_state
+from proxy.jobs.messages import OverviewAnswered, RunAnswered
+from proxy.jobs.models import ENDS, AccountView
 from proxy.jobs.records import JobRecord
-from proxy.jobs.submission import SubmissionService, poll_interval
+from proxy.jobs.submission import SubmissionService
+from proxy.jobs.subscribers import Subscriber
 from proxy.jobs.views import divided, interruptible, of_queue
 from proxy.storage.database import StorageError
 from proxy.storage.job_tables import JobKey, StoredJob
 from proxy.storage.spending import Spending
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
+from proxy.translate.events import Event
 
 log = structlog.get_logger(__name__)
 
@@ -35,15 +35,12 @@ _MAX_ITEMS = 2**53
 #: Seconds to wait for the history entry of a job that has only to be recorded as ended.
 HISTORY_TIMEOUT = 2.0
 
-#: Seconds that the engine has to report all jobs.
-_OVERVIEW_TIMEOUT = 2.0
-
 
 class JobService:
     """The jobs of all members, as the api uses them.
 
     `submissions` takes jobs in, and its `timeout` bounds the wait for a cancellation too. Their
-    `feed` knows who listens here, what lives and what has ended.
+    `feed` knows who listens, what lives and what has ended.
     """
 
     def __init__(self, submissions: SubmissionService) -> None:
@@ -52,7 +49,6 @@ class JobService:
         self.subscribers = self.feed.subscribers
         self.history = self.feed.history
         self._live = self.feed.live
-        self._bus = submissions.bus
         self._engine = submissions.engine
         self._repository = submissions.repository
 
@@ -67,12 +63,6 @@ class JobService:
         """Return how many jobs of the member wait or run, and of others before its last one."""
         return self._live.of(member).remaining
 
-    async def queue_remaining_now(self, member: str) -> int:
-        """Return the current count from storage, which is correct even after lost bus messages,
-        with the jobs without an answer that `GET /queue` lists. Raises `StorageError`."""
-        live, unanswered = await self._live.picture(member)
-        return live.remaining + len(unanswered)
-
     async def queue_json(self, member: str) -> bytes | AsyncIterator[bytes]:
         """Return the body of `GET /queue`, a large one in pieces. Raises `StorageError`, and
         `MemoryLimitError`."""
@@ -80,7 +70,6 @@ class JobService:
 
     async def list_jobs(self, member: str, query: JobQuery) -> dict[str, Any]:
         """Return the answer of `GET /api/jobs`. Raises `StorageError`."""
-        live = await self._listed(member, unanswered=True)
         ended, total = await self._repository.history.summaries(
             member,
             states=ended_states(query.statuses),
@@ -91,6 +80,7 @@ class JobService:
         )
         found = list(map(codec.loads, ended))
         known = {job["id"] for job in found}
+        live = self._live.of(member).jobs.values()
         queued = [
             of_queue(job, running=running)
             for jobs, running in zip(divided(live), (True, False), strict=True)
@@ -108,14 +98,14 @@ class JobService:
         Here Comfy Cloud has the last word on the end, so the answer waits for it, at most
         `HISTORY_TIMEOUT` seconds.
         """
-        cached = await self.history.cached_entry_json(member, prompt_id)
+        cached = self.history.cached_entry_json(member, prompt_id)
         if cached is not None:
             return cached
         with self.history.changes(member, prompt_id) as changed:
             body = await self.history.entry_json(member, prompt_id)
             if body != NO_ENTRY:
                 return body
-            progress = (await self._live.now(member)).progress.get(prompt_id)
+            progress = self._live.of(member).progress.get(prompt_id)
             if not changed.done():
                 if progress is None or not progress.finishing:
                     return body
@@ -128,7 +118,7 @@ class JobService:
         One that waits because no account takes it has `queue_reason` (see `JobProgress`) and,
         where the cloud gave a message, `queue_message`.
         """
-        live = await self._live.now(member)
+        live = self._live.of(member)
         job = live.jobs.get(prompt_id)
         entry = await self.history.entry(member, prompt_id)
         if entry is None and job is None:
@@ -157,44 +147,50 @@ class JobService:
         """Return all jobs that are in the queue, without their positions."""
         return list(self._live)
 
-    async def accounts(self) -> tuple[AccountView, ...]:
-        """Return the accounts; none while no engine answers."""
-        return (await self.overview("")).accounts
+    def accounts(self) -> tuple[AccountView, ...]:
+        """Return the accounts as they are now."""
+        return self._engine.account_views()
 
     async def release_held(self) -> int:
         """Let the jobs of a restored backup that wait be sent; return how many there are. Raises
         `StorageError`."""
         return await self._repository.release_held()
 
-    async def overview(self, member: str | None = None) -> OverviewAnswered:
+    def overview(self, member: str | None = None) -> OverviewAnswered:
         """Return the live jobs of all or of one member with their positions, and the accounts.
 
-        Of many that wait the first are there. While no engine answers, all are there without
-        positions.
+        Of many that wait the first are there.
         """
-        answer = await self._engine.overview(member, _OVERVIEW_TIMEOUT)
-        if answer is not None:
-            return answer
-        jobs = tuple(
-            JobChanged(job, live.progress[job.prompt_id])
-            for name, live in self._live.members()
-            if member in (None, name)
-            for job in live.jobs.values()
-        )
-        waiting = Counter(view.job.member for view in jobs if shown_state(view.job) == "waiting")
-        return OverviewAnswered(jobs, (), dict(waiting))
+        return self._engine.overview(member)
 
-    async def run(self, key: JobKey, *, picture: bool = False) -> RunAnswered:
+    def run(self, key: JobKey, *, picture: bool = False) -> RunAnswered:
         """Return how far a running job is, and with `picture` its last preview."""
-        answer = await self._engine.run(key, _OVERVIEW_TIMEOUT, picture=picture)
-        return answer or RunAnswered(None)
+        return self._engine.run(key, picture=picture)
+
+    # --- sockets ---------------------------------------------------------------------------
+
+    def attach(
+        self,
+        member: str,
+        client_id: str,
+        subscriber: Subscriber,
+        greet: Callable[[], None],
+        *,
+        hears_all: bool,
+    ) -> None:
+        """Let `subscriber` hear what concerns `client_id` (see `Subscribers.attach`); after the
+        greeting comes the node that runs now for this client, if one does."""
+        self.subscribers.attach(member, client_id, subscriber, greet, hears_all=hears_all)
+        node = self._engine.running_node(member, client_id)
+        if node is not None:
+            self.subscribers.tell_client(member, client_id, Event("executing", {"node": node}))
 
     # --- what clients end ------------------------------------------------------------------
 
     async def delete_pending(self, member: str, prompt_ids: list[str] | None) -> None:
         """Take waiting jobs out of the queue, all without `prompt_ids`; they leave no trace, as in
         ComfyUI."""
-        _, pending = divided(await self._listed(member, unanswered=prompt_ids is not None))
+        _, pending = divided(self._live.of(member).jobs.values())
         if prompt_ids is not None:
             wanted = set(prompt_ids)
             pending = [job for job in pending if job.prompt_id in wanted]
@@ -212,7 +208,7 @@ class JobService:
 
         Those are what the `client_id` has, or else the `submitter` (see `interrupted`).
         """
-        live = await self._listed(member, unanswered=prompt_id is not None)
+        live = [*self._live.of(member).jobs.values()]
         if prompt_id is not None:  # ignored for one that waits, as on a local server
             running, _ = divided(live)
             jobs = [job for job in running if job.prompt_id == prompt_id]
@@ -225,17 +221,9 @@ class JobService:
             jobs = interrupted(jobs, others, submitter)
         await self._cancel([job.key for job in jobs], interrupt=True)
 
-    async def _listed(self, member: str, *, unanswered: bool) -> list[StoredJob]:
-        """Return the jobs that `GET /queue` lists, those without an answer only if they are wanted:
-        they may be submissions under way. Raises `StorageError`."""
-        if not unanswered:
-            return [*(await self._live.now(member)).jobs.values()]
-        live, others = await self._live.picture(member)
-        return [*live.jobs.values(), *others]
-
     async def cancel(self, member: str, prompt_id: str) -> bool:
         """Cancel a waiting or running job; false if there is none to cancel."""
-        live = await self._live.now(member)
+        live = self._live.of(member)
         job = live.jobs.get(prompt_id)
         if job is None:
             job = await self._live.read(member, prompt_id)
@@ -244,7 +232,7 @@ class JobService:
     async def cancelled_of(self, member: str, prompt_ids: Iterable[str]) -> list[str]:
         """Cancel jobs, and return those that could be. Raises `LocalError` and `StorageError`."""
         wanted = dict.fromkeys(prompt_ids)
-        live = (await self._live.now(member)).jobs
+        live = self._live.of(member).jobs
         stored = await self._repository.living(member, [id_ for id_ in wanted if id_ not in live])
         there = [id_ for id_ in wanted if id_ in live or id_ in stored]
         return [id_ for id_ in there if await self.cancel(member, id_)]
@@ -252,40 +240,24 @@ class JobService:
     async def _cancel(
         self, keys: list[JobKey], *, interrupt: bool = False, cleared: bool = False
     ) -> bool:
-        """Ask the engine to cancel jobs; returns whether it cancelled any. Raises `LocalError`.
+        """Have jobs cancelled; return whether any was by this. Raises `LocalError`.
 
-        With `interrupt` they end as interrupted runs, also where they have not begun. What the
-        engine does not answer soon is written down for it.
+        With `interrupt` they end as interrupted runs, also where they have not begun.
         """
         if not keys:
             return False
-        with self._engine.cancelled(keys, interrupt=interrupt, cleared=cleared) as answered:
-            waited, wished = 0.0, False
-            while (answer := await answered.within(wait := poll_interval(self._bus))) is None:
-                waited += wait
-                try:
-                    live = await self._repository.request_cancel(keys, interrupt=interrupt)
-                    if not live and wished:
-                        return True
-                    wished = True
-                except StorageError as error:
-                    log.warning("cancel_save_failed", error=str(error))
-                    raise _not_cancelled() from error
-                if waited >= self.submissions.timeout:
-                    raise _not_cancelled()
-        if answer.error is not None:
-            raise answer.error
-        await self._bus.flush()
-        return answer.cancelled
-
-
-def _not_cancelled() -> LocalError:
-    return LocalError(
-        "cancel_unanswered",
-        "The cancellation is stored but not carried out yet; check the queue later.",
-        kind="unavailable",
-        retry_after=5.0,
-    )
+        cancelling = self._engine.cancel(keys, interrupt=interrupt, cleared=cleared)
+        try:
+            async with asyncio.timeout(self.submissions.timeout):
+                return await asyncio.shield(cancelling)
+        except (StorageError, TimeoutError) as error:
+            log.warning("cancel_save_failed", error=str(error))
+            raise LocalError(
+                "cancel_unanswered",
+                "The cancellation is not carried out yet; check the queue later.",
+                kind="unavailable",
+                retry_after=5.0,
+            ) from error
 
 
 def interrupted(

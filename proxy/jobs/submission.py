@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,15 +15,13 @@ import structlog
 from msgspec import Struct
 
 from proxy import randomness
-from proxy.bus import EventBus
 from proxy.costs.job_cost import JobCost
 from proxy.jobs.checks import Checks
 from proxy.jobs.clients import Clients
 from proxy.jobs.conversion import job_of_request, payload_of, stored_of, used
-from proxy.jobs.engine_client import EngineClient
+from proxy.jobs.engine_calls import RunningEngine
 from proxy.jobs.estimates import OverBudgetError
 from proxy.jobs.live_feed import LiveFeed
-from proxy.jobs.messages import JobAnswered
 from proxy.jobs.models import Job, JobRequest
 from proxy.jobs.submission_limits import SubmissionLimits, payloads_full
 from proxy.owners import member_owner
@@ -34,7 +32,6 @@ from proxy.storage.conditions import (
     PayloadsFullError,
     QueueFullError,
 )
-from proxy.storage.database import OutcomeUnknownError, StorageError
 from proxy.storage.job_tables import StoredJob
 from proxy.storage.jobs import JobLivesError, JobRepository
 from proxy.storage.payloads import Payload, size_of
@@ -44,12 +41,6 @@ log = structlog.get_logger(__name__)
 
 #: How often entries of the history are forgotten for one job, before it is refused.
 _MAX_FORGETTING = 8
-
-
-def poll_interval(bus: EventBus) -> float:
-    """Return the seconds between two reads of the storage while the engine has not answered on the
-    bus."""
-    return 1.0 if bus.connected else 0.3
 
 
 class Trial(Struct, frozen=True):
@@ -70,7 +61,7 @@ class SubmissionService:
     seconds is withdrawn. `clients` knows who listens, the `feed` brings the answers of the engine.
     """
 
-    engine: EngineClient
+    engine: RunningEngine
     repository: JobRepository
     feed: LiveFeed
     clients: Clients
@@ -79,8 +70,7 @@ class SubmissionService:
     timeout: float = 30.0
 
     def __post_init__(self) -> None:
-        self.bus, self.live = self.engine.bus, self.feed.live
-        self.bus.subscribe("sockets", self.clients.hear)
+        self.live = self.feed.live
 
     @asynccontextmanager
     async def submitted(self, member: str, request: JobRequest) -> AsyncIterator[dict[str, Any]]:
@@ -178,52 +168,25 @@ class SubmissionService:
             self.engine.receive(job)
             try:
                 # The client gets its answer before the engine goes on with the job.
-                async with asyncio.timeout(poll_interval(self.bus)):
-                    message: JobAnswered | None = await answers.get()
+                async with asyncio.timeout(self.timeout):
+                    message = await answers.get()
             except TimeoutError:
-                message = await self._late_answer(job, answers)
-        if message is None:
-            return {}
+                return await self._late_answer(job)
         if message.error is not None:
             raise message.error
-        await self.bus.flush()
         return dict(message.node_errors or {})
 
-    async def _late_answer(
-        self, job: Job, answers: asyncio.Queue[JobAnswered]
-    ) -> JobAnswered | None:
-        """Look into the storage until the answer comes, or `None` if it has the job as accepted.
-
-        The engine may change meanwhile, and the bus lose its answer. Raises `LocalError`.
-        """
-        waited, gone = 0.0, False
-        while answers.empty():  # else it came as the time was over
-            waited += poll_interval(self.bus)
-            try:
-                row = await self.repository.get(job.member, job.prompt_id)
-                if row is not None and row.order == job.order:
-                    if row.accepted:
-                        return None
-                    if waited >= self.timeout and await self.repository.withdraw(
-                        job.order, usage=[used(job, submitted=-1)]
-                    ):
-                        raise _not_taken_up()
-                elif await self.repository.history.has(job.order):
-                    return None
-                elif gone:
-                    raise _taken_out()
-                else:
-                    gone = True  # the answer may be under way
-            except StorageError as error:
-                log.warning("job_look_failed", job=job.prompt_id, error=str(error))
-                if waited >= self.timeout:
-                    raise OutcomeUnknownError(
-                        "the connection to the database was lost before the engine took the job"
-                    ) from error
-            with suppress(TimeoutError):
-                async with asyncio.timeout(poll_interval(self.bus)):
-                    return await answers.get()
-        return answers.get_nowait()
+    async def _late_answer(self, job: Job) -> dict[str, Any]:
+        """Withdraw a job that the engine has not accepted in time, unless its row says so by now.
+        Raises `LocalError`, `StorageError`."""
+        if await self.repository.withdraw(job.order, usage=[used(job, submitted=-1)]):
+            raise LocalError(
+                "submission_withdrawn",
+                "The job was not sent in time. It will not run; submit it again.",
+                kind="unavailable",
+                retry_after=5.0,
+            )
+        return {}
 
 
 def _in_the_queue(prompt_id: str) -> LocalError:
@@ -233,19 +196,3 @@ def _in_the_queue(prompt_id: str) -> LocalError:
         kind="conflict",
         details=prompt_id,
     )
-
-
-def _not_taken_up() -> LocalError:
-    return _withdrawn("The job was not sent in time. It will not run; submit it again.")
-
-
-def _taken_out() -> LocalError:
-    """Return the answer about a job that somebody else took out: it may have begun to run before
-    its client cancelled it."""
-    return _withdrawn(
-        "The job was cancelled, or not sent. If you did not cancel it, submit it again."
-    )
-
-
-def _withdrawn(message: str) -> LocalError:
-    return LocalError("submission_withdrawn", message, kind="unavailable", retry_after=5.0)

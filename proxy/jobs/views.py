@@ -38,7 +38,7 @@ class MemberJobs:
     `progress` is what the engine has published of each job in addition to its row, by id.
 
     `ahead` jobs of others go before the last waiting one, `answering` are being submitted here.
-    `number` is the least that the next job may have: it continues after those of other replicas.
+    `number` is the least that the next job may have.
     `body` is that of `GET /queue`, until something changes.
     """
 
@@ -105,17 +105,8 @@ class LiveJobs:
             yield from member.jobs.values()
 
     def of(self, member: str) -> MemberJobs:
-        """Return the jobs of a member, as far as the engine has told of them."""
+        """Return the jobs of a member."""
         return self._members[member]
-
-    async def now(self, member: str) -> MemberJobs:
-        """Return the jobs of a member as they are now. Raises `StorageError`."""
-        return self._members[member]
-
-    async def picture(self, member: str) -> tuple[MemberJobs, list[StoredJob]]:
-        """Return the jobs of a member as they are now, and those that are listed beside them
-        without an answer, which may never come. Raises `StorageError`."""
-        return self._members[member], []
 
     def members(self) -> list[tuple[str, MemberJobs]]:
         """Return all known members, with their jobs."""
@@ -157,11 +148,11 @@ class LiveJobs:
     async def queue_json(self, member: str) -> bytes | AsyncIterator[bytes]:
         """Return the body of `GET /queue`, a large one in pieces. Raises `StorageError`, and
         `MemoryLimitError` for a job that does not fit into the memory now."""
-        live, unanswered = await self.picture(member)
-        if live.body is not None and not unanswered:
+        live = self._members[member]
+        if live.body is not None:
             return live.body
         jobs = list(live.jobs.values())
-        running, pending = divided([*jobs, *unanswered])
+        running, pending = divided(jobs)
         lacking = [job.order for job in (*running, *pending) if self._sent.get(job.order) is None]
         sizes = await self.repository.payloads.sizes(lacking)
         if sum(sizes.values()) > _READ_BYTES:
@@ -172,8 +163,7 @@ class LiveJobs:
             b", ".join([sent[job.order].item(job) for job in running if job.order in sent]),
             b", ".join([sent[job.order].item(job) for job in pending if job.order in sent]),
         )
-        known = not unanswered and jobs == list(live.jobs.values())
-        if known and len(body) <= _MAX_QUEUE_BODY:
+        if jobs == list(live.jobs.values()) and len(body) <= _MAX_QUEUE_BODY:
             held = self._budget.spare(member, "job")
             with suppress(MemoryLimitError):
                 held.resize(len(body))

@@ -1,6 +1,6 @@
 """Short notices that a member's client leaves for the member's web pages, which poll for them.
 
-They are kept for half a minute, in memory, and the bus brings them to every replica.
+They are kept for half a minute, in memory.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ import asyncio
 from collections import deque
 from typing import Any
 
+from msgspec import Struct
+
 from proxy import clock
 from proxy.budget import Allocation, MemoryBudget, MemoryLimitError
-from proxy.bus import BusMessage, EventBus
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 
@@ -23,7 +24,7 @@ MAX_NOTICE_BYTES, MAX_NOTICES = 16 * 1024, 1000
 _OVERHEAD = 512
 
 
-class NoticeLeft(BusMessage, frozen=True):
+class NoticeLeft(Struct, frozen=True):
     """A notice for the member's web pages; `at` is in seconds since 1970, `argument` JSON."""
 
     member: str
@@ -35,12 +36,10 @@ class NoticeLeft(BusMessage, frozen=True):
 class Notices:
     """The notices of all members. Close it to stop its timers."""
 
-    def __init__(self, bus: EventBus, budget: MemoryBudget) -> None:
-        self._bus = bus
+    def __init__(self, budget: MemoryBudget) -> None:
         self._budget = budget
         self._kept: dict[str, _MemberNotices] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        bus.subscribe("notices", self._receive)
         budget.add_cache(self._evict)
 
     def leave(self, member: str, command: str, argument: Any = None) -> None:
@@ -52,7 +51,10 @@ class Notices:
                 f"The message has more than {MAX_NOTICE_BYTES:,} bytes, which is the maximum.",
                 kind="too_large",
             )
-        self._bus.publish("notices", NoticeLeft(member, clock.time(), command, text))
+        if member not in self._kept:
+            self._kept[member] = _MemberNotices(self._budget.spare(member, "workflow"))
+            self._wake_later(member)
+        self._kept[member].append(NoticeLeft(member, clock.time(), command, text))
 
     def since(self, member: str, since: float) -> list[NoticeLeft]:
         """Return the notices that were left after a time (seconds since 1970)."""
@@ -73,15 +75,6 @@ class Notices:
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
-
-    def _receive(self, message: object) -> None:
-        if not isinstance(message, NoticeLeft):
-            return
-        member = message.member
-        if member not in self._kept:
-            self._kept[member] = _MemberNotices(self._budget.spare(member, "workflow"))
-            self._wake_later(member)
-        self._kept[member].append(message)
 
     def _wake_later(self, member: str) -> None:
         loop = asyncio.get_running_loop()

@@ -1,7 +1,6 @@
 """Workflows that a member's clients publish to each other.
 
-They are in the database, so that every replica has them and none keeps them in memory; the bus
-tells which one is new.
+They are in the database, so that no memory holds them.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from typing import Any
 import structlog
 
 from proxy import clock
-from proxy.bus import BusMessage, EventBus
 from proxy.listening_clients import ListeningClients
 from proxy.storage.database import StorageError
 from proxy.storage.workflows import MAX_WORKFLOWS, PublishedWorkflow, WorkflowRepository
@@ -28,38 +26,18 @@ MAX_WORKFLOW_BYTES = 4 * 1024 * 1024
 #: Characters of a client's id.
 MAX_ID_LENGTH = 1000
 
-#: Sends an event to the socket of a member's client, if it has one here.
+#: Sends an event to the socket of a member's client, if it has one.
 Tell = Callable[[str, str, Event], None]
 
 
-class WorkflowPublished(BusMessage, frozen=True):
-    """A client of the member has published a workflow, which replaces its last one."""
-
-    member: str
-    publisher: str
-    published_at: int
-
-
-class WorkflowSubscribed(BusMessage, frozen=True):
-    """A client of the member wants to receive workflows, or no longer."""
-
-    member: str
-    client_id: str
-    wants: bool
-
-
 class WorkflowExchange:
-    """The published workflows and their subscribers. `tell` reaches the sockets of this replica."""
+    """The published workflows and their subscribers, whom `tell` reaches."""
 
-    def __init__(
-        self, repository: WorkflowRepository, bus: EventBus, tell: Tell, supervisor: Supervisor
-    ) -> None:
+    def __init__(self, repository: WorkflowRepository, tell: Tell, supervisor: Supervisor) -> None:
         self._repository = repository
-        self._bus = bus
         self._tell = tell
         self._supervisor = supervisor
         self._subscribers = ListeningClients(MAX_WORKFLOWS)
-        bus.subscribe("workflows", self._receive)
 
     async def publish(self, member: str, publisher: str, name: Any, workflow: Any) -> None:
         """Store a workflow and send it to the member's clients that have subscribed.
@@ -78,7 +56,9 @@ class WorkflowExchange:
         await self._repository.put(
             PublishedWorkflow(member, publisher, published_at, len(message), message)
         )
-        self._bus.publish("workflows", WorkflowPublished(member, publisher, published_at))
+        if self._subscribers.any_of(member):
+            work = self._deliver(member, publisher, published_at)
+            self._supervisor.spawn(work, "deliver a workflow")
 
     async def subscribe(self, member: str, client_id: str) -> bool:
         """Let a client receive workflows, beginning with those that are there.
@@ -88,7 +68,7 @@ class WorkflowExchange:
         _check_id(client_id)
         if client_id in self._subscribers.of(member):
             return False
-        self._bus.publish("workflows", WorkflowSubscribed(member, client_id, wants=True))
+        self._subscribers.change(member, client_id, wants=True)
         try:
             for publisher in await self._repository.publishers(member):
                 workflow = await self._repository.get(member, publisher)
@@ -103,25 +83,17 @@ class WorkflowExchange:
         """Send a client no more workflows; return false if it has not subscribed."""
         if client_id not in self._subscribers.of(member):
             return False
-        self._bus.publish("workflows", WorkflowSubscribed(member, client_id, wants=False))
+        self._subscribers.change(member, client_id, wants=False)
         return True
 
-    def _receive(self, message: object) -> None:
-        match message:
-            case WorkflowPublished(member=member) if self._subscribers.any_of(member):
-                self._supervisor.spawn(self._deliver(message), "deliver a workflow")
-            case WorkflowSubscribed(member=member, client_id=client_id, wants=wants):
-                self._subscribers.change(member, client_id, wants=wants)
-
-    async def _deliver(self, message: WorkflowPublished) -> None:
+    async def _deliver(self, member: str, publisher: str, published_at: int) -> None:
         """Send a workflow to the subscribers, unless its publisher has replaced it meanwhile."""
-        member = message.member
         try:
-            workflow = await self._repository.get(member, message.publisher)
+            workflow = await self._repository.get(member, publisher)
         except StorageError as error:
             log.error("workflow_not_delivered", error=str(error))
             return
-        if workflow is None or workflow.published_at != message.published_at:
+        if workflow is None or workflow.published_at != published_at:
             return
         event = _event(workflow)
         for client_id in self._subscribers.of(member):

@@ -7,7 +7,6 @@ from typing import Literal
 from proxy.settings.fields import SettingsTable, setting
 from proxy.settings.values import (
     BlobPlace,
-    BusAddress,
     DatabaseAddress,
     HomePath,
     Mebibytes,
@@ -24,7 +23,7 @@ class ReplicaSettings(SettingsTable):
     database: DatabaseAddress = setting(
         None,
         "The database: `sqlite`, a file in the data folder, for one process; or a PostgreSQL "
-        "database that all replicas share, which also needs `bus` and the extra `cluster`. "
+        "database that all processes share, which needs the extra `cluster`. "
         "`file:PATH` names a file that contains the address. It has no option, because the "
         "address contains a password.",
         expects="sqlite, postgresql://USER:PASSWORD@HOST/NAME, or file:PATH of a file that "
@@ -39,16 +38,6 @@ class ReplicaSettings(SettingsTable):
         expects="postgresql://USER:PASSWORD@HOST/NAME, or file:PATH of a file that holds it",
         shown="the setting database",
         example="postgresql://comfy:...@db.internal/comfy",
-    )
-    bus: BusAddress = setting(
-        None,
-        "The message bus between replicas: `memory` for one process, or the address of a Valkey "
-        "or Redis server that all replicas share. `file:PATH` names a file that contains the "
-        "address.",
-        expects="memory, redis://HOST, rediss://USER:PASSWORD@HOST, or file:PATH of a file "
-        "that holds one of them",
-        shown="memory",
-        example="rediss://comfy:...@valkey.internal",
     )
     blobs: BlobPlace | None = setting(
         None,

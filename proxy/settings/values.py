@@ -48,11 +48,6 @@ def to_database(value: object) -> SecretStr | None:
     return _address(value, "sqlite", ("postgresql://", "postgres://"))
 
 
-def to_bus(value: object) -> SecretStr | None:
-    """Return the address of a Valkey or Redis server, or of a file with it; `None` for memory."""
-    return _address(value, "memory", ("redis://", "rediss://"))
-
-
 def _address(value: object, none: str, beginnings: tuple[str, ...]) -> SecretStr | None:
     """Return an address that may hold a password. `file:PATH` names a file that holds it.
 
@@ -172,7 +167,6 @@ HostAndPort: TypeAlias = Annotated[
     ValueForm("HOST:PORT", "an address such as 127.0.0.1:9188 or [::1]:9188"),
 ]
 DatabaseAddress: TypeAlias = Annotated[SecretStr | None, BeforeValidator(to_database)]
-BusAddress: TypeAlias = Annotated[SecretStr | None, BeforeValidator(to_bus)]
 BlobPlace: TypeAlias = Annotated[
     str,
     BeforeValidator(to_blobs),

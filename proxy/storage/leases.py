@@ -55,11 +55,13 @@ class Batch(Struct, frozen=True):
 
 
 class Lease(Struct, frozen=True):
-    """A lease that `holder` has, until it is not renewed in time."""
+    """A lease that `holder` has, until it is not renewed in time. `address` says where the holder
+    is reached, by others that know what it means."""
 
     name: str
     holder: str
     epoch: int
+    address: str = ""
 
     @property
     def fence(self) -> Fence:
@@ -96,10 +98,14 @@ _MINE = update(leases).where(
     leases.c.holder == bindparam("by"),
     leases.c.epoch == bindparam("at"),
 )
-_RENEW = _MINE.values(expires=database_now() + bindparam("ttl", type_=BigInteger))
-_RELEASE = _MINE.values(expires=0)
+_RENEW = _MINE.values(
+    expires=database_now() + bindparam("ttl", type_=BigInteger), address=bindparam("where")
+)
+_RELEASE = _MINE.values(expires=0, address="")
 _RESERVE = _MINE.values(
-    holder=bindparam("other"), expires=database_now() + bindparam("ttl", type_=BigInteger)
+    holder=bindparam("other"),
+    expires=database_now() + bindparam("ttl", type_=BigInteger),
+    address="",
 )
 _TAKE = (
     update(leases)
@@ -108,6 +114,7 @@ _TAKE = (
         holder=bindparam("by"),
         epoch=bindparam("at"),
         expires=database_now() + bindparam("ttl", type_=BigInteger),
+        address=bindparam("where"),
     )
 )
 
@@ -116,17 +123,17 @@ class LeaseRepository(Repository):
     """The leases of a database. Times to live are in seconds."""
 
     async def acquire(
-        self, name: str, holder: str, ttl: float, *, alone: bool = False
+        self, name: str, holder: str, ttl: float, *, alone: bool = False, address: str = ""
     ) -> Lease | None:
         """Acquire the lease if it is free, has expired or is the holder's; returns `None`
-        otherwise.
+        otherwise. Others find the `address` in its row.
 
         With `alone` no other process can run (the data folder is locked), so that the lease of a
         previous process is taken at once.
         """
 
         def work(connection: Connection) -> Lease | None:
-            free = {"name": name, "holder": "", "epoch": 0, "expires": 0}
+            free = {"name": name, "holder": "", "epoch": 0, "expires": 0, "address": ""}
             connection.execute(_FREE(connection), free)
             row = connection.execute(_LOCKED, {"lease": name}).one()
             now = connection.execute(_NOW).scalar_one()
@@ -134,8 +141,8 @@ class LeaseRepository(Repository):
                 return None
             epoch = row.epoch + 1
             taken = {"lease": name, "by": holder, "at": epoch, "ttl": round(ttl * 1000)}
-            connection.execute(_TAKE, taken)
-            return Lease(name, holder, epoch)
+            connection.execute(_TAKE, {**taken, "where": address})
+            return Lease(name, holder, epoch, address)
 
         return await self.database.write(work, urgent=True)
 
@@ -146,14 +153,15 @@ class LeaseRepository(Repository):
         def work(connection: Connection) -> bool:
             connection.execute(_FORGET)
             expires = connection.execute(_NOW).scalar_one() + round(ttl * 1000)
-            used = {"name": name, "holder": "", "epoch": 0, "expires": expires}
+            used = {"name": name, "holder": "", "epoch": 0, "expires": expires, "address": ""}
             return connection.execute(_FREE(connection), used).rowcount == 1
 
         return await self.database.write(work)
 
-    async def renew(self, lease: Lease, ttl: float) -> bool:
-        """Extend the lease; returns false if another holder has it."""
-        values = {**_mine(lease), "ttl": round(ttl * 1000)}
+    async def renew(self, lease: Lease, ttl: float, *, address: str = "") -> bool:
+        """Extend the lease, and say where its holder is reached now; returns false if another
+        holder has it."""
+        values = {**_mine(lease), "ttl": round(ttl * 1000), "where": address}
         return await self.database.write(
             lambda connection: connection.execute(_RENEW, values).rowcount == 1, urgent=True
         )
@@ -172,7 +180,7 @@ class LeaseRepository(Repository):
     async def holder(self, name: str) -> Lease | None:
         """Return who holds the lease, if it has not expired."""
         row = await self._first(_HELD, {"lease": name})
-        return None if row is None else Lease(row.name, row.holder, row.epoch)
+        return None if row is None else Lease(row.name, row.holder, row.epoch, row.address)
 
 
 def _mine(lease: Lease) -> dict[str, Any]:
@@ -185,7 +193,7 @@ def is_first(connection: Connection, batch: Batch | None) -> bool:
     if batch is None:
         return True
     expires = connection.execute(_NOW).scalar_one() + _BATCH_TTL * 1000
-    free = {"name": batch.writer, "holder": "", "epoch": 0, "expires": expires}
+    free = {"name": batch.writer, "holder": "", "epoch": 0, "expires": expires, "address": ""}
     if run(connection, _FREE, free).rowcount:
         connection.execute(_FORGET)
     counted = {"writer": batch.writer, "at": batch.number, "ttl": _BATCH_TTL * 1000}

@@ -135,6 +135,7 @@ leases = Table(
     Column("holder", Text, nullable=False),
     Column("epoch", BigInteger, nullable=False),
     Column("expires", BigInteger, nullable=False),
+    Column("address", Text, nullable=False, server_default=""),
 )
 
 #: Single values, as JSON: revisions, learned facts, marks of what was done once.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 
-from proxy.bus import MISSED, BusMessage
 from proxy.jobs.models import Job, JobEnd
 from proxy.storage.encryption import Cipher
 from proxy.storage.webhooks import WebhookMessage
@@ -21,14 +20,8 @@ from proxy.webhooks.messages import (
 )
 from proxy.webhooks.secret import new_secret
 
-#: The topic of the bus about endpoints and deliveries.
-TOPIC = "webhooks"
 #: The name in a job's `extra_data` of the URL that gets the message about its end.
 WEBHOOK_URL = "webhook_url"
-
-
-class WebhooksChanged(BusMessage, frozen=True):
-    """Endpoints or deliveries are others: there may be something to send."""
 
 
 #: The types that endpoints may want, as long as it is unknown which they do.
@@ -64,15 +57,6 @@ class Outbox:
         """Take for unknown what endpoints want, until that is read again."""
         self.wanted = _ANY
         self.news.set()
-
-    def receive(self, news: object) -> None:
-        """Take a message of the bus."""
-        if isinstance(news, WebhooksChanged) or news is MISSED:
-            self.forget()
-
-    def hear_of_budgets(self, _: object) -> None:
-        """Take a message of the bus about budgets."""
-        self.budgets.set()
 
 
 def url_of(job: Job) -> str | None:

@@ -1,12 +1,10 @@
-"""The engine's half of webhooks, which lasts as long as the process, and its work for one lease."""
+"""What an engine does for webhooks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from proxy.bus import EventBus, Subscription
-from proxy.jobs.budget_notices import TOPIC as BUDGETS
 from proxy.jobs.models import AccountView
 from proxy.storage.budget_notices import BudgetNoticeRepository
 from proxy.storage.leases import Fence
@@ -16,7 +14,7 @@ from proxy.webhooks.account_watch import AccountWatch
 from proxy.webhooks.budget_watch import BudgetWatch
 from proxy.webhooks.cleanup import WebhookCleanup
 from proxy.webhooks.delivery import WebhookDelivery
-from proxy.webhooks.outbox import TOPIC, Outbox
+from proxy.webhooks.outbox import Outbox
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +30,12 @@ class WebhookRunner:
 
     def run(
         self,
-        bus: EventBus,
         supervisor: Supervisor,
         fence: Fence,
         views: Callable[[], Sequence[AccountView]],
-    ) -> list[Subscription]:
+    ) -> None:
         """Deliver what waits, and tell of budgets and of the accounts in `views`, as tasks of the
-        supervisor of an engine, which closes the subscriptions that this returns."""
+        supervisor of an engine."""
         watch = AccountWatch(
             repository=self.repository, outbox=self.outbox, fence=fence, views=views
         )
@@ -47,7 +44,3 @@ class WebhookRunner:
         supervisor.keep(self.cleanup.run, "clean up webhooks")
         supervisor.keep(watch.run, "tell webhooks of accounts")
         supervisor.keep(budgets.run, "tell webhooks of budgets")
-        return [
-            bus.subscribe(TOPIC, self.outbox.receive),
-            bus.subscribe(BUDGETS, self.outbox.hear_of_budgets),
-        ]

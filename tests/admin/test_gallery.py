@@ -12,7 +12,7 @@ import aiohttp
 import graphs
 import pytest
 from PIL import Image
-from stack import TIMEOUT, Client, running_proxy
+from stack import TIMEOUT, Client, running_proxy, serving
 from team import Team, bearer, running_team
 
 from proxy.admin import members
@@ -276,14 +276,14 @@ async def test_the_admin_listener_has_no_web_interface_to_link_to(
     team: Team, session: aiohttp.ClientSession
 ) -> None:
     server = Server(team.proxy.services, stop_timeout=0.5, admin=True)
-    url = f"{await server.start('127.0.0.1', 0)}/proxy"
-    async with session.get(f"{url}/api/state", headers=bearer(team.ann)) as answer:
-        assert (await answer.json())["server"]["interface"] is False
-    async with session.get(f"{url}/page/app.js", headers=bearer(team.ann)) as answer:
-        assert answer.content_type == "text/javascript"
-    async with session.get(f"{url}/page/none.js", headers=bearer(team.ann)) as answer:
-        assert answer.status == 404
-    await server.stop()
+    async with serving(server) as address:
+        url = f"{address}/proxy"
+        async with session.get(f"{url}/api/state", headers=bearer(team.ann)) as answer:
+            assert (await answer.json())["server"]["interface"] is False
+        async with session.get(f"{url}/page/app.js", headers=bearer(team.ann)) as answer:
+            assert answer.content_type == "text/javascript"
+        async with session.get(f"{url}/page/none.js", headers=bearer(team.ann)) as answer:
+            assert answer.status == 404
 
 
 async def test_without_members_everything_is_ones_own(

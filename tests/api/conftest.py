@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from aiohttp.test_utils import BaseTestServer, TestClient
 from backend import open_database
+from stack import serving
 from wire import Running
 from yarl import URL
 
@@ -416,14 +417,15 @@ class ServerUnderTest(BaseTestServer):
         super().__init__()
         self.server = Server(services, stop_timeout=0.5)
         self.app = self.server.app
+        self._stack = AsyncExitStack()
 
     async def start_server(self, *_: Any, **__: Any) -> None:
         if self._root is None:
-            self._root = URL(await self.server.start("127.0.0.1", 0))
+            self._root = URL(await self._stack.enter_async_context(serving(self.server)))
             self.port = self._root.port
 
     async def close(self) -> None:
-        await self.server.stop()
+        await self._stack.aclose()
 
     async def _make_runner(self, **_: Any) -> Any:
         raise NotImplementedError
@@ -501,13 +503,12 @@ def running(
             members=members or Directory(),
         )
         server = Server(services, ConnectionLimits(**limits), stop_timeout=stop_timeout)
-        url = URL(await server.start("127.0.0.1", 0))
-        found = Running(server, url, began, go)
-        try:
-            yield found
-        finally:
-            for writer in found.writers:
-                writer.transport.abort()
-            await server.stop()
+        async with serving(server) as url:
+            found = Running(server, URL(url), began, go)
+            try:
+                yield found
+            finally:
+                for writer in found.writers:
+                    writer.transport.abort()
 
     return run

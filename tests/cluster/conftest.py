@@ -24,13 +24,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    """PostgreSQL and Valkey, of this process of tests."""
-    with (
-        server_processes.postgresql() as postgresql,
-        server_processes.valkey(tmp_path_factory.mktemp("valkey")) as valkey,
-    ):
-        yield Servers(postgresql, valkey)
+def servers() -> Iterator[Servers]:
+    """PostgreSQL, of this process of tests."""
+    with server_processes.postgresql() as postgresql:
+        yield Servers(postgresql)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 from cluster.forwarder import Ways, ways_of
 from process import Process, before, command, serving
-from servers import Postgresql, ServerProcess, free_port
+from servers import Postgresql, free_port
 from stack import Client
 from team import bearer
 from waiting import running
@@ -37,16 +37,11 @@ class Servers:
     """What replicas share; one of each for all tests of a process."""
 
     postgresql: Postgresql
-    valkey: ServerProcess
     _names: Any = field(default_factory=itertools.count)
 
     def settings(self) -> dict[str, str]:
-        """The settings of replicas with an empty database and channels of their own."""
-        number = next(self._names)
-        return {
-            "COMFY_PROXY_DATABASE": self.postgresql.create(f"test-{number}"),
-            "COMFY_PROXY_BUS": f"redis://127.0.0.1:{self.valkey.port}/{number % 16}",
-        }
+        """The settings of replicas with an empty database of their own."""
+        return {"COMFY_PROXY_DATABASE": self.postgresql.create(f"test-{next(self._names)}")}
 
 
 @dataclass(eq=False)
@@ -118,7 +113,7 @@ class Person:
 
 @dataclass
 class Cluster:
-    """Replicas with one database, one bus, one folder of blobs and one cloud.
+    """Replicas with one database, one folder of blobs and one cloud.
 
     Where there are members, `session` is that of `admin`, whose token is `admin_token`.
     """

@@ -10,8 +10,9 @@ from functools import partial
 from typing import Any
 
 import pytest
+import waiting
 
-from proxy.edge.accepting import TOGETHER, Acceptor
+from proxy.edge.accepting import TOGETHER, Acceptor, listen
 from proxy.supervisor import Supervisor
 
 
@@ -40,22 +41,41 @@ def acceptor_of(made: list[Any], supervisor: Supervisor) -> Acceptor:
 async def test_many_connections_are_made_in_few_iterations(supervisor: Supervisor) -> None:
     made: list[Any] = []
     acceptor = acceptor_of(made, supervisor)
-    await acceptor.start(["127.0.0.1"], 0)
-    address = acceptor.sockets[0].getsockname()
+    sockets = await listen(["127.0.0.1"], 0)
+    acceptor.start(sockets)
+    address = sockets[0].getsockname()
     with ExitStack() as opened:
         for _ in range(4 * TOGETHER):
             opened.enter_context(socket.create_connection(address))
         for _ in range(2 * TOGETHER):
             await asyncio.sleep(0)
         assert len(made) == 4 * TOGETHER
-    acceptor.close()
+    acceptor.stop()
+    sockets[0].close()
 
 
-async def test_an_address_in_use_is_an_error_that_leaves_no_socket(supervisor: Supervisor) -> None:
-    first, second = acceptor_of([], supervisor), acceptor_of([], supervisor)
-    await first.start(["127.0.0.1"], 0)
-    port = first.sockets[0].getsockname()[1]
+async def test_connections_wait_for_the_next_to_accept_them(supervisor: Supervisor) -> None:
+    first: list[Any] = []
+    second: list[Any] = []
+    sockets = await listen(["127.0.0.1"], 0)
+    one, other = acceptor_of(first, supervisor), acceptor_of(second, supervisor)
+    one.start(sockets)
+    one.stop()
+    with socket.create_connection(sockets[0].getsockname()):
+        await asyncio.sleep(0)
+        other.start(sockets)
+        await waiting.until(lambda: len(second) == 1)
+    assert first == []
+    other.stop()
+    sockets[0].close()
+
+
+async def test_an_address_in_use_is_an_error_that_leaves_no_socket() -> None:
+    (first,) = await listen(["127.0.0.1"], 0)
+    first.listen()
+    port = first.getsockname()[1]
     with pytest.raises(OSError, match="in use"):
-        await second.start(["127.0.0.2", "127.0.0.1"], port)
-    assert [listening.fileno() for listening in second.sockets] == [-1]
-    first.close()
+        await listen(["127.0.0.2", "127.0.0.1"], port)
+    (free,) = await listen(["127.0.0.2"], port)
+    for listening in (first, free):
+        listening.close()

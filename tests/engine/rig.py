@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from backend import open_database
+from proxy.jobs.bus_listener import BusListener
 from stack import QUICK
 from waiting import until
 
@@ -32,7 +33,6 @@ from proxy.engine.resources import JobResources
 from proxy.engine.run_times import RunTimes
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.term import Term
-from proxy.jobs.bus_listener import BusListener
 from proxy.jobs.conversion import job_of_request, payload_of, stored_of
 from proxy.jobs.engine_client import answer_on
 from proxy.jobs.messages import (

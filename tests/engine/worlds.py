@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from proxy.jobs.bus_listener import BusListener
+
 from proxy.bus import BusMessage, EventBus
 from proxy.engine.accounts import Account, Slots
 from proxy.engine.announcer import Announcer
@@ -22,7 +24,6 @@ from proxy.engine.queue_news import QueueNews
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.engine.term import Term
-from proxy.jobs.bus_listener import BusListener
 from proxy.jobs.models import JobEnd, JobState
 from proxy.members.member import Member
 from proxy.metrics import Metrics

@@ -9,6 +9,8 @@ import pytest
 from backend import open_database
 from jobs.replica import LosingBus, Replica
 from jobs.samples import NoChecks, Room, estimator
+from proxy.jobs.replica_feed import ReplicaFeed
+from proxy.jobs.replica_jobs import ReplicaJobs
 
 from proxy.budget import MemoryBudget
 from proxy.bus import EventBus
@@ -19,8 +21,6 @@ from proxy.jobs.budget_notices import BudgetRefusals
 from proxy.jobs.clients import Clients
 from proxy.jobs.engine_client import EngineClient
 from proxy.jobs.history import History
-from proxy.jobs.replica_feed import ReplicaFeed
-from proxy.jobs.replica_jobs import ReplicaJobs
 from proxy.jobs.service import JobService
 from proxy.jobs.submission import SubmissionService
 from proxy.jobs.submission_limits import SubmissionLimits

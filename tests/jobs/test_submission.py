@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from jobs.replica import LosingBus
 from jobs.samples import MEMBER, NoChecks, estimator
+from proxy.jobs.replica_feed import ReplicaFeed
+from proxy.jobs.replica_jobs import ReplicaJobs
 from storage.samples import ended
 from waiting import until
 
@@ -20,8 +22,6 @@ from proxy.jobs.engine_client import EngineClient
 from proxy.jobs.history import History
 from proxy.jobs.messages import JobAnswered, JobReceived, JobReleased, SocketKnown
 from proxy.jobs.models import JobRequest
-from proxy.jobs.replica_feed import ReplicaFeed
-from proxy.jobs.replica_jobs import ReplicaJobs
 from proxy.jobs.submission import SubmissionService
 from proxy.jobs.submission_limits import SubmissionLimits
 from proxy.jobs.subscribers import Subscribers

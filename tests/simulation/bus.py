@@ -8,10 +8,9 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
+from proxy.bus.publishers import ID_BYTES
 from redis.exceptions import ConnectionError as RedisConnectionError
 from simulation.loop import Process
-
-from proxy.bus.publishers import ID_BYTES
 
 if TYPE_CHECKING:
     from simulation.world import World

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+from proxy.bus.valkey import ValkeyBus
 from simulation.loop import PROCESS, Process
 from simulation.world import World
-
-from proxy.bus.valkey import ValkeyBus
 
 
 def bus_of(process: Process, *, leads: bool) -> ValkeyBus:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import waiting
-
-from proxy.bus import EventBus
 from proxy.engine.election import Election
 from proxy.engine.handover import Handover
+
+from proxy.bus import EventBus
 from proxy.engine.term import Term
 from proxy.jobs.engine_client import EngineClient
 from proxy.metrics import Metrics

@@ -1,26 +1,25 @@
-"""An engine that cannot reach the cloud gives way to a replica that can.
+"""A leader that cannot reach the cloud gives way to a standby that can.
 
-Both sides meet in the table of leases, so that nothing depends on the bus, which only makes it
-sooner. The engine takes the lease `OFFERED` for as long as it finds no way to the cloud. A replica
-that sees this and reaches the cloud takes the lease `WANTED`, which one replica at a time can
-have. The engine stops, and reserves its own lease for that replica. Where no replica reaches the
-cloud, nobody takes `WANTED`, and the engine stays.
+Both sides meet in the table of leases. The leader takes the lease `OFFERED` for as long as it finds
+no way to the cloud. A standby that sees this and reaches the cloud takes the lease `WANTED`, which
+one standby at a time can have. The leader stops, and reserves its own lease for that standby. Where
+no standby reaches the cloud, nobody takes `WANTED`, and the leader stays.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 import structlog
 from msgspec import Struct
+from yarl import URL
 
 from proxy import clock
-from proxy.bus import EventBus
+from proxy.cloud.contact import Contact
 from proxy.cloud.reachability import is_reachable
-from proxy.engine.accounts import Account
-from proxy.jobs.messages import EngineOffered
+from proxy.engine.term import Term
 from proxy.metrics import Metrics
 from proxy.storage.database import StorageError
 from proxy.storage.leases import ENGINE, Lease, LeaseRepository
@@ -50,20 +49,19 @@ class HandoverTimes(Struct, frozen=True):
 
 
 class Handover:
-    """Decides when the engine goes to another replica. `holder` names this one in leases."""
+    """Decides when another process is to lead. `holder` names this one in leases, `clouds` are the
+    addresses of the accounts, and whether they may be plain HTTP."""
 
     def __init__(
         self,
         leases: LeaseRepository,
-        bus: EventBus,
-        accounts: Mapping[str, Account],
+        clouds: Mapping[URL, bool],
         holder: str,
         metrics: Metrics,
         times: HandoverTimes | None = None,
     ) -> None:
         self._leases = leases
-        self._bus = bus
-        self._accounts = accounts
+        self._clouds = clouds
         self._holder = holder
         self._metrics = metrics
         self._times = times or HandoverTimes()
@@ -82,15 +80,21 @@ class Handover:
         """Whether the engine is about to come to this replica."""
         return clock.monotonic() < self._expects_until
 
-    # --- the replica that runs the engine ----------------------------------------------------
+    # --- the leader ----------------------------------------------------
 
-    async def successor(self) -> str:
-        """Wait until the cloud is out of reach here and another replica reaches it; its name."""
+    async def look(self, term: Term, contacts: Sequence[Contact]) -> None:
+        """End a term once none of the accounts of these `contacts` reaches the cloud here, and a
+        standby does, which is its successor then."""
+        term.successor = await self.successor(contacts)
+        term.over.set()
+
+    async def successor(self, contacts: Sequence[Contact]) -> str:
+        """Wait until the cloud is out of reach here and another process reaches it; its name."""
         try:
             while True:
                 await asyncio.sleep(self._times.interval)
-                since = self._unanswered_since()
-                if since is None or await self._reaches():
+                since = self._unanswered_since(contacts)
+                if since is None or await self._reached_again(contacts):
                     await self._withdraw()
                 elif clock.monotonic() - since >= self._times.outage and not self.rests:
                     name = await self._offered(clock.monotonic() - since)
@@ -122,10 +126,9 @@ class Handover:
             log.error("lease_release_failed", error=str(error))
         await self._withdraw()
 
-    def _unanswered_since(self) -> float | None:
+    def _unanswered_since(self, contacts: Sequence[Contact]) -> float | None:
         """Return since when no account has had an answer that it waits for."""
-        now, accounts = clock.monotonic(), self._accounts.values()
-        contacts = [account.cloud.contact for account in accounts]
+        now = clock.monotonic()
         times = [contact.unanswered_since for contact in contacts]
         waiting = [since for since in times if since is not None]
         silence = self._times.silence
@@ -134,17 +137,18 @@ class Handover:
         return min(waiting) if now - min(waiting) >= silence else None
 
     async def _reaches(self, seconds: float | None = None) -> bool:
-        """Return whether the cloud of any account answers this replica in time."""
-        accounts = self._accounts.values()
-        clouds = {account.cloud.base_url: account.plain_http for account in accounts}
+        """Return whether the cloud of any account answers this process in time."""
         asked = (
             is_reachable(base_url, seconds or self._times.answer, plain_http=plain_http)
-            for base_url, plain_http in clouds.items()
+            for base_url, plain_http in self._clouds.items()
         )
-        reached = any(await asyncio.gather(*asked))
+        return any(await asyncio.gather(*asked))
+
+    async def _reached_again(self, contacts: Sequence[Contact]) -> bool:
+        reached = await self._reaches()
         if reached:
-            for account in accounts:
-                account.cloud.contact.answered(clock.monotonic())
+            for contact in contacts:
+                contact.answered(clock.monotonic())
         return reached
 
     async def _publish_offer(self, seconds: float) -> None:
@@ -155,7 +159,6 @@ class Handover:
             )
         self._offer = lease
         self._metrics.engine_offered.set(1)
-        self._bus.publish("terms", EngineOffered())
 
     async def _reply(self) -> str | None:
         """Return the name of the replica that wants the engine, if one says so in time."""
@@ -174,12 +177,12 @@ class Handover:
             with suppress(StorageError):  # it runs out by itself
                 await self._leases.release(offer)
 
-    # --- a replica that does not -------------------------------------------------------------
+    # --- a standby -------------------------------------------------------------
 
     async def accept(self) -> None:
         """Ask for the engine if it is offered and this replica reaches the cloud. Raises
         `StorageError`."""
-        if self.rests:
+        if self.rests or self.expects:
             return
         offer = await self._leases.holder(OFFERED)
         if offer is None or offer.holder == self._holder or not await self._reaches():

@@ -1,0 +1,210 @@
+"""A process from term to term: it answers while it leads, and passes on in between."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import webbrowser
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+import structlog
+
+from proxy import clock
+from proxy.allocator import keep_freed_memory
+from proxy.api.keys import MEMBERS, PROVIDERS, READINESS, Services
+from proxy.app import lead, new_process
+from proxy.app.leadership import leadership_of
+from proxy.app.process import Process
+from proxy.app.server import Server
+from proxy.app.sign_in import sign_in_problems, template_problem
+from proxy.app.standbys import Listening, Standby
+from proxy.app.storage import Records
+from proxy.cli.banner import Banner, here, log_problems, tell_problems
+from proxy.cli.common import Chosen
+from proxy.cli.tables import say
+from proxy.edge.context import ConnectionLimits
+from proxy.edge.listener import address_of
+from proxy.engine.term import Term
+from proxy.settings import ConfigError, Settings
+from proxy.storage.database import StorageError
+from proxy.supervisor import Supervisor
+from proxy.waits import stop
+
+log = structlog.get_logger(__name__)
+
+#: Objects that are made before those that are unreachable are looked for. Few are in circles, and a
+#: look at each 700 (Python's own bound) takes a twentieth of the time of a busy server.
+_YOUNG = 10_000
+#: Seconds for which a process that stops passes on what still comes.
+_PASSING_ON = 1.5
+#: Seconds before a process that could not lead stands for it again.
+_AGAIN = 1.0
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Serving:
+    """Leads whenever it is elected; without a `standby` no other process can."""
+
+    process: Process
+    records: Records
+    listening: Listening
+    limits: ConnectionLimits
+    chosen: Chosen
+    reread_keys: asyncio.Event
+    banner: Banner | None
+    standby: Standby | None
+    stop_timeout: float
+    _said: bool = field(init=False, default=False)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of the process."""
+        return self.process.settings
+
+    async def run(self, *ends: asyncio.Task[bool]) -> None:
+        """Lead and stand by in turn, until one of `ends`. Raises `ConfigError` and
+        `StorageError`."""
+        standby, spent = self.standby, 0.0
+        leadership = (
+            leadership_of(self.settings, self.records) if standby is None else standby.leadership
+        )
+        if standby is not None:
+            await standby.begin()
+            self._say_ready()
+        try:
+            while True:
+                elected = asyncio.ensure_future(leadership.elected())
+                try:
+                    await asyncio.wait([elected, *ends], return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    if not elected.done():
+                        await stop(elected)
+                if elected.cancelled():
+                    break
+                term = elected.result()
+                async with leadership.leading(term):
+                    if standby is not None:
+                        standby.pause()
+                    await self._lead(term, ends)
+                if standby is None or any(end.done() for end in ends):
+                    break
+        finally:
+            if standby is not None:
+                began = clock.monotonic()
+                standby.among.stops = True
+                await asyncio.sleep(_PASSING_ON)
+                spent = clock.monotonic() - began
+                await standby.stop(spent=spent)
+
+    async def _lead(self, term: Term, ends: Sequence[asyncio.Task[bool]]) -> None:
+        """Answer until the term is over, or one of `ends`."""
+        process = self.process
+        if self.standby is not None:  # what is counted for members and accounts is of the term
+            process = new_process(self.settings, process.failed, process.timeouts, process.policy)
+        try:
+            await self._answer(process, term, ends)
+        except ConfigError as error:
+            if self.standby is None or not isinstance(error.__cause__, StorageError):
+                raise
+            log.warning("term_abandoned", reason=str(error))
+            await asyncio.sleep(_AGAIN)
+        finally:
+            if self.standby is not None:
+                await self.standby.begin()
+
+    async def _answer(
+        self, process: Process, term: Term, ends: Sequence[asyncio.Task[bool]]
+    ) -> None:
+        standby, listening, spent = self.standby, self.listening, 0.0
+        async with (
+            lead(
+                process,
+                self.records,
+                term,
+                accounts=self.chosen.accounts,
+                reread_keys=self.reread_keys,
+                handover=None if standby is None else standby.leadership.handover,
+            ) as services,
+            AsyncExitStack() as stack,
+        ):
+            background = Supervisor(process.failed)
+            stack.push_async_callback(background.close)
+            servers = self._servers(services)
+            try:
+                await servers[0].start(listening.sockets, listening.certificate)
+                for admin in servers[1:]:
+                    await admin.start(listening.admin_sockets)
+                self._begin(services, background)
+                over = background.spawn(term.over.wait(), "wait for the end of the term")
+                await asyncio.wait([over, *ends], return_when=asyncio.FIRST_COMPLETED)
+                if any(end.done() for end in ends):
+                    log.info("shutdown_started")
+                if standby is None and not process.failed.is_set():
+                    began = clock.monotonic()
+                    await services[READINESS].leave()
+                    spent = clock.monotonic() - began
+            finally:
+                await asyncio.gather(*(server.stop(spent=spent) for server in servers))
+
+    def _servers(self, services: Services) -> list[Server]:
+        """Return the server of clients, and that of admins if they have a listener."""
+        standby = self.standby
+        amongs = (None, None) if standby is None else (standby.among, standby.among_admins)
+        servers = [Server(services, self.limits, stop_timeout=self.stop_timeout, among=amongs[0])]
+        if self.listening.admin_sockets:
+            servers.append(
+                Server(
+                    services,
+                    self.limits,
+                    stop_timeout=self.stop_timeout,
+                    admin=True,
+                    among=amongs[1],
+                )
+            )
+        return servers
+
+    def _begin(self, services: Services, background: Supervisor) -> None:
+        """Say that this process answers, and look for what keeps it from taking jobs."""
+        if self.standby is None:
+            self._say_ready()
+        gc.freeze()  # what is there now stays: no collection has to look at it again
+        gc.set_threshold(_YOUNG)
+        keep_freed_memory()
+        tell = log_problems if self.banner is None else self.banner.tell
+        background.spawn(tell_problems(services, tell), "tell problems")
+        background.spawn(_check_sign_in(self.settings, services), "check the sign-in")
+        if self.settings.open:
+            background.spawn(self._open_browser(), "open the browser")
+
+    def _say_ready(self) -> None:
+        url = self._url()
+        if self.banner is not None:
+            self.banner.ready(url, self.chosen)
+        else:
+            say(f"listening on {url} ({self.chosen})")
+        if self.listening.admin_sockets and self.settings.admin_listen is not None:
+            host = self.settings.admin_listen[0]
+            address = address_of(self.listening.admin_sockets, host, tls=False)
+            log.info("admin_listener_started", address=address)
+
+    def _url(self) -> str:
+        tls = self.listening.certificate is not None
+        return address_of(self.listening.sockets, self.settings.hosts[0], tls=tls)
+
+    async def _open_browser(self) -> None:
+        """Open the page in the browser of the user (or of the variable BROWSER)."""
+        page = f"{here(self._url())}{self.settings.base_path}/"
+        if not await asyncio.to_thread(webbrowser.open, page):
+            log.warning("browser_not_opened", url=page, remedy="open it yourself")
+
+
+async def _check_sign_in(settings: Settings, services: Services) -> None:
+    """Log why people cannot sign in at the providers of the settings."""
+    for provider, problem in await sign_in_problems(services[PROVIDERS].values()):
+        if problem is not None:
+            log.warning("provider_rejected", provider=provider, reason=problem)
+    problem = template_problem(settings, services[MEMBERS])
+    if problem is not None:
+        log.warning("template_not_found", reason=problem)

@@ -1,0 +1,1 @@
+"""Which of several processes answers, and how requests reach it."""

@@ -1,0 +1,263 @@
+"""Passing requests and websockets on to the leader, unread.
+
+While nobody leads, a request waits for a leader. What was not sent is sent to the next one, and so
+is what changes nothing, and a submission, which carries the id that its job is to have: the next
+leader answers for that job if it is stored. Anything else may have been carried out by a leader
+that has ended, and is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import aiohttp
+import structlog
+from aiohttp import web
+from multidict import CIMultiDict
+from yarl import URL
+
+from proxy import clock, randomness
+from proxy.api import bodies
+from proxy.api.callers import site_of
+from proxy.api.requests import connection_of
+from proxy.edge.addressing import AGAIN, FORWARDING, ON_LOOPBACK, PROMPT_ID, STANDBY
+from proxy.leader.addresses import LeaderAddress
+from proxy.leader.leadership import Leadership
+from proxy.storage.leases import Lease
+from proxy.translate.errors import LocalError
+from proxy.waits import stop
+
+log = structlog.get_logger(__name__)
+
+#: Seconds for which a request waits for a leader, and for a connection to it.
+LEADER_TIMEOUT, CONNECT_TIMEOUT = 15.0, 2.0
+#: The status by which a process says that it does not lead, and has not read the request.
+NOT_LEADING = 421
+#: Bytes that are read at once.
+_PIECE = 64 * 1024
+#: Headers that are about one connection (RFC 9110, section 7.6.1), or that aiohttp writes.
+_OF_CONNECTION = frozenset(
+    {
+        *("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding"),
+        *("upgrade", "expect"),
+    }
+)
+#: Methods that change nothing, and may be sent again.
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_SUBMISSIONS = ("/prompt", "/api/prompt")
+
+
+class NotSentError(Exception):
+    """Raised for a request of which the leader has read nothing."""
+
+
+class LeaderLostError(Exception):
+    """Raised for a request that a leader may have carried out before it ended."""
+
+
+@dataclass(eq=False, repr=False)
+class Forwarding:
+    """Passes requests on to the leader. `sign` proves to the leader of an epoch that they come from
+    a standby.
+
+    Headers that only trusted proxies may send are left out where the client is none: those of
+    `FORWARDING`, and the `trusted_headers`. A submission has at most `max_bytes`.
+    """
+
+    leadership: Leadership
+    sign: Callable[[int], str]
+    trusted_headers: frozenset[str] = frozenset()
+    max_bytes: int = 64 * 1024 * 1024
+    admin: bool = False
+    _session: aiohttp.ClientSession | None = field(init=False, default=None)
+
+    async def start(self) -> None:
+        """Open the session."""
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, use_dns_cache=False),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT),
+            max_line_size=2**16,
+            max_field_size=2**17,
+        )
+
+    async def close(self) -> None:
+        """Close the session."""
+        if self._session is not None:
+            await self._session.close()
+
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """The connections to leaders."""
+        if self._session is None:
+            raise RuntimeError("the session is not open")
+        return self._session
+
+    # --- requests --------------------------------------------------------------------------
+
+    async def request(self, request: web.Request) -> web.StreamResponse:
+        """Pass a request on, and return the answer. Raises `LocalError`."""
+        headers = self.headers(request)
+        body = None
+        if request.method == "POST" and request.path.endswith(_SUBMISSIONS):
+            body = await _read(request, self.max_bytes)
+            headers[PROMPT_ID] = str(randomness.uuid4())
+        ends, epoch = clock.monotonic() + LEADER_TIMEOUT, 0
+        while True:
+            lease = await self.leadership.known(ends - clock.monotonic(), after=epoch)
+            if lease is None:
+                raise no_leader()
+            try:
+                return await self._passed(request, lease, headers, body)
+            except NotSentError:
+                await asyncio.sleep(0.05)
+            except LeaderLostError:
+                log.warning("leader_lost", path=request.path, epoch=lease.epoch)
+                if request.method not in _SAFE and body is None:
+                    raise leader_lost() from None
+                headers[AGAIN], epoch = "1", lease.epoch
+            if clock.monotonic() >= ends:
+                raise no_leader()
+
+    async def _passed(
+        self,
+        request: web.Request,
+        lease: Lease,
+        headers: CIMultiDict[str],
+        body: bytes | None,
+    ) -> web.StreamResponse:
+        """Send a request to a leader, and its answer to the client. Raises `NotSentError` and
+        `LeaderLostError`."""
+        async with self._asked(request, lease, headers, body) as found:
+            answer = web.StreamResponse(status=found.status, reason=found.reason)
+            for name, value in found.headers.items():
+                if name.lower() not in _OF_CONNECTION:
+                    answer.headers.add(name, value)
+            if connection_of(request).is_ending:
+                answer.force_close()
+            await answer.prepare(request)
+            if request.method != "HEAD":
+                try:
+                    async for piece in found.content.iter_chunked(_PIECE):
+                        await answer.write(piece)
+                except aiohttp.ClientError:
+                    log.warning("leader_lost", path=request.path, epoch=lease.epoch)
+                    if request.transport is not None:
+                        request.transport.abort()  # the client sees that the answer is cut off
+                    return answer
+            await answer.write_eof()
+            return answer
+
+    @asynccontextmanager
+    async def _asked(
+        self,
+        request: web.Request,
+        lease: Lease,
+        headers: Mapping[str, str],
+        body: bytes | None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        address = LeaderAddress.of(lease)
+        data: bytes | aiohttp.StreamReader | None = body
+        if data is None and request.body_exists:
+            data = request.content
+        asking = asyncio.ensure_future(
+            self.session.request(
+                request.method,
+                self.url(address, request),
+                headers={**headers, STANDBY: self.sign(lease.epoch)},
+                data=data,
+                allow_redirects=False,
+                expect100=data is not None,
+                ssl=address.ssl,
+            )
+        )
+        gone = asyncio.ensure_future(self.leadership.superseded(lease.epoch))
+        try:
+            await asyncio.wait({asking, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():
+                raise LeaderLostError
+            try:
+                response = asking.result()
+            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+                raise NotSentError from error
+            except (aiohttp.ClientError, OSError) as error:
+                raise LeaderLostError from error
+            async with response:
+                if response.status == NOT_LEADING:
+                    raise NotSentError
+                yield response
+        finally:
+            await stop(asking, gone)
+
+    def url(self, address: LeaderAddress, request: web.Request) -> URL:
+        """Return where the leader has what a request asks for."""
+        base = address.admin_url if self.admin else address.url
+        target = request.raw_path
+        if not target.startswith("/"):
+            target = request.rel_url.raw_path_qs
+        return URL(f"{base}{target}", encoded=True)
+
+    def headers(self, request: web.Request) -> CIMultiDict[str]:
+        """Return the headers of a request as the leader gets them, with who its client is."""
+        connection, site = connection_of(request), site_of(request)
+        left_out = _OF_CONNECTION
+        if not connection.peer.proxies:
+            left_out = left_out | FORWARDING | self.trusted_headers
+        headers = CIMultiDict(
+            (name, value) for name, value in request.headers.items() if name.lower() not in left_out
+        )
+        for name in (STANDBY, ON_LOOPBACK, PROMPT_ID, AGAIN):
+            headers.popall(name, None)
+        headers["X-Forwarded-For"] = connection.address
+        headers["X-Forwarded-Proto"], headers["X-Forwarded-Host"] = site
+        if connection.on_loopback:
+            headers[ON_LOOPBACK] = "1"
+        return headers
+
+
+async def _read(request: web.Request, max_bytes: int) -> bytes:
+    """Return the body of a request, within the memory of its client. Raises `LocalError`."""
+    body = bytearray()
+    async for piece in request.content.iter_any():
+        body += piece
+        if len(body) > max_bytes:
+            raise LocalError(
+                "body_too_large",
+                "The request body is larger than the setting `max_json_mb` allows.",
+                kind="too_large",
+            )
+    return bytes(body)
+
+
+def no_leader() -> LocalError:
+    """Return the refusal of a request for which there was no leader in time."""
+    return LocalError(
+        "no_leader",
+        "No process of this gateway leads now, so that the request was not carried out; send it "
+        "again.",
+        kind="unavailable",
+        retry_after=5.0,
+    )
+
+
+def leader_lost() -> LocalError:
+    """Return the refusal of a request that may have been carried out."""
+    return LocalError(
+        "leader_lost",
+        "The process that was to answer has ended, and may have carried the request out; look "
+        "before you send it again.",
+        kind="unconfirmed",
+        retry_after=5.0,
+    )
+
+
+def not_leading() -> web.Response:
+    """Return the answer to a standby that takes this process for the leader."""
+    answer = bodies.empty(NOT_LEADING)
+    answer.force_close()
+    return answer

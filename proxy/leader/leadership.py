@@ -1,0 +1,177 @@
+"""Which of several processes answers, and for how long.
+
+The leader has a lease, whose row in the database says where it is reached. A term begins with the
+lease. It is over when its own clock says that the lease may have run out, when a write was refused
+because another process has the lease, when a standby is to lead that reaches the cloud while this
+process does not, or when the process stops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import structlog
+
+from proxy import clock
+from proxy.engine.term import Term
+from proxy.leader.handover import Handover
+from proxy.storage.database import StorageError
+from proxy.storage.leases import ENGINE, Lease, LeaseRepository
+from proxy.supervisor import Supervisor
+from proxy.waits import stop, until_set
+
+log = structlog.get_logger(__name__)
+
+#: Seconds between two looks of a standby at the lease.
+INTERVAL = 0.25
+#: The part of the lease's length after which it is renewed, and the part at its end in which
+#: nothing is done under it: clocks run differently, and calls take time.
+_RENEWAL, _MARGIN = 1 / 6, 0.1
+
+
+@dataclass(eq=False, repr=False)
+class Leadership:
+    """Takes the lease when it is free, and knows who has it.
+
+    The lease is taken for `length` seconds by `holder`, a name that no other process has or had.
+    Without a `handover` no other process can want it: it is taken at once and does not run out.
+    """
+
+    leases: LeaseRepository
+    supervisor: Supervisor
+    holder: str
+    length: float
+    handover: Handover | None = None
+    #: Returns where this process is reached, for its row.
+    address: Callable[[], str] = str
+    #: Who leads, as far as is known.
+    leader: Lease | None = field(init=False, default=None)
+    term: Term | None = field(init=False, default=None)
+    _changed: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+
+    # --- who leads -------------------------------------------------------------------------
+
+    async def known(self, seconds: float, *, after: int = 0) -> Lease | None:
+        """Return the lease of the leader, of an epoch `after` another one; wait for it up to so
+        many seconds, and return `None` if there is none by then."""
+        ends = clock.monotonic() + seconds
+        while self.leader is None or self.leader.epoch <= after:
+            if not await until_set(self._changed, ends - clock.monotonic()):
+                return None
+        return self.leader
+
+    async def superseded(self, epoch: int) -> None:
+        """Wait until a later one than the leader of an epoch leads."""
+        while self.leader is None or self.leader.epoch <= epoch:
+            await self._changed.wait()
+
+    def _note(self, leader: Lease | None) -> None:
+        if leader != self.leader:
+            self.leader = leader
+            changed, self._changed = self._changed, asyncio.Event()
+            changed.set()
+
+    async def follow(self) -> None:
+        """Look again and again who leads, until cancelled."""
+        while True:
+            try:
+                self._note(await self.leases.holder(ENGINE))
+            except StorageError as error:  # the one before may well go on
+                log.warning("lease_failed", error=str(error))
+            await asyncio.sleep(INTERVAL)
+
+    # --- this process ----------------------------------------------------------------------
+
+    async def elected(self) -> Term:
+        """Wait until this process has the lease, and return its term. Raises `StorageError` if it
+        is alone and the database fails."""
+        while True:
+            try:
+                if (term := await self._try()) is not None:
+                    return term
+            except StorageError as error:
+                if self.handover is None:
+                    raise
+                log.warning("lease_failed", error=str(error))
+            await asyncio.sleep(INTERVAL)
+
+    async def _try(self) -> Term | None:
+        """Take the lease if it is free, or ask for it where it is offered. Raises
+        `StorageError`."""
+        handover = self.handover
+        if handover is not None:
+            self._note(await self.leases.holder(ENGINE))
+            if self.leader is not None and self.leader.holder != self.holder:
+                await handover.accept()
+                return None
+            if not await handover.may_acquire():
+                return None
+        began = clock.monotonic()
+        lease = await self.leases.acquire(
+            ENGINE, self.holder, self.length, alone=handover is None, address=self.address()
+        )
+        if lease is None:
+            return None
+        log.info("engine_started", epoch=lease.epoch)
+        if handover is not None:
+            handover.acquired()
+        return Term(lease, self._until(began))
+
+    @asynccontextmanager
+    async def leading(self, term: Term) -> AsyncIterator[None]:
+        """Hold the lease in the block, which is to end when the term is `over`; then leave the
+        lease to others at once."""
+        self.term = term
+        self._note(term.lease)
+        beside = []
+        if self.handover is not None:
+            beside = [self.supervisor.spawn(self._keep(term), "renew the lease")]
+        try:
+            yield
+        finally:
+            self.term = None
+            await stop(*beside)
+            self._note(None)
+            if term.lasts:
+                term.end()
+                await self._leave(term)
+            else:
+                log.warning("engine_stopped", epoch=term.lease.epoch)
+
+    async def _leave(self, term: Term) -> None:
+        """Leave the lease to the successor, or to anyone; if the storage refuses, once it runs
+        out."""
+        if self.handover is not None and term.successor is not None:
+            await self.handover.give(term.lease, term.successor)
+            return
+        try:
+            await self.leases.release(term.lease)
+        except StorageError as error:
+            log.error("lease_release_failed", error=str(error))
+
+    async def _keep(self, term: Term) -> None:
+        """Renew the lease until the term is over."""
+        try:
+            while term.lasts:
+                await asyncio.sleep(min(self.length * _RENEWAL, term.until - clock.monotonic()))
+                await self._renew(term)
+        finally:
+            term.over.set()
+
+    async def _renew(self, term: Term) -> None:
+        began = clock.monotonic()
+        try:
+            async with asyncio.timeout(term.until - began):
+                if not await self.leases.renew(term.lease, self.length, address=self.address()):
+                    term.end()
+                elif term.lasts:
+                    term.until = self._until(began)
+        except (StorageError, TimeoutError) as error:
+            log.warning("lease_renewal_failed", error=str(error))
+
+    def _until(self, began: float) -> float:
+        return math.inf if self.handover is None else began + self.length * (1 - _MARGIN)

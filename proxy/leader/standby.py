@@ -1,0 +1,107 @@
+"""What a process answers that may lead or not: by itself, as the leader, or by passing on."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from proxy.api import bodies
+from proxy.api.requests import connection_of
+from proxy.edge.listener import Handle
+from proxy.leader.forwarding import Forwarding, not_leading
+from proxy.leader.leadership import Leadership
+from proxy.leader.passed_sockets import PassedSockets
+from proxy.storage.database import Database
+from proxy.translate.errors import LocalError
+
+log = structlog.get_logger(__name__)
+
+#: Methods that change nothing.
+_SAFE = frozenset({"GET", "HEAD"})
+
+
+@dataclass(eq=False, repr=False)
+class AmongStandbys:
+    """Answers requests of a process that stands by, and of one whose term is over.
+
+    `is_standby` tells whether a proof is that of a standby, `metrics` returns the page of metrics.
+    """
+
+    leadership: Leadership
+    database: Database
+    forwarding: Forwarding
+    sockets: PassedSockets
+    is_standby: Callable[[str], bool]
+    metrics: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    base_path: str = ""
+    #: Whether the process stops, and nothing new should come to it.
+    stops: bool = False
+
+    def of_leader(self, gate: Handle) -> Handle:
+        """Return `gate`, by which a leader answers, while the term lasts."""
+
+        def leads() -> bool:
+            term = self.leadership.term
+            return term is not None and term.lasts
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            if not leads():
+                return await self.handle(request)
+            answer = await gate(request)
+            if not leads() and not answer.prepared and request.method in _SAFE:
+                return await self.handle(request)  # another one may know more by now
+            return answer
+
+        return handle
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer a request of a process that does not lead."""
+        connection = connection_of(request)
+        try:
+            if connection.passes_on:
+                return not_leading()
+            if connection.way.refusal is not None:
+                raise connection.way.refusal
+            if self.leadership.term is not None:
+                connection.is_ending = True  # the next ones come to the leader here
+            elif (own := self._own(request)) is not None:
+                return await own(request)
+            if request.headers.get("Upgrade", "").lower() == "websocket":
+                return await self.sockets.serve(request)
+            return await self.forwarding.request(request)
+        except LocalError as error:
+            return bodies.refusal(error)
+
+    def _own(
+        self, request: web.Request
+    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]] | None:
+        """Return what answers here whoever leads, if anything does."""
+        if request.method not in _SAFE:
+            return None
+        return {
+            "/healthz": self._health,
+            "/readyz": self._readiness,
+            "/leader": self._leader,
+            "/metrics": self.metrics,
+        }.get(request.path.removeprefix(self.base_path))
+
+    async def _health(self, _: web.Request) -> web.StreamResponse:
+        return bodies.json({"status": "ok"})
+
+    async def _leader(self, _: web.Request) -> web.StreamResponse:
+        return bodies.json({"leader": False}, 503)
+
+    async def _readiness(self, _: web.Request) -> web.StreamResponse:
+        """Return whether requests are passed on to a leader that is known."""
+        ready = not self.stops and self.database.problem is None
+        status = "ready" if ready else "not ready"
+        return bodies.json({"status": status, "engine": "standby"}, 200 if ready else 503)
+
+
+def of_connection(handle: Handle) -> Callable[[Any], Handle]:
+    """Return a gate that leaves aiohttp's application out."""
+    return lambda _application: handle

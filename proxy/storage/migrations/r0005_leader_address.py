@@ -1,0 +1,14 @@
+"""Leases say where their holder is reached."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0005"
+down_revision = "0004"
+
+
+def upgrade() -> None:
+    """Add the column."""
+    op.add_column("leases", sa.Column("address", sa.Text, nullable=False, server_default=""))
