@@ -97,9 +97,9 @@ async def serving(
         await server.start(sockets, certificate)
         yield address_of(sockets, host, tls=certificate is not None)
     finally:
-        await server.stop()
         for listening in sockets:
             listening.close()
+        await server.stop()
 
 
 @dataclass

@@ -10,25 +10,11 @@ from typing import Any
 import pytest
 from waiting import until
 
-from proxy.bus import EventBus
 from proxy.cloud.errors import CloudDown, refusal
 from proxy.jobs.models import AccountView
 from proxy.key_checks import KeyChecks
 from proxy.readiness import Readiness, Report
 from proxy.storage.database import BusyError, OutcomeUnknownError, StorageError
-
-
-def elected(*accounts: Any, active: bool = True) -> Any:
-    """The state of a process whose engine runs these accounts."""
-    return SimpleNamespace(accounts=lambda: accounts, is_active=lambda: active)
-
-
-class BusAway(EventBus):
-    """A bus whose server cannot be reached."""
-
-    @property
-    def connected(self) -> bool:
-        return False
 
 
 @dataclass
@@ -43,7 +29,6 @@ class World:
     asked: int = 0
     problem: str | None = None
     waiting: asyncio.Event = field(default_factory=asyncio.Event)
-    bus: EventBus = field(default_factory=EventBus)
 
     async def write(self, *_: object) -> None:
         if self.store_error is not None:
@@ -62,7 +47,7 @@ class World:
         }
         sources, timeout = options.pop("key_sources", {}), options.pop("timeout", 5.0)
         keys = KeyChecks(clouds, sources, timeout)
-        return Readiness(self, elected(*views), keys, self.bus, **options)  # type: ignore[arg-type]
+        return Readiness(self, lambda: views, keys, **options)  # type: ignore[arg-type]
 
     def account(self, name: str) -> AccountView:
         """An account of this world."""
@@ -79,13 +64,6 @@ class World:
 async def test_all_is_well() -> None:
     checks = {"store": "ok", "key": "ok", "socket": "ok"}
     assert await World().readiness().report(patient=True) == Report(None, checks)
-
-
-async def test_without_the_bus_of_replicas_it_is_degraded_and_takes_jobs() -> None:
-    report = await World(bus=BusAway()).readiness().report(patient=True)
-    assert report.reason is None
-    assert report.problem is not None
-    assert "bus" in report.checks["bus"]
 
 
 @pytest.mark.parametrize(
@@ -189,11 +167,6 @@ async def test_one_account_that_can_be_used_is_enough(other: World, reason: str 
 async def test_it_is_ready_while_the_store_has_much_to_do(error: type[StorageError]) -> None:
     report = await World(store_error=error("units wait")).readiness().report(patient=True)
     assert (report.reason, report.checks["store"]) == (None, "ok")
-
-
-async def test_a_standby_is_ready_when_its_store_is() -> None:
-    readiness = Readiness(World(), elected(active=False), KeyChecks({}), EventBus())  # type: ignore[arg-type]
-    assert await readiness.report(patient=True) == Report(None, {"store": "ok"}, "standby")
 
 
 async def test_a_database_that_is_away_is_reported_at_once() -> None:

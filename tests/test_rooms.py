@@ -88,6 +88,8 @@ def test_no_arrow_leads_back() -> None:
     assert "engine" not in arrows["admin"] | arrows["api"] | arrows["readiness"]
     assert order.index("jobs") < order.index("api") < order.index("admin") < order.index("app")
     assert order.index("app") < order.index("cli")
+    assert order.index("api") < order.index("leader") < order.index("app")
+    assert {name for name, known in arrows.items() if "leader" in known} == {"app"}
     assert arrows["edge"] & {"admin", "api", "app", "engine", "jobs"} == set()
     assert arrows["translate"] == set()
     assert arrows["simulator"] == {"translate"}
@@ -202,7 +204,7 @@ def test_few_rooms_open_connections() -> None:
         if {"aiohttp.ClientSession", "aiohttp.TCPConnector"} & imports(path)
         or "ClientSession(" in path.read_text(encoding="utf-8")
     }
-    assert openers <= {"cloud", "cli", "sign_in", "simulator"}
+    assert openers <= {"cloud", "cli", "leader", "sign_in", "simulator"}
 
 
 def modules_that(path: Path) -> set[Path]:
@@ -234,14 +236,13 @@ def test_no_imports_run_in_a_circle() -> None:
 
 
 def test_no_part_is_handed_the_engine() -> None:
-    """Only the composition root makes one; the election starts and stops it."""
+    """Only the composition root makes one."""
     users = {path.name for path in MODULES if "proxy.engine.engine" in imports(path)}
     assert users == {"jobs.py"}
-    assert room(PACKAGE / "app" / "jobs.py") == "app"
 
 
 def test_no_part_is_handed_a_method_of_the_engine() -> None:
-    """The bus and the supervisor call it; they are no parts of it."""
+    """The supervisor calls it; it is no part of it."""
     tree = ast.parse((PACKAGE / "engine" / "engine.py").read_text(encoding="utf-8"))
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     engine = classes["Engine"]
@@ -315,7 +316,6 @@ INNER_IMPORTS = {
     "obstore.store": "as obstore",
     "cryptography.fernet": "takes 6.6 MB, which few servers need",
     "textual_image": "asks the terminal when it is imported",
-    "proxy.bus.valkey": "needs an extra",
     "proxy.sign_in.client": "needs an extra",
     "proxy.sign_in.openid": "needs an extra",
     "proxy.storage.postgresql": "needs an extra",

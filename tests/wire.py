@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from yarl import URL
@@ -22,7 +24,14 @@ class Running:
     url: URL
     began: asyncio.Event
     go: asyncio.Event
+    sockets: Sequence[socket.socket] = ()
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
+
+    async def stop(self) -> None:
+        """Listen no more, and finish what is under way."""
+        for listening in self.sockets:
+            listening.close()
+        await self.server.stop()
 
     async def connect(
         self, sent: bytes = b"", *, source: str | None = None

@@ -96,6 +96,7 @@ class Serving:
                 standby.among.stops = True
                 await asyncio.sleep(_PASSING_ON)
                 spent = clock.monotonic() - began
+                self.listening.close()
                 await standby.stop(spent=spent)
 
     async def _lead(self, term: Term, ends: Sequence[asyncio.Task[bool]]) -> None:
@@ -146,6 +147,8 @@ class Serving:
                     await services[READINESS].leave()
                     spent = clock.monotonic() - began
             finally:
+                if standby is None:
+                    listening.close()
                 await asyncio.gather(*(server.stop(spent=spent) for server in servers))
 
     def _servers(self, services: Services) -> list[Server]:

@@ -34,6 +34,7 @@ from proxy.jobs.models import AccountView, Job, JobState, Wish
 from proxy.storage.database import StorageError
 from proxy.storage.job_tables import JobKey
 from proxy.supervisor import Supervisor
+from proxy.translate.errors import LocalError, kept
 from proxy.webhooks.runner import WebhookRunner
 
 log = structlog.get_logger(__name__)
@@ -98,7 +99,7 @@ class Engine:
         for job in jobs:
             self._resume(job)
         supervisor, keep = self.background.supervisor, self.background.supervisor.keep
-        self.background.webhooks.run(supervisor, self.announcer.term.fence, self.account_views)
+        self.background.webhooks.run(supervisor, self.announcer.term.fence, self._overview.accounts)
         keep(self.recorder.run, "write the jobs")
         keep(self._release_held, "look for released jobs")
         keep(run_times.unwritten.run, "write run times")
@@ -166,10 +167,17 @@ class Engine:
 
     def cancel(
         self, keys: Iterable[JobKey], *, interrupt: bool = False, cleared: bool = False
-    ) -> asyncio.Task[bool]:
-        """End jobs (see `Cancellation.cancel`), also if nobody waits for that any more."""
-        work = self._cancellation.cancel(keys, interrupt=interrupt, cleared=cleared)
-        return self.background.supervisor.spawn(work, "cancel jobs")
+    ) -> asyncio.Task[bool | LocalError | StorageError]:
+        """End jobs (see `Cancellation.cancel`), also if nobody waits for that any more; the result
+        is whether any was by this, or why not."""
+
+        async def cancel() -> bool | LocalError | StorageError:
+            try:
+                return await self._cancellation.cancel(keys, interrupt=interrupt, cleared=cleared)
+            except (LocalError, StorageError) as error:
+                return kept(error)
+
+        return self.background.supervisor.spawn(cancel(), "cancel jobs")
 
     def overview(self, member: str | None) -> OverviewAnswered:
         """Return all live jobs, or those of one member, and the accounts."""

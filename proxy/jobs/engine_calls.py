@@ -8,7 +8,9 @@ from typing import Protocol
 
 from proxy.jobs.messages import OverviewAnswered, RunAnswered
 from proxy.jobs.models import AccountView, Job
+from proxy.storage.database import StorageError
 from proxy.storage.job_tables import JobKey
+from proxy.translate.errors import LocalError
 
 
 class RunningEngine(Protocol):
@@ -22,12 +24,12 @@ class RunningEngine(Protocol):
 
     def cancel(
         self, keys: Iterable[JobKey], *, interrupt: bool = False, cleared: bool = False
-    ) -> asyncio.Task[bool]:
-        """End jobs, also if nobody waits for that any more; the result is whether any was by this.
+    ) -> asyncio.Task[bool | LocalError | StorageError]:
+        """End jobs, also if nobody waits for that any more; the result is whether any was by this,
+        or why not: a `StorageError` if what is to be promised cannot be written.
 
         With `interrupt` they end as interrupted runs, also those that have not begun; else what has
-        not begun leaves no trace. With `cleared` the sockets hear once how many jobs are left. The
-        task raises `LocalError`, and `StorageError` if what is to be promised cannot be written.
+        not begun leaves no trace. With `cleared` the sockets hear once how many jobs are left.
         """
 
     def overview(self, member: str | None) -> OverviewAnswered:

@@ -247,17 +247,19 @@ class JobService:
         if not keys:
             return False
         cancelling = self._engine.cancel(keys, interrupt=interrupt, cleared=cleared)
-        try:
-            async with asyncio.timeout(self.submissions.timeout):
-                return await asyncio.shield(cancelling)
-        except (StorageError, TimeoutError) as error:
-            log.warning("cancel_save_failed", error=str(error))
+        await asyncio.wait([cancelling], timeout=self.submissions.timeout)
+        answer = cancelling.result() if cancelling.done() else None
+        if isinstance(answer, LocalError):
+            raise answer
+        if answer is None or isinstance(answer, StorageError):
+            log.warning("cancel_failed", error=str(answer or "no answer yet"))
             raise LocalError(
                 "cancel_unanswered",
                 "The cancellation is not carried out yet; check the queue later.",
                 kind="unavailable",
                 retry_after=5.0,
-            ) from error
+            )
+        return answer
 
 
 def interrupted(

@@ -10,8 +10,9 @@ import pytest
 
 from proxy.admin.state import StateScope
 from proxy.admin.state_feed import StateFeed, StateFeeds
-from proxy.bus import EventBus
+from proxy.jobs.history import History
 from proxy.jobs.live_feed import LiveFeed
+from proxy.members.directory import Directory
 from proxy.storage.database import StorageError
 from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError
@@ -19,8 +20,7 @@ from proxy.translate.errors import LocalError
 
 async def test_a_stream_that_comes_after_a_failure_waits_for_a_new_state() -> None:
     unused: Any = None
-    bus = EventBus()
-    jobs = LiveFeed(unused, unused, unused)
+    jobs = LiveFeed(unused, unused, History(unused, None))
     states: list[Any] = [{"running": [1]}, StorageError("away"), {"running": [2]}]
 
     async def make() -> Any:
@@ -29,7 +29,7 @@ async def test_a_stream_that_comes_after_a_failure_waits_for_a_new_state() -> No
             raise state
         return state
 
-    feed = StateFeed(bus, jobs, make)
+    feed = StateFeed(jobs, make)
     first = asyncio.create_task(feed.after(None))
     with pytest.raises(StorageError):
         await feed.run()
@@ -73,7 +73,8 @@ async def maker() -> Maker:
 async def feeds(maker: Maker) -> AsyncIterator[StateFeeds]:
     unused: Any = None
     supervisor = Supervisor()
-    yield StateFeeds(EventBus(), LiveFeed(unused, unused, unused), supervisor, maker)
+    jobs = LiveFeed(unused, unused, History(unused, None))
+    yield StateFeeds(Directory(), jobs, supervisor, maker)
     await supervisor.close()
 
 

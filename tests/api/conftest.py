@@ -26,11 +26,11 @@ from proxy.api.spool import Spool
 from proxy.api.web_interface import WebInterface
 from proxy.app.server import Server
 from proxy.budget import MemoryBudget
-from proxy.bus import EventBus
 from proxy.catalog.bodies import Body, Coding, Whole
 from proxy.catalog.file_lists import Listing
-from proxy.clock import now
+from proxy.edge.accepting import listen
 from proxy.edge.context import ConnectionLimits
+from proxy.edge.listener import address_of
 from proxy.files.conversions import Conversion
 from proxy.files.namespace import Named, make_record
 from proxy.files.picture_parts import Edits
@@ -38,7 +38,7 @@ from proxy.jobs.clients import Clients
 from proxy.jobs.models import JobRequest
 from proxy.jobs.records import JobRecord
 from proxy.jobs.service import JobQuery
-from proxy.jobs.subscribers import Moment, Subscribers
+from proxy.jobs.subscribers import Subscribers
 from proxy.loop_turns import LoopTurns
 from proxy.members.accounting import Accounting
 from proxy.members.directory import Directory
@@ -53,6 +53,7 @@ from proxy.storage.usage import UsageRepository
 from proxy.supervisor import Supervisor
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
+from proxy.translate.events import Event
 from proxy.translate.names import Place
 from proxy.turns import thread_turns
 from proxy.userdata.stored import StoredUserData
@@ -88,29 +89,28 @@ class HistoryOfTests:
 class RoomOfJobs:
     """Answers what it is told to, and remembers what it was asked."""
 
-    bus: EventBus = field(default_factory=EventBus)
     clients: Clients = field(default_factory=Clients)
     asked: list[tuple[Any, ...]] = field(default_factory=list)
     remaining: int = 0
+    node: str | None = None
     refusal: LocalError | None = None
     failure: Exception | None = None
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.history = HistoryOfTests(self.asked)
-        self.subscribers = Subscribers(self.bus, Supervisor())
+        self.subscribers = Subscribers(self.clients, Supervisor())
         self.submissions = self.feed = self
-        self.bus.subscribe("sockets", self.clients.hear)
 
     @contextmanager
     def watched(self, changed: Callable[[], None]) -> Iterator[None]:
         yield
 
-    async def moment(self, member: str) -> Moment:
-        return Moment(now(), None)
-
-    def attach(self, *given: Any, **named: Any) -> None:
-        self.subscribers.attach(*given, **named)
+    def attach(self, member: str, client_id: str, *given: Any, **named: Any) -> None:
+        self.subscribers.attach(member, client_id, *given, **named)
+        if self.node is not None:
+            executing = Event("executing", {"node": self.node})
+            self.subscribers.tell_client(member, client_id, executing)
 
     @asynccontextmanager
     async def submitted(self, member: str, request: JobRequest) -> AsyncIterator[dict[str, Any]]:
@@ -122,9 +122,6 @@ class RoomOfJobs:
         number = request.number or 0
         yield {"prompt_id": request.prompt_id or JOB, "number": number, "node_errors": {}}
         self.asked.append(("release", member))
-
-    async def queue_remaining_now(self, member: str) -> int:
-        return self.remaining
 
     def queue_remaining(self, member: str) -> int:
         return self.remaining
@@ -390,12 +387,11 @@ def services_over(jobs: Any, files: Any, catalog: Any, userdata: Any, **more: An
         "history": None,
         "observations": NoObservations(),
         "readiness": AlwaysReady(),
-        "journal": Journal(jobs.bus, jobs.clients),
+        "journal": Journal(jobs.subscribers),
         "interface": WebInterface(),
         "budget": MemoryBudget(DEFAULT_MEMORY),
         "spool": Spool(ApiOptions().max_upload_bytes),
         "streams": Pool(1000, 4),
-        "bus": jobs.bus,
         "cipher": Cipher(),
         "supervisor": Supervisor(),
     }
@@ -503,12 +499,15 @@ def running(
             members=members or Directory(),
         )
         server = Server(services, ConnectionLimits(**limits), stop_timeout=stop_timeout)
-        async with serving(server) as url:
-            found = Running(server, URL(url), began, go)
-            try:
-                yield found
-            finally:
-                for writer in found.writers:
-                    writer.transport.abort()
+        sockets = await listen(["127.0.0.1"], 0)
+        await server.start(sockets)
+        url = URL(address_of(sockets, "127.0.0.1", tls=False))
+        found = Running(server, url, began, go, sockets)
+        try:
+            yield found
+        finally:
+            for writer in found.writers:
+                writer.transport.abort()
+            await found.stop()
 
     return run

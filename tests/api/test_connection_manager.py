@@ -61,7 +61,7 @@ async def test_a_stop_closes_refused_connections(
         with capture_logs() as logs:
             refused, _ = await server.connect()
             await until(lambda: "connection_limit_reached" in [line["event"] for line in logs])
-        await server.server.stop()
+        await server.stop()
         assert await rest(refused) == b""
 
 

@@ -7,6 +7,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from aiohttp import web
 from waiting import until
 from wire import HEAD, POST, rest
 
@@ -131,18 +132,18 @@ async def test_few_refused_connections_wait_for_an_answer(
 
 async def test_a_websocket_whose_token_is_revoked_while_it_opens_is_closed(
     running: Any,
-    room_of_jobs: Any,
+    monkeypatch: pytest.MonkeyPatch,
     members: Directory,
     token: str,
     header: bytes,
 ) -> None:
-    opens, moment = asyncio.Event(), room_of_jobs.moment
+    opens, prepare = asyncio.Event(), web.WebSocketResponse.prepare
 
-    async def moment_later(member: str) -> Any:
+    async def prepare_later(*given: Any) -> Any:
         await opens.wait()
-        return await moment(member)
+        return await prepare(*given)
 
-    room_of_jobs.moment = moment_later
+    monkeypatch.setattr(web.WebSocketResponse, "prepare", prepare_later)
     async with running(members=members) as server:
         reader, _ = await server.connect(UPGRADE + header + b"\r\n")
         connection = await only(server)

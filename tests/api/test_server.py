@@ -32,7 +32,7 @@ async def test_stopping_waits_for_an_answer_under_way(running: Any) -> None:
     async with running(stop_timeout=20) as server:
         reader, _ = await server.connect(POST.replace(b"100000", b"14") + b'{"prompt": {}}')
         await server.began.wait()
-        stopping = asyncio.create_task(server.server.stop())
+        stopping = asyncio.create_task(server.stop())
         async with asyncio.timeout(60):
             while not await server.refuses():
                 pass
@@ -48,7 +48,7 @@ async def test_stopping_waits_for_the_handler_of_a_lost_connection(running: Any)
         await server.began.wait()
         writer.transport.abort()
         await until(lambda: not server.server.connections)
-        stopping = asyncio.create_task(server.server.stop())
+        stopping = asyncio.create_task(server.stop())
         ended, _ = await asyncio.wait([stopping], timeout=1.0)  # aiohttp gives up after 0.2 s
         assert not ended
         server.go.set()
@@ -73,7 +73,7 @@ async def test_a_connection_ends_with_its_answer_while_the_server_stops(
         await asked.wait()
         idle, _ = await server.connect()
         await until(lambda: len(server.server.connections) == 3)
-        stopping = asyncio.create_task(server.server.stop())
+        stopping = asyncio.create_task(server.stop())
         async with asyncio.timeout(60):
             while not await server.refuses():
                 pass
@@ -90,7 +90,7 @@ async def test_an_answer_that_takes_too_long_becomes_503(running: Any) -> None:
     async with running(stop_timeout=1) as server:
         reader, _ = await server.connect(POST.replace(b"100000", b"14") + b'{"prompt": {}}')
         await server.began.wait()
-        await server.server.stop()
+        await server.stop()
         answer = await rest(reader)
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["type"] == "stopping"
@@ -105,7 +105,7 @@ async def test_idle_and_lingering_connections_do_not_hold_the_stop(running: Any)
         await lingering.readuntil(b"\r\n\r\n")
         unfinished, _ = await server.connect(HEAD)
         async with asyncio.timeout(TIMEOUT):
-            await server.server.stop()
+            await server.stop()
         for reader in (idle, lingering, unfinished):
             await rest(reader)
 
@@ -119,7 +119,7 @@ async def test_a_download_that_takes_too_long_is_cut(
             b"GET /view?filename=a.bin&type=output HTTP/1.1\r\nHost: x\r\n\r\n"
         )
         await reader.readuntil(b"\r\n\r\n")
-        await server.server.stop()
+        await server.stop()
         assert len(await rest(reader)) < 30_000_000
 
 
@@ -130,7 +130,7 @@ async def test_websockets_are_closed_with_1001_and_a_reason(running: Any) -> Non
         session.ws_connect(server.url / "ws") as socket,
     ):
         await socket.receive()
-        stopping = asyncio.create_task(server.server.stop())
+        stopping = asyncio.create_task(server.stop())
         message = await socket.receive()
         assert message.type is aiohttp.WSMsgType.CLOSE
         assert (message.data, message.extra) == (1001, "The proxy is stopping.")
@@ -146,7 +146,7 @@ async def test_a_websocket_that_does_not_read_does_not_hold_the_stop(running: An
         await reader.readuntil(b"\r\n\r\n")
         writer.transport.pause_reading()
         async with asyncio.timeout(TIMEOUT):
-            await server.server.stop()
+            await server.stop()
 
 
 def certify(folder: Path, name: str) -> tuple[Path, Path]:

@@ -24,7 +24,6 @@ from stack import Listener, running_proxy
 from proxy import logging as logs
 from proxy.api.content import SAFETY_HEADERS
 from proxy.api.journal import MAX_LINES, Journal
-from proxy.bus import EventBus
 from proxy.files.uploads import MAX_BYTES
 from proxy.jobs.clients import Clients
 from proxy.jobs.subscribers import Subscribers
@@ -321,7 +320,7 @@ async def test_anyone_may_subscribe_before_there_is_a_socket(client: Client) -> 
 
 
 async def test_each_member_has_its_own_lines_and_the_rest_are_nobodys(logging_on: None) -> None:
-    journal = Journal(EventBus(), Clients())
+    journal = Journal(Subscribers(Clients(), Supervisor()))
     log = structlog.get_logger("proxy.test")
     with logs.forwarded_lines(journal.add):
         log.info("started")
@@ -343,7 +342,7 @@ async def test_each_member_has_its_own_lines_and_the_rest_are_nobodys(logging_on
 
 
 async def test_old_lines_go() -> None:
-    journal = Journal(EventBus(), Clients())
+    journal = Journal(Subscribers(Clients(), Supervisor()))
     for number in range(MAX_LINES + 5):
         journal.add("local", 0.0, str(number))
     assert [line["m"] for line in journal.lines("local")][:: MAX_LINES - 1] == [
@@ -353,9 +352,8 @@ async def test_old_lines_go() -> None:
 
 
 async def test_members_hear_their_own_lines_alone() -> None:
-    bus, clients = EventBus(), Clients()
-    bus.subscribe("sockets", clients.hear)
-    subscribers, journal = Subscribers(bus, Supervisor()), Journal(bus, clients)
+    subscribers = Subscribers(Clients(), Supervisor())
+    journal = Journal(subscribers)
     ann, bob = Sink(), Sink()
     subscribers.attach("ann", "a", ann)
     subscribers.attach("bob", "a", bob)
@@ -370,9 +368,8 @@ async def test_members_hear_their_own_lines_alone() -> None:
 
 
 async def test_a_socket_that_has_gone_is_unsubscribed() -> None:
-    bus, clients = EventBus(), Clients()
-    bus.subscribe("sockets", clients.hear)
-    subscribers, journal = Subscribers(bus, Supervisor()), Journal(bus, clients)
+    subscribers = Subscribers(Clients(), Supervisor())
+    journal = Journal(subscribers)
     journal.subscribe("local", "a")
     journal.add("local", 0.0, "x")
     await asyncio.sleep(0)

@@ -17,7 +17,6 @@ from aiohttp.test_utils import TestClient
 from proxy.api import websocket as client_socket
 from proxy.api.send_queue import SendQueue
 from proxy.api.websocket import GOING_AWAY, SOCKETS, FrameCache, Sockets
-from proxy.jobs.messages import ClientMessage, SocketKnown, topic_of
 from proxy.supervisor import Supervisor
 from proxy.translate.events import Event, NodeText, Preview, status
 
@@ -80,13 +79,7 @@ async def test_without_a_client_id_the_server_makes_one(client: Client, path: st
 async def test_who_comes_back_in_mid_run_hears_which_node_runs(
     client: Client, room_of_jobs: Any
 ) -> None:
-    def engine(news: Any) -> None:
-        if isinstance(news, SocketKnown) and news.opens:
-            executing = Event("executing", {"node": "1"})
-            running = ClientMessage("local", "aaa", executing, news.socket)
-            room_of_jobs.bus.publish(topic_of("local", "aaa"), running)
-
-    room_of_jobs.bus.subscribe("sockets", engine)
+    room_of_jobs.node = "1"
     socket = await connect(client)
     assert await socket.receive_json() == {"type": "executing", "data": {"node": "1"}}
 

@@ -32,7 +32,7 @@ _NAMES = ("Portrait study", "Night market", "Product shots", "Sky replacement", 
 
 
 async def _idle(jobs: JobService) -> None:
-    while (await jobs.overview()).jobs:  # noqa: ASYNC110
+    while jobs.overview().jobs:  # noqa: ASYNC110
         await asyncio.sleep(0.05)
 
 

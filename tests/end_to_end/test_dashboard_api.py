@@ -12,12 +12,10 @@ from typing import Any
 import aiohttp
 import graphs
 import pytest
+from proxy.jobs.engine_client import EngineClient
 from stack import TIMEOUT
 from team import Team, bearer, running_team
 
-from proxy.api.keys import BUS
-from proxy.bus import MISSED
-from proxy.jobs.engine_client import EngineClient
 from proxy.jobs.messages import OverviewAnswered
 from proxy.simulator import Simulator
 
@@ -95,15 +93,6 @@ async def test_events_follow_a_job_to_its_failure(
         )
     async with session.delete(url, headers=bearer(team.ann)) as answer:
         assert answer.status == 405
-
-
-async def test_where_news_were_lost_the_ended_jobs_are_read_again(
-    team: Team, session: aiohttp.ClientSession
-) -> None:
-    before = (await state(session, team, team.bob))["history"]
-    assert (await state(session, team, team.bob))["history"] == before
-    team.proxy.services[BUS]._deliver("history", MISSED)
-    assert (await state(session, team, team.bob))["history"] != before
 
 
 async def test_the_events_end_with_the_access(team: Team, session: aiohttp.ClientSession) -> None:

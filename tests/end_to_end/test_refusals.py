@@ -134,7 +134,7 @@ async def test_a_job_that_cannot_go_says_why_and_then_fails(
             assert job["status"] == "in_progress", "it is the head of the queue"
             assert job["queue_reason"] == reason
             assert says in job["queue_message"]
-            seen = await proxy.services[JOBS].overview()
+            seen = proxy.services[JOBS].overview()
             (view,) = (view for view in seen.jobs if view.job.prompt_id == waiting)
             assert view.progress.reason == reason
             error = await listener.until("execution_error", prompt_id=waiting)

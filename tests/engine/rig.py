@@ -6,18 +6,17 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from backend import open_database
-from proxy.jobs.bus_listener import BusListener
+from jobs.hearing import Heard
 from stack import QUICK
 from waiting import until
 
 from proxy.budget import MemoryBudget
-from proxy.bus import BusMessage, EventBus
 from proxy.catalog.node_classes import Nodes
 from proxy.cloud.client import CloudClient
 from proxy.cloud.resilience import RetryPolicy
@@ -26,7 +25,6 @@ from proxy.engine.accounts import Account, Slots
 from proxy.engine.announcer import Announcer
 from proxy.engine.engine import Background, Engine
 from proxy.engine.live_job import LiveJob
-from proxy.engine.news_publisher import NewsPublisher
 from proxy.engine.policy import Policy
 from proxy.engine.recorder import JobRecorder
 from proxy.engine.resources import JobResources
@@ -34,14 +32,7 @@ from proxy.engine.run_times import RunTimes
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.term import Term
 from proxy.jobs.conversion import job_of_request, payload_of, stored_of
-from proxy.jobs.engine_client import answer_on
-from proxy.jobs.messages import (
-    CancelAnswered,
-    CancelRequested,
-    JobAnswered,
-    JobMessage,
-    JobReleased,
-)
+from proxy.jobs.messages import JobAnswered, JobMessage, JobNews
 from proxy.jobs.models import Job, JobRequest
 from proxy.members.member import Member
 from proxy.metrics import Metrics
@@ -103,12 +94,11 @@ class Catalog:
 
 @dataclass
 class Rig:
-    """The engine as the api's half sees it: over the storage and the bus."""
+    """The engine, and all that it tells."""
 
-    bus: EventBus
+    heard: Heard
     repository: JobRepository
     engine: Engine
-    received: list[BusMessage] = field(default_factory=list)
     count: int = 0
 
     def job(self, graph: dict[str, Any], **fields: Any) -> Job:
@@ -128,24 +118,24 @@ class Rig:
         job = await self.store(self.job(graph, **fields))
         answered: asyncio.Future[JobAnswered] = asyncio.get_running_loop().create_future()
 
-        def hear(message: object) -> None:
-            if isinstance(message, JobAnswered) and message.key == job.key and not answered.done():
-                answered.set_result(message)
+        def hear(news: JobNews) -> None:
+            if isinstance(news, JobAnswered) and news.key == job.key and not answered.done():
+                answered.set_result(news)
 
-        with self.bus.subscribe("jobs", hear):
-            self.engine.receive(job)
-            async with asyncio.timeout(30.0):
-                answer = await answered
+        self.heard.follow.append(hear)
+        self.engine.receive(job)
+        async with asyncio.timeout(30.0):
+            answer = await answered
+        self.heard.follow.remove(hear)
         live = self.engine.table.get(job.key)
-        self.bus.publish("engine", JobReleased(job.key, watched=True))
+        self.engine.release(job.key, watched=True)
         return live or LiveJob.of(job), answer
 
-    async def cancel(self, *jobs: Job, interrupt: bool = False) -> CancelAnswered:
-        with answer_on(self.bus, "answers.cancel", CancelAnswered) as answered:
-            keys = tuple(job.key for job in jobs)
-            self.bus.publish("engine", CancelRequested("cancel", keys, interrupt))
-            answer = await answered.within(30.0)
-        assert answer is not None
+    async def cancel(self, *jobs: Job, interrupt: bool = False) -> bool:
+        async with asyncio.timeout(30.0):
+            answer = await self.engine.cancel([job.key for job in jobs], interrupt=interrupt)
+        if isinstance(answer, Exception):
+            raise answer
         return answer
 
     async def ended(self, job: Job) -> HistoryEntry:
@@ -173,7 +163,7 @@ class Rig:
         """What the client of a job has heard, in order."""
         messages = [
             message.message
-            for message in self.received
+            for message in self.heard.news
             if isinstance(message, JobMessage) and message.key == job.key
         ]
         return [
@@ -200,7 +190,7 @@ async def running_engine(
     """An engine over an account of the simulator, and one of each other; `left_behind` are jobs
     that another engine had when it died."""
     database = await open_database(folder)
-    repository, bus, supervisor = JobRepository(database), EventBus(), Supervisor()
+    repository, heard, supervisor = JobRepository(database), Heard(), Supervisor()
     lease = await LeaseRepository(database).acquire(ENGINE, "rig", 600.0, alone=True)
     assert lease is not None
     accounts = {}
@@ -237,7 +227,7 @@ async def running_engine(
         recorder=JobRecorder(
             repository, term, history_size=100, outbox=outbox, shares=scheduler.shares_of
         ),
-        announcer=Announcer(NewsPublisher(bus, term, BusListener(bus)), Metrics()),
+        announcer=Announcer(term, heard, Metrics()),
         resources=JobResources(
             pricing=Pricing(lambda _: None, lambda *_: None, 270_000),
             run_times=RunTimes(RunTimeRepository(database)),
@@ -247,8 +237,7 @@ async def running_engine(
         policy=given,
         background=Background(supervisor, webhooks),
     )
-    rig = Rig(bus, repository, engine)
-    bus.subscribe("events.local", rig.received.append)
+    rig = Rig(heard, repository, engine)
     try:
         for job in left_behind:
             await rig.store(job)

@@ -6,12 +6,11 @@ import pytest
 from engine.worlds import World
 from jobs.samples import job
 
-from proxy.bus import BusMessage
 from proxy.costs.job_cost import Charge, JobCost
 from proxy.engine.live_job import JobChanges
 from proxy.jobs.conversion import stored_of
-from proxy.jobs.messages import JobAnswered, JobChanged, JobLeft, JobsAhead
-from proxy.jobs.models import JobEnd, JobState, Wish
+from proxy.jobs.messages import JobAnswered, JobChanged, JobLeft, JobNews, JobsAhead
+from proxy.jobs.models import JobEnd, JobState
 from proxy.translate.errors import LocalError
 
 
@@ -34,14 +33,6 @@ def test_an_engine_whose_term_is_over_says_and_counts_nothing(world: World) -> N
     world.announcer.discarded(live_job)
     assert world.received == []
     assert world.counted("jobs_accepted_total", member="anna") is None
-
-
-@pytest.mark.parametrize(("wish", "left"), [(Wish.CANCEL, [JobLeft]), (Wish.NONE, [])])
-def test_a_job_that_another_engine_has_shown_leaves_the_queues(
-    world: World, wish: Wish, left: list[type[BusMessage]]
-) -> None:
-    world.announcer.hidden(job(state=JobState.QUEUED, accepted=True, wish=wish))
-    assert [type(news) for news in world.received] == left
 
 
 def test_what_becomes_of_a_job_is_published_and_counted_once(world: World) -> None:
@@ -71,7 +62,7 @@ def test_costs_are_counted_in_credits_by_class_and_source(world: World) -> None:
     assert world.counted("unknown_costs_total", **labels, node_class="Dear") == 4
 
 
-def answers(world: World) -> list[BusMessage]:
+def answers(world: World) -> list[JobNews]:
     return [news for news in world.received if isinstance(news, JobAnswered)]
 
 

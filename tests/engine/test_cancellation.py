@@ -15,10 +15,10 @@ from waiting import until
 
 from proxy.backoff import Backoff
 from proxy.cloud.resilience import RetryPolicy
-from proxy.jobs.messages import CancelAnswered, CancelRequested, JobReleased
 from proxy.jobs.models import Job
 from proxy.simulator import HttpFault, Simulator
-from proxy.storage.database import StorageError
+from proxy.storage.database import FencedError, StorageError
+from proxy.translate.errors import LocalError
 
 CANCEL = "POST /api/jobs/{id}/cancel"
 
@@ -37,9 +37,9 @@ async def test_a_waiting_job_leaves_no_trace(simulator: Simulator, tmp_path: Pat
     async with running_engine(simulator, tmp_path) as rig:
         await rig.submit(gated.GRAPH)
         waiting, _ = await rig.submit(graphs.plain())
-        assert (await rig.cancel(waiting)).cancelled
+        assert await rig.cancel(waiting)
         assert await rig.is_gone(waiting)
-        assert not (await rig.cancel(waiting)).cancelled
+        assert not await rig.cancel(waiting)
         assert rig.messages_of(waiting) == []
     assert simulator.calls[CANCEL] == 0
 
@@ -50,7 +50,7 @@ async def test_a_waiting_job_that_is_interrupted_ends_as_a_run(
     async with running_engine(simulator, tmp_path) as rig:
         await rig.submit(gated.GRAPH)
         waiting, _ = await rig.submit(graphs.plain())
-        assert (await rig.cancel(waiting, interrupt=True)).cancelled
+        assert await rig.cancel(waiting, interrupt=True)
         assert (await rig.ended(waiting)).state == "cancelled"
         assert "execution_interrupted" in rig.messages_of(waiting)
     assert len(simulator.jobs) == 1
@@ -61,7 +61,7 @@ async def test_an_interrupt_is_written_before_it_is_answered(
 ) -> None:
     async with running_engine(simulator, tmp_path) as rig:
         sent = await being_sent(rig, simulator, opened)
-        assert (await rig.cancel(sent, interrupt=True)).cancelled
+        assert await rig.cancel(sent, interrupt=True)
         stored = await rig.repository.get(*sent.key)
         assert stored is not None
         assert (stored.state, stored.interrupted) == ("submitting", True)
@@ -81,10 +81,10 @@ async def test_a_cancellation_that_cannot_be_written_is_not_promised(
 
     async with running_engine(simulator, tmp_path) as rig:
         sent = await being_sent(rig, simulator, opened)
-        wanted = CancelRequested("one", (sent.key,), interrupt)
         with monkeypatch.context() as patch:
             patch.setattr(rig.engine.table, "write", refused)
-            assert await rig.engine._cancellation.cancel(wanted) is None
+            with pytest.raises(StorageError, match="disk full"):
+                await rig.cancel(sent, interrupt=interrupt)
         on_cloud = list(simulator.jobs.values())[1]
         await simulator.signal.until(lambda: on_cloud.status == "cancelled", 30)
 
@@ -95,7 +95,7 @@ async def test_a_running_job_ends_when_the_cloud_says_so(
     async with running_engine(simulator, tmp_path) as rig:
         running, _ = await rig.submit(gated.GRAPH)
         await until(lambda: "executing 1" in rig.messages_of(running))
-        assert (await rig.cancel(running)).cancelled
+        assert await rig.cancel(running)
         assert (await rig.ended(running)).state == "cancelled"
 
 
@@ -106,7 +106,7 @@ async def test_a_job_that_waits_on_the_cloud_is_gone_at_once(
         running, _ = await rig.submit(gated.GRAPH)
         await until(lambda: "executing 1" in rig.messages_of(running))
         ahead, _ = await rig.submit(graphs.plain())
-        assert (await rig.cancel(ahead)).cancelled
+        assert await rig.cancel(ahead)
         assert await rig.is_gone(ahead)
         assert rig.messages_of(ahead) == []
     assert simulator.calls[CANCEL] == 1
@@ -117,7 +117,7 @@ async def test_a_cancel_while_the_job_is_being_sent_reaches_the_cloud_once(
 ) -> None:
     async with running_engine(simulator, tmp_path) as rig:
         sent = await being_sent(rig, simulator, opened)
-        assert (await rig.cancel(sent)).cancelled
+        assert await rig.cancel(sent)
         on_cloud = list(simulator.jobs.values())[1]
         await simulator.signal.until(lambda: on_cloud.status == "cancelled", 30)
         await until(lambda: rig.is_gone(sent))
@@ -128,7 +128,6 @@ async def test_a_cancel_while_the_job_is_being_sent_reaches_the_cloud_once(
 async def test_a_job_that_is_cancelled_before_its_answer_is_accepted_in_the_storage(
     simulator: Simulator, tmp_path: Path
 ) -> None:
-    """Where the bus loses the answer, the replica of the submission reads it there."""
     async with running_engine(simulator, tmp_path, ahead=1) as rig:
         await rig.submit(gated.GRAPH)
         job = await rig.store(rig.job(graphs.plain()))
@@ -141,8 +140,8 @@ async def test_a_job_that_is_cancelled_before_its_answer_is_accepted_in_the_stor
         assert stored is not None
         assert stored.accepted
         assert not cancelling.done()
-        rig.bus.publish("engine", JobReleased(job.key, watched=True))
-        assert (await cancelling).cancelled
+        rig.engine.release(job.key, watched=True)
+        assert await cancelling
         assert await rig.is_gone(job)
 
 
@@ -154,8 +153,8 @@ async def test_a_job_that_cannot_be_cancelled_continues(
         running, _ = await rig.submit(gated.GRAPH)
         await until(lambda: "executing 1" in rig.messages_of(running))
         simulator.faults.add(HttpFault("POST /api/jobs*", status=500), times=None)
-        answer = await rig.cancel(running)
-        assert answer.error is not None
+        with pytest.raises(LocalError, match="refused the request"):
+            await rig.cancel(running)
         opened.set()
         assert (await rig.ended(running)).state == "succeeded"
 
@@ -167,6 +166,6 @@ async def test_a_cancellation_after_the_term_is_left_to_the_next_engine(
         running, _ = await rig.submit(gated.GRAPH)
         await until(lambda: running.is_on_cloud)
         rig.engine.recorder.term.until = -math.inf
-        await rig.engine._cancellation.cancel(CancelRequested("one", (running.key,)))
-        assert not any(isinstance(message, CancelAnswered) for message in rig.received)
+        with pytest.raises(FencedError):
+            await rig.cancel(running)
     assert simulator.calls[CANCEL] == 0

@@ -3,41 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import gated
 import graphs
-import pytest
-from engine.rig import running_engine
 from stack import Client, running_proxy
 from waiting import ids, until, until_ended
 
-from proxy.api.keys import BUS, JOBS, MEMBERS
-from proxy.bus import MISSED
-from proxy.clock import now
-from proxy.engine import engine
-from proxy.jobs.conversion import job_of_request, payload_of, stored_of
-from proxy.jobs.engine_client import EngineClient
-from proxy.jobs.messages import CancelAnswered
-from proxy.jobs.models import JobRequest, JobState, shown_state
+from proxy.api.keys import JOBS, MEMBERS
+from proxy.jobs.models import JobRequest, shown_state
 from proxy.members.member import Limits, Member
 from proxy.simulator import HttpFault, Simulator
 
 SUBMIT = "POST /api/prompt"
 ONE = {"slots": 1, "slots_ahead": 0}
-
-
-async def test_a_job_that_nobody_brings_is_found_whatever_the_clock_that_stored_it(
-    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine, "_LOOK_INTERVAL", 0.02)
-    monkeypatch.setattr(engine, "_UNHEARD_AGE", 0.05)
-    async with running_engine(simulator, tmp_path) as rig:
-        job = await rig.store(rig.job(graphs.plain(), created_at=now() + 3_600_000))
-        assert (await rig.ended(job)).state == "succeeded"
 
 
 async def test_the_plan_is_learnt_from_what_runs(
@@ -196,7 +177,7 @@ async def test_members_take_turns_and_see_what_is_before_them(
         await until(lambda: jobs.queue_remaining("anna") == 4 + 3)
         assert jobs.queue_remaining("ben") == 2 + 2
         assert jobs.queue_remaining("nobody") == 0
-        views = (await jobs.overview()).jobs
+        views = jobs.overview().jobs
         assert [shown_state(view.job) for view in views[:2]] == ["running", "waiting"]
         why = {view.job.prompt_id: view.progress.reason for view in views}
         assert why[never] == "limit"
@@ -211,36 +192,3 @@ async def test_members_take_turns_and_see_what_is_before_them(
         assert await jobs.cancel("limited", never)
         assert not await jobs.cancel("limited", never)
         await until(lambda: not jobs.live())
-
-
-async def test_a_job_that_the_bus_has_not_brought_is_found_in_the_storage_and_runs(
-    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
-) -> None:
-    async with running_proxy(simulator, tmp_path / "data") as proxy:
-        client, jobs = Client(session, proxy.url), proxy.services[JOBS]
-        await client.until_ready()
-        lost = job_of_request("local", JobRequest(graphs.plain(1)), prompt_id=str(uuid.uuid4()))
-        lost.created_at -= 2000
-        await jobs._repository.insert(stored_of(lost), payload_of(lost.loaded))
-        assert (await client.get(f"api/jobs/{lost.prompt_id}"))[1]["status"] == "in_progress"
-        proxy.services[BUS]._deliver("engine", MISSED)
-        assert await until_ended(client, 1) == [lost.prompt_id]
-
-
-async def test_an_api_elsewhere_is_answered_as_one_in_this_process(
-    simulator: Simulator, tmp_path: Path, opened: asyncio.Event
-) -> None:
-    async with running_engine(simulator, tmp_path) as rig:
-        elsewhere = EngineClient(rig.bus)
-        job, _ = await rig.submit(gated.GRAPH)
-        await until(lambda: job.state is JobState.RUNNING)
-        overview = await elsewhere.overview(None, 30.0)
-        assert overview is not None
-        assert [seen.job.prompt_id for seen in overview.jobs] == [job.prompt_id]
-        assert overview.accounts == rig.engine.overview(None).accounts
-        answer = await elsewhere.run(job.key, 30.0, picture=False)
-        assert answer is not None
-        assert list(answer.found["nodes"]) == ["1"]
-        with elsewhere.cancelled([job.key], interrupt=True, cleared=False) as answered:
-            assert await answered.within(30.0) == CancelAnswered(cancelled=True)
-        assert (await rig.ended(job)).state == "cancelled"

@@ -123,7 +123,7 @@ async def test_pictures_give_way_only_while_an_input_takes_long(
         await rig.ended(job)
         previews = [
             message
-            for message in rig.received
+            for message in rig.heard.news
             if isinstance(message, JobMessage) and isinstance(message.message, Preview)
         ]
     assert len(previews) == (65 if held_up else 200)

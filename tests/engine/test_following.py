@@ -15,8 +15,8 @@ from stack import TIMEOUT
 from waiting import until
 
 from proxy.costs.job_cost import JobCost, JobRun, Pricing
-from proxy.engine import following, news_publisher
-from proxy.jobs.messages import JobLeft, JobMessage, JobRecorded, JobReleased
+from proxy.engine import following
+from proxy.jobs.messages import JobLeft, JobMessage, JobRecorded
 from proxy.simulator import Simulator
 from proxy.storage.database import StorageError, ValueRefusedError
 from proxy.storage.history import Recorded
@@ -26,29 +26,18 @@ from proxy.translate import codec
 SUBMIT = "POST /api/prompt"
 
 
-async def test_other_replicas_know_of_an_end_before_its_messages_are_sent_here(
-    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_the_entry_is_there_before_the_end_is_told(
+    simulator: Simulator, tmp_path: Path
 ) -> None:
     async with running_engine(simulator, tmp_path) as rig:
-        unflushed: list[str] = []
-        received: list[str] = []
-
-        async def flush() -> None:
-            unflushed.clear()
-
-        def hear(message: object) -> None:
-            if isinstance(message, JobRecorded | JobLeft):
-                unflushed.append(type(message).__name__)
-                received.append(type(message).__name__)
-            elif isinstance(message, JobMessage):
-                assert unflushed == []
-                received.append(message.message.type)
-
-        monkeypatch.setattr(rig.bus, "flush", flush)
-        with rig.bus.subscribe("jobs", hear), rig.bus.subscribe("events.local", hear):
-            job, _ = await rig.submit(graphs.plain())
-            await rig.ended(job)
-        assert received[-4:] == ["JobRecorded", "execution_success", "JobLeft", "executing"]
+        job, _ = await rig.submit(graphs.plain())
+        await rig.ended(job)
+        told = [
+            news.message.type if isinstance(news, JobMessage) else type(news).__name__
+            for news in rig.heard.news
+            if isinstance(news, JobMessage | JobRecorded | JobLeft)
+        ]
+        assert told[-4:] == ["JobRecorded", "execution_success", "JobLeft", "executing"]
 
 
 async def test_an_end_is_written_until_the_storage_takes_it(
@@ -159,15 +148,15 @@ async def test_the_history_has_the_entry_before_the_client_hears_of_the_end(
 async def test_nothing_is_told_of_a_job_before_its_client_has_the_answer(
     simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(news_publisher, "_ALONE", 600.0)
+    monkeypatch.setattr(following, "_ANSWER_TIMEOUT", 600.0)
     async with running_engine(simulator, tmp_path) as rig:
         job = await rig.store(rig.job(graphs.plain()))
         rig.engine.receive(job)
         await until(lambda: [done.status for done in simulator.jobs.values()] == ["completed"])
         live = rig.live(job)
         await until(lambda: live.follower is not None and live.follower.ending)
-        assert rig.received == []
-        rig.bus.publish("engine", JobReleased(job.key, watched=False))
+        assert rig.messages_of(job) == []
+        rig.engine.release(job.key, watched=False)
         assert (await rig.ended(job)).state == "succeeded"
         assert (live.answered, live.watched) == (True, False)
 
@@ -175,7 +164,7 @@ async def test_nothing_is_told_of_a_job_before_its_client_has_the_answer(
 async def test_a_job_is_told_after_a_while_also_if_nobody_says_that_its_client_has_the_answer(
     simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(news_publisher, "_ALONE", 0.05)
+    monkeypatch.setattr(following, "_ANSWER_TIMEOUT", 0.05)
     async with running_engine(simulator, tmp_path) as rig:
         job = await rig.store(rig.job(graphs.plain()))
         rig.engine.receive(job)
@@ -189,7 +178,7 @@ async def test_a_job_that_waits_is_known_to_be_answered(
         await rig.submit(gated.GRAPH)
         waiting, _ = await rig.submit(graphs.plain())
         assert (waiting.answered, waiting.watched) == (True, True)
-        rig.bus.publish("engine", JobReleased(waiting.key, watched=False))
+        rig.engine.release(waiting.key, watched=False)
         assert waiting.watched, "only the first word counts"
         opened.set()
         await rig.ended(waiting)

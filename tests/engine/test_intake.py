@@ -3,39 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gated
 import graphs
 import pytest
-from engine.rig import Catalog, answer_on, running_engine
+from engine.rig import Catalog, running_engine
 from waiting import until
 
 from proxy.catalog.owners import Needs
 from proxy.cloud.resilience import ONCE
 from proxy.engine import intake
 from proxy.engine.live_job import LiveJob
-from proxy.jobs.messages import JobAnswered, JobChanged, JobReceived
+from proxy.jobs.messages import JobChanged
 from proxy.jobs.models import JobContent, JobState
 from proxy.simulator import HttpFault, Simulator
 from proxy.storage.database import StorageError
-from proxy.storage.payloads import Payload
 from proxy.translate.packs import Rewriting
-
-
-async def test_a_job_that_was_withdrawn_while_it_was_read_is_not_taken_in_again(
-    simulator: Simulator, tmp_path: Path
-) -> None:
-    async with running_engine(simulator, tmp_path) as rig:
-        await rig.submit(gated.GRAPH)
-        waiting, _ = await rig.submit(graphs.plain())
-        assert (await rig.cancel(waiting)).cancelled
-        read = replace(waiting, state=JobState.RECEIVED, content=JobContent(graphs.plain(), {}))
-        message = JobReceived(waiting.key, waiting.order, promised=True)
-        await rig.engine._intake.receive(message, read)
-        assert rig.engine.table.get(waiting.key) is None
 
 
 async def test_a_job_without_a_free_slot_is_accepted_and_waits(
@@ -59,40 +44,6 @@ async def test_a_job_needs_what_the_graph_names_that_the_cloud_runs(
         await rig.submit(gated.GRAPH)
         waiting, _ = await rig.submit(graphs.plain(), content=content)
         assert waiting.needs == needs
-
-
-async def test_a_job_that_is_announced_twice_runs_once(
-    simulator: Simulator, tmp_path: Path
-) -> None:
-    async with running_engine(simulator, tmp_path) as rig:
-        first, _ = await rig.submit(gated.GRAPH)
-        rig.bus.publish("engine", JobReceived(first.key, first.order, promised=True))
-        await rig.submit(graphs.plain())
-        assert len(simulator.jobs) == 1
-        assert len(await rig.repository.live()) == 2
-
-
-async def test_a_job_is_shown_before_its_client_has_an_answer_also_if_a_connection_breaks(
-    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with running_engine(simulator, tmp_path) as rig:
-        job = await rig.store(rig.job(graphs.plain()))
-        read, failures, shown = rig.repository.payloads.get, [StorageError("it broke")], []
-        rig.bus.subscribe("jobs", shown.append)
-
-        async def payload(order: int) -> Payload | None:
-            if failures:
-                raise failures.pop()
-            return await read(order)
-
-        monkeypatch.setattr(rig.repository.payloads, "get", payload)
-        with answer_on(rig.bus, "jobs", JobAnswered) as answered:
-            rig.bus.publish("engine", JobReceived(job.key, job.order))
-            answer = await answered.within(30.0)
-            assert answer is not None
-            assert answer.error is None
-            assert any(isinstance(message, JobChanged) for message in shown)
-        assert failures == []
 
 
 async def test_a_job_that_is_being_refused_is_accepted_no_more(
@@ -150,12 +101,10 @@ async def test_a_job_that_has_been_refused_does_not_come_back_into_the_queue(
 
     async with running_engine(simulator, tmp_path) as rig:
         monkeypatch.setattr(rig.engine.resources.files, "reveal", slow)
-        shown: list[object] = []
-        rig.bus.subscribe("jobs", shown.append)
         begun = asyncio.get_running_loop().time()
         _, answer = await rig.submit(graphs.plain())
         assert answer.error is not None
-        assert not any(isinstance(message, JobChanged) for message in shown)
+        assert not any(isinstance(message, JobChanged) for message in rig.heard.news)
 
 
 async def test_a_job_whose_client_was_told_that_it_is_lost_is_not_sent_again(

@@ -15,7 +15,6 @@ from waiting import until
 from proxy.cloud.client import CloudClient
 from proxy.cloud.upstream import Capabilities
 from proxy.jobs.conversion import job_of_request
-from proxy.jobs.messages import JobReleased
 from proxy.jobs.models import JobRequest, JobState
 from proxy.simulator import HttpFault, Simulator
 from proxy.storage.database import StorageError
@@ -70,7 +69,7 @@ async def test_a_new_job_that_is_not_found_is_sent_again_where_it_is_taken_once(
     lost.state, lost.account, lost.accepted = JobState.SUBMITTING, "default", False
     async with running_engine(simulator, tmp_path, lost) as rig:
         await until(lambda: len(simulator.jobs) == 1)
-        rig.bus.publish("engine", JobReleased(lost.key, watched=True))
+        rig.engine.release(lost.key, watched=True)
         assert (await rig.ended(lost)).state == "succeeded"
 
 

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from engine.worlds import World
 from jobs.samples import job
 
 from proxy.engine import overview
-from proxy.jobs.messages import (
-    ClientMessage,
-    JobProgress,
-    RunAnswered,
-    SocketKnown,
-    topic_of,
-)
-from proxy.jobs.models import JobState
+from proxy.jobs.messages import RunAnswered
+from proxy.jobs.models import JobProgress, JobState
 from proxy.storage.job_tables import JobKey
-from proxy.translate.events import Event, Preview
+from proxy.translate.events import Preview
 
 
 @pytest.fixture
@@ -30,17 +22,13 @@ def world() -> World:
     ("member", "client_id", "node"),
     [("anna", "c", "1"), ("anna", "d", None), ("ben", "c", None)],
 )
-def test_a_new_socket_hears_which_node_of_its_client_runs(
+def test_the_node_that_runs_is_known_of_each_client(
     world: World, member: str, client_id: str, node: str | None
 ) -> None:
     world.follow(job("first", state=JobState.RUNNING), node="older")
     world.follow(job("second", state=JobState.RUNNING))
     world.follow(job("third", state=JobState.SUBMITTED), node=None)
-    received: list[Any] = []
-    world.bus.subscribe(topic_of(member, client_id), received.append)
-    world.overview.tell_running(SocketKnown(member, client_id, "s", 0, opens=True))
-    running = ClientMessage(member, client_id, Event("executing", {"node": node}), "s")
-    assert received == ([] if node is None else [running])
+    assert world.overview.running_node(member, client_id) == node
 
 
 def test_admins_see_what_runs_first_and_then_what_waits_in_its_turn(world: World) -> None:

@@ -12,8 +12,7 @@ from jobs.samples import job
 from waiting import until
 
 from proxy.engine.fair_share import QueuePosition
-from proxy.jobs.messages import JobChanged, JobsAhead
-from proxy.jobs.models import JobState
+from proxy.jobs.messages import JobsAhead
 
 
 @pytest.fixture
@@ -45,19 +44,6 @@ async def test_no_job_is_kept_by_what_was_foreseen_once_none_waits(world: World)
     world.scheduler.dequeue(waiting)
     world.news.changed()
     assert not any(isinstance(each, QueuePosition) for each in gc.get_referrers(waiting))
-
-
-async def test_who_has_missed_something_hears_of_all_jobs_that_clients_know(world: World) -> None:
-    world.add(job("known", accepted=True))
-    world.add(job("unknown", accepted=False, state=JobState.SUBMITTING))
-    world.add(job("unclear", accepted=False, state=JobState.UNKNOWN))
-    world.add(job("unwanted", accepted=True, cancel_requested=True, state=JobState.SUBMITTED))
-    world.received.clear()
-    for _ in range(3):
-        world.news.repeat()
-    await until(lambda: len(world.received) >= 2)
-    messages = [news.job.prompt_id for news in world.received if isinstance(news, JobChanged)]
-    assert messages == ["known", "unclear"]
 
 
 async def test_jobs_tell_why_their_account_takes_none(world: World) -> None:

@@ -1,4 +1,4 @@
-"""What the engine writes of a job and how often, and what it says on the bus."""
+"""What the engine writes of a job and how often."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from stack import Client, running_proxy
 from storage.mute import Mute
 
 from proxy.app import storage
-from proxy.bus import EventBus
 from proxy.costs.budgets import Budget, Budgets
 from proxy.costs.job_cost import Charge, JobCost
 from proxy.engine import recorder as recorder_module
@@ -142,26 +141,6 @@ async def test_changes_are_gathered_and_the_graph_is_written_once(
     assert (kept.state, kept.cloud_id, kept.started_at) == (JobState.RUNNING, "c", 5)
     assert kept.graph == {"1": {}}
     assert kept.order == made.order
-
-
-async def test_what_clients_may_know_is_on_the_bus_before_it_is_stored(
-    database: Database, tmp_path: Path
-) -> None:
-    made = await stored(database, tmp_path)
-    stored_then = []
-
-    class Bus(EventBus):
-        async def flush(self) -> None:
-            (kept,) = await live(database, tmp_path)
-            stored_then.append(kept.accepted)
-            made.state = JobState.SUBMITTING  # which is told later
-
-    job_recorder = await recorder(database, tmp_path)
-    job_recorder.bus = Bus()
-    made.accepted = True
-    await job_recorder.save(made)
-    (kept,) = await live(database, tmp_path)
-    assert (stored_then, kept.accepted, kept.state) == ([False], True, JobState.RECEIVED)
 
 
 async def test_what_is_read_at_a_start_takes_few_units_however_many_jobs_run(

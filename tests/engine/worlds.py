@@ -9,14 +9,12 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from proxy.jobs.bus_listener import BusListener
+from jobs.hearing import Heard
 
-from proxy.bus import BusMessage, EventBus
 from proxy.engine.accounts import Account, Slots
 from proxy.engine.announcer import Announcer
 from proxy.engine.forecast import Forecast
 from proxy.engine.live_job import LiveJob
-from proxy.engine.news_publisher import NewsPublisher
 from proxy.engine.node_states import NodeReport
 from proxy.engine.overview import Overview
 from proxy.engine.progress import Expected, RunProgress
@@ -102,7 +100,7 @@ class World:
     """The parts, joined over one account of one slot."""
 
     def __init__(self, **accounts: Account) -> None:
-        self.bus = EventBus()
+        self.heard = Heard()
         self.term = Term(Lease("engine", "one", 1), math.inf)
         self.metrics = Metrics()
         self.recorder = Recorder()
@@ -113,14 +111,12 @@ class World:
             self.accounts, Member, "jobs", clock=time.monotonic, turn=self.turn
         )
         self.forecast = Forecast(self.scheduler)
-        news_publisher = NewsPublisher(self.bus, self.term, BusListener(self.bus))
-        self.announcer = Announcer(news_publisher, self.metrics)
+        self.announcer = Announcer(self.term, self.heard, self.metrics)
         recorder: Any = self.recorder
         self.table = JobTable(recorder, self.announcer)
         self.news = QueueNews(self.table, self.scheduler, self.forecast)
         self.overview = Overview(self.table, self.scheduler, self.forecast, {})
-        self.received: list[BusMessage] = []
-        self.bus.subscribe("jobs", self.received.append)
+        self.received = self.heard.news
 
     def add(self, job: LiveJob) -> LiveJob:
         self.table.add(job)

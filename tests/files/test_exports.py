@@ -12,9 +12,7 @@ from stopped_clock import stopped
 from waiting import TIMEOUT
 
 from proxy.budget import MemoryBudget
-from proxy.bus import EventBus
 from proxy.files import exports
-from proxy.files.asset_events import AssetEvents
 from proxy.files.exports import Exports
 from proxy.storage.assets import AssetRepository
 from proxy.storage.database import Database
@@ -40,7 +38,7 @@ def exports_of(
         files,
         supervisor,
         repository or ExportRepository(database),
-        AssetEvents(EventBus(), lambda member, event: tell(member, event.type, event.data)),
+        lambda member, event: tell(member, event.type, event.data),
         budget or MemoryBudget(1_000_000),
     )
 

@@ -1,22 +1,41 @@
-"""Jobs that tests are made of, and the api's half of a replica."""
+"""Jobs that tests are made of, and what clients ask about them."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from proxy.bus import EventBus
 from proxy.costs.job_cost import Pricing
 from proxy.engine.live_job import LiveJob
 from proxy.engine.recorder import JobRecorder
 from proxy.jobs.checks import Checks
 from proxy.jobs.conversion import payload_of, stored_of
 from proxy.jobs.estimates import JobEstimator
-from proxy.jobs.messages import HistoryChanged, JobChanged, JobLeft
-from proxy.jobs.models import JobContent, JobEnd, JobRequest, JobState, Wish
+from proxy.jobs.live_feed import LiveFeed
+from proxy.jobs.messages import (
+    JobChanged,
+    JobLeft,
+    JobRecorded,
+    OverviewAnswered,
+    RunAnswered,
+)
+from proxy.jobs.models import (
+    AccountView,
+    Job,
+    JobContent,
+    JobEnd,
+    JobRequest,
+    JobState,
+    Wish,
+)
 from proxy.jobs.payload_cache import QueueItem
 from proxy.jobs.service import JobQuery, JobService
+from proxy.storage.database import StorageError
+from proxy.storage.job_tables import JobKey
 from proxy.storage.jobs import JobRepository
+from proxy.translate.errors import LocalError
 from proxy.translate.packs import JobView
 from proxy.translate.workflow_metadata import workflow_id_of
 from proxy.turns import thread_turns
@@ -93,15 +112,55 @@ def new(prompt_id: str, number: float = 0, **fields: Any) -> LiveJob:
     return LiveJob(prompt_id=prompt_id, number=number, **with_content(values))
 
 
+class SilentEngine:
+    """An engine that runs nothing, and notes what it is asked."""
+
+    def __init__(self) -> None:
+        self.received: list[Job] = []
+        self.released: list[tuple[JobKey, bool]] = []
+        self.cancelled: list[str] = []
+
+    def receive(self, job: Job) -> None:
+        self.received.append(job)
+
+    def release(self, key: JobKey, *, watched: bool) -> None:
+        self.released.append((key, watched))
+
+    def cancel(
+        self, keys: Iterable[JobKey], *, interrupt: bool = False, cleared: bool = False
+    ) -> asyncio.Task[bool | LocalError | StorageError]:
+        async def cancel() -> bool | LocalError | StorageError:
+            self.cancelled.extend(key.prompt_id for key in keys)
+            return True
+
+        return asyncio.create_task(cancel())
+
+    def overview(self, member: str | None) -> OverviewAnswered:
+        return OverviewAnswered((), ())
+
+    def run(self, key: JobKey, *, picture: bool) -> RunAnswered:
+        return RunAnswered(None)
+
+    def running_node(self, member: str, client_id: str) -> str | None:
+        return None
+
+    def account_views(self) -> tuple[AccountView, ...]:
+        return ()
+
+
 @dataclass
 class Room:
-    """The api's side, and what an engine would do."""
+    """What clients ask, and what an engine would do."""
 
     service: JobService
-    bus: EventBus
+    engine: SilentEngine
     recorder: JobRecorder
     repository: JobRepository
     count: int = 1000
+
+    @property
+    def feed(self) -> LiveFeed:
+        return self.service.feed
 
     def put(self, job: LiveJob) -> LiveJob:
         if not job.order:
@@ -110,11 +169,11 @@ class Room:
             payload = payload_of(job.loaded)
             item = QueueItem(payload.graph, payload.extra_data)
             self.service._live._sent.put(job.member, job.order, item)
-        self.bus.publish("jobs", JobChanged(stored_of(job), job.progress))
+        self.feed.hear(JobChanged(stored_of(job), job.progress))
         return job
 
     def remove(self, job: LiveJob) -> None:
-        self.bus.publish("jobs", JobLeft(job.key, job.order))
+        self.feed.hear(JobLeft(job.key, job.order))
 
     async def end(
         self, prompt_id: str, created: int = 1000, took: int = 5, tell: bool = True, **outputs: Any
@@ -125,7 +184,7 @@ class Room:
         end = JobEnd("completed", outputs, status, {}, created, created + took)
         await self.recorder.end(job, end)
         if tell:
-            self.bus.publish("history", HistoryChanged(MEMBER, (prompt_id,)))
+            self.feed.hear(JobRecorded(job.key))
         return job
 
     async def history(self, max_items: int | None = None, offset: int | None = None) -> bytes:

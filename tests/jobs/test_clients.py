@@ -6,23 +6,16 @@ import pytest
 from msgspec.structs import replace
 
 from proxy.jobs.clients import Clients
-from proxy.jobs.messages import SocketClosed, SocketKnown
 from proxy.members.member import Member, Parallelism
 
 ANN, BOB = Member("ann"), Member("bob")
 
 
-def opened(clients: Clients, member: str, client_id: str, socket: str = "s") -> None:
-    clients.hear(SocketKnown(member, client_id, socket, 0, opens=True))
-
-
-def test_a_client_listens_until_its_newest_socket_is_closed() -> None:
+def test_a_client_listens_until_its_socket_is_closed() -> None:
     clients = Clients()
-    opened(clients, "ann", "c", "first")
-    opened(clients, "ann", "c", "second")
-    clients.hear(SocketClosed("ann", "c", "first"))
+    clients.opened("ann", "c")
     assert clients.listens("ann", "c")
-    clients.hear(SocketClosed("ann", "c", "second"))
+    clients.closed("ann", "c")
     assert not clients.listens("ann", "c")
     assert not clients.listens("ann", None)
     assert clients.one_at_a_time(ANN, "c")
@@ -30,7 +23,7 @@ def test_a_client_listens_until_its_newest_socket_is_closed() -> None:
 
 def test_a_client_that_listens_follows_one_job_at_a_time() -> None:
     clients = Clients()
-    opened(clients, "ann", "c")
+    clients.opened("ann", "c")
     assert clients.one_at_a_time(ANN, "c")
 
 
@@ -42,16 +35,16 @@ def test_a_client_that_never_listened_asks_by_id() -> None:
 
 def test_a_client_that_says_so_follows_several_on_later_sockets_too() -> None:
     clients = Clients()
-    opened(clients, "ann", "c")
-    clients.hear(SocketKnown("ann", "c", "s", 0, several=True))
-    opened(clients, "ann", "c")
+    clients.opened("ann", "c")
+    clients.opened("ann", "c", several=True)
+    clients.opened("ann", "c")
     assert not clients.one_at_a_time(ANN, "c")
 
 
 def test_what_is_known_of_a_client_holds_for_its_member_alone() -> None:
     clients = Clients()
-    opened(clients, "ann", "c")
-    clients.hear(SocketKnown("bob", "c", "s", 0, several=True))
+    clients.opened("ann", "c")
+    clients.opened("bob", "c", several=True)
     assert clients.one_at_a_time(ANN, "c")
     assert not clients.one_at_a_time(BOB, "c")
 
@@ -59,8 +52,8 @@ def test_what_is_known_of_a_client_holds_for_its_member_alone() -> None:
 def test_the_clients_that_connected_last_are_remembered() -> None:
     clients = Clients(limit=2)
     for client_id in ("a", "b", "a", "c"):
-        opened(clients, "ann", client_id)
-    opened(clients, "bob", "b")
+        clients.opened("ann", client_id)
+    clients.opened("bob", "b")
     assert [clients.one_at_a_time(ANN, client_id) for client_id in "abc"] == [True, False, True]
 
 
@@ -78,7 +71,7 @@ def test_the_setting_decides_and_the_members_own_choice_before_it(
     setting: Parallelism, own: Parallelism | None, expected: bool
 ) -> None:
     clients = Clients(setting)
-    opened(clients, "ann", "c")
+    clients.opened("ann", "c")
     assert clients.one_at_a_time(replace(ANN, client_parallelism=own), "c") is expected
 
 

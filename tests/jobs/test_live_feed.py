@@ -1,4 +1,4 @@
-"""What an engine in the same process tells, without a bus."""
+"""What an engine tells."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from backend import open_database
 from jobs.samples import job
 
 from proxy.budget import MemoryBudget
-from proxy.bus import BusMessage, EventBus
+from proxy.jobs.clients import Clients
 from proxy.jobs.conversion import stored_of
 from proxy.jobs.history import History
 from proxy.jobs.live_feed import LiveFeed
 from proxy.jobs.messages import (
-    ClientMessage,
     JobAnswered,
     JobChanged,
     JobLeft,
@@ -53,42 +52,33 @@ class Socket:
         raise AssertionError
 
 
-class SilentBus(EventBus):
-    """A bus on which nothing is told of jobs."""
-
-    def publish(self, topic: str, message: BusMessage, *, droppable: bool = False) -> None:
-        assert topic == "sockets"
-
-
 @pytest.fixture
 async def feed(tmp_path: Path) -> AsyncIterator[LiveFeed]:
     database = await open_database(tmp_path)
-    bus, supervisor, repository = SilentBus(), Supervisor(), JobRepository(database)
+    repository = JobRepository(database)
     yield LiveFeed(
         LiveJobs(repository, MemoryBudget(2**28)),
-        Subscribers(bus, supervisor),
-        History(bus, repository.history, None),
+        Subscribers(Clients(), Supervisor()),
+        History(repository.history, None),
     )
     await database.close()
 
 
-async def listening(feed: LiveFeed, client_id: str = "c") -> Socket:
+def listening(feed: LiveFeed, client_id: str = "c") -> Socket:
     socket = Socket()
-    opened = await feed.moment("anna")
-    feed.attach("anna", client_id, socket, lambda: None, hears_all=False, opened=opened)
+    feed.subscribers.attach("anna", client_id, socket)
     return socket
 
 
 async def test_a_client_hears_of_its_job_in_the_order_of_the_calls(feed: LiveFeed) -> None:
-    socket, other = await listening(feed), await listening(feed, "other")
+    socket, other = listening(feed), listening(feed, "other")
     for news in (
         JobChanged(stored_of(ONE), tell=True),
-        JobMessage(ONE.key, 1, "c", True, EXECUTING),
+        JobMessage(ONE.key, "c", True, EXECUTING),
         JobLeft(ONE.key, ONE.order),
-        ClientMessage("anna", "c", EXECUTING),
     ):
         feed.hear(news)
-    assert socket.heard == [1, "executing", 0, "executing"]
+    assert socket.heard == [1, "executing", 0]
     assert other.heard == [1, 0]
 
 
@@ -105,7 +95,7 @@ async def test_the_queue_is_that_of_the_last_call(feed: LiveFeed) -> None:
 async def test_sockets_hear_how_many_jobs_are_left_when_the_client_has_its_answer(
     feed: LiveFeed,
 ) -> None:
-    socket = await listening(feed)
+    socket = listening(feed)
     with feed.answering("anna"), feed.answers.awaited(ONE.key) as answers:
         feed.hear(JobChanged(stored_of(ONE), tell=True))
         feed.hear(JobAnswered(ONE.key))
@@ -119,7 +109,7 @@ async def test_sockets_hear_how_many_jobs_are_left_when_the_client_has_its_answe
     [
         JobChanged(stored_of(ONE)),
         JobsAhead("anna", 1),
-        JobRecorded(ONE.key, 1, "c", 1),
+        JobRecorded(ONE.key),
         JobLeft(ONE.key, ONE.order),
     ],
 )
@@ -133,5 +123,5 @@ async def test_watchers_hear_of_each_change_in_their_block(feed: LiveFeed, news:
 
 async def test_who_waits_for_the_entry_of_a_job_hears_that_it_is_recorded(feed: LiveFeed) -> None:
     with feed.history.changes("anna", "one") as changed:
-        feed.hear(JobRecorded(ONE.key, 1, "c", 1))
+        feed.hear(JobRecorded(ONE.key))
         assert changed.done()

@@ -26,7 +26,7 @@ async def stored(room: Room, prompt_id: str, title: int, **fields: Any) -> Job:
     graph = {"1": {"class_type": "X", "_meta": {"title": "x" * title}}}
     job = new(prompt_id, graph=graph, accepted=True, **fields)
     job.order = (await room.repository.insert(stored_of(job), payload_of(job.loaded))).order
-    room.bus.publish("jobs", JobChanged(stored_of(job), job.progress))
+    room.feed.hear(JobChanged(stored_of(job), job.progress))
     return job
 
 

@@ -9,11 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jobs.samples import MEMBER, Room, job, new
 
-from proxy.jobs.conversion import payload_of, stored_of
-from proxy.jobs.messages import CancelAnswered, CancelRequested
 from proxy.jobs.models import Job, JobState
 from proxy.jobs.service import JobQuery, ended_states, interrupted, select
-from proxy.storage.sqlite import SqliteDatabase
 
 
 async def test_the_queue_is_shown_in_comfyuis_tuples(room: Room) -> None:
@@ -32,36 +29,6 @@ async def test_the_queue_is_written_once_until_it_changes(room: Room) -> None:
     assert await room.service.queue_json(MEMBER) is before
     room.remove(job)
     assert await room.service.queue_json(MEMBER) != before
-
-
-@pytest.fixture
-def shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several replicas use the database."""
-    monkeypatch.setattr(SqliteDatabase, "shared", True)
-
-
-async def test_jobs_without_an_answer_are_counted_and_end_when_they_are_named(
-    shared: None, room: Room
-) -> None:
-    for lost in (new("sent", state=JobState.SUBMITTING), new("waiting", state=JobState.RECEIVED)):
-        await room.repository.insert(stored_of(lost), payload_of(lost.loaded))
-    cancelled: list[str] = []
-
-    def cancel(message: object) -> None:
-        if isinstance(message, CancelRequested):
-            cancelled.extend(prompt_id for _, prompt_id in message.keys)
-            room.bus.publish(f"answers.{message.request}", CancelAnswered(True))
-
-    room.bus.subscribe("engine", cancel)
-    shown = json.loads(await room.service.queue_json(MEMBER))
-    assert [[item[1] for item in part] for part in shown.values()] == [["sent"], ["waiting"]]
-    assert await room.service.queue_remaining_now(MEMBER) == 2
-    await room.service.interrupt(MEMBER, None)
-    await room.service.delete_pending(MEMBER, None)
-    assert cancelled == []  # they may be submissions under way
-    await room.service.interrupt(MEMBER, "sent")
-    await room.service.delete_pending(MEMBER, ["waiting"])
-    assert cancelled == ["sent", "waiting"]
 
 
 async def test_between_its_end_and_leaving_the_queue_a_job_is_in_both(room: Room) -> None:

@@ -7,24 +7,20 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from jobs.replica import LosingBus
-from jobs.samples import MEMBER, NoChecks, estimator
-from proxy.jobs.replica_feed import ReplicaFeed
-from proxy.jobs.replica_jobs import ReplicaJobs
+from jobs.samples import MEMBER, NoChecks, SilentEngine, estimator
 from storage.samples import ended
-from waiting import until
 
 from proxy.budget import MemoryBudget
-from proxy.jobs import submission
 from proxy.jobs.budget_notices import BudgetRefusals
 from proxy.jobs.clients import Clients
-from proxy.jobs.engine_client import EngineClient
 from proxy.jobs.history import History
-from proxy.jobs.messages import JobAnswered, JobReceived, JobReleased, SocketKnown
-from proxy.jobs.models import JobRequest
+from proxy.jobs.live_feed import LiveFeed
+from proxy.jobs.messages import JobAnswered, JobNews
+from proxy.jobs.models import Job, JobRequest
 from proxy.jobs.submission import SubmissionService
 from proxy.jobs.submission_limits import SubmissionLimits
 from proxy.jobs.subscribers import Subscribers
+from proxy.jobs.views import LiveJobs
 from proxy.members.accounting import Limiter, Usage
 from proxy.members.member import Limits, Member
 from proxy.pool import Pool
@@ -41,32 +37,41 @@ from proxy.translate.validation import Validation
 GRAPH = {"1": {"class_type": "X", "inputs": {}}}
 
 
+class AnsweringEngine(SilentEngine):
+    """An engine that only answers: with what `answer` returns, not at all if that is nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer: Callable[[Job], JobAnswered | None] = lambda job: JobAnswered(job.key)
+        self.hear: Callable[[JobNews], None] = lambda _: None
+
+    def receive(self, job: Job) -> None:
+        super().receive(job)
+        if (answer := self.answer(job)) is not None:
+            self.hear(answer)
+
+
 class Entrance:
-    """The submissions of a replica, and an engine elsewhere that only answers."""
+    """The submissions, and an engine that only answers."""
 
     def __init__(self, database: Database, limits: Limits) -> None:
-        self.bus, self.repository = LosingBus(), JobRepository(database)
-        self.limits = limits
-        self.received: list[JobReceived] = []
-        self.released: list[JobReleased] = []
-        #: What the engine does with a job, nothing if it is silent.
-        self.answer: Callable[[JobReceived], JobAnswered | None] = lambda job: JobAnswered(job.key)
-        self.bus.subscribe("engine", self._hear)
+        self.repository, self.engine = JobRepository(database), AnsweringEngine()
+        self.limits, self.clients = limits, Clients()
 
         def member(name: str) -> Member:
             return Member(name, limits=self.limits)
 
-        feed = ReplicaFeed(
-            ReplicaJobs(self.repository, MemoryBudget(2**28), self.bus, Supervisor()),
-            Subscribers(self.bus, Supervisor()),
-            History(self.bus, self.repository.history, None),
-            replay=lambda _: (),
+        feed = LiveFeed(
+            LiveJobs(self.repository, MemoryBudget(2**28)),
+            Subscribers(self.clients, Supervisor()),
+            History(self.repository.history, None),
         )
+        self.engine.hear = feed.hear
         self.service = SubmissionService(
-            engine=EngineClient(self.bus),
+            engine=self.engine,
             repository=self.repository,
             feed=feed,
-            clients=Clients(),
+            clients=self.clients,
             checks=NoChecks(),
             limits=SubmissionLimits(
                 self.repository,
@@ -74,33 +79,21 @@ class Entrance:
                 member,
                 Limiter(member, Usage(UsageRepository(database))),
                 estimator(),
-                BudgetRefusals(BudgetNoticeRepository(database), self.bus),
+                BudgetRefusals(BudgetNoticeRepository(database), asyncio.Event()),
             ),
         )
-
-    def _hear(self, message: object) -> None:
-        if isinstance(message, JobReleased):
-            self.released.append(message)
-        if isinstance(message, JobReceived):
-            self.received.append(message)
-            if (answer := self.answer(message)) is not None:
-                self.bus.publish("jobs", answer)
 
     async def submit(self, prompt_id: str | None = None, **fields: Any) -> dict[str, Any]:
         request = JobRequest(graph=GRAPH, prompt_id=prompt_id, **fields)
         async with self.service.submitted(MEMBER, request) as answer:
-            assert answer["prompt_id"] not in {released.key.prompt_id for released in self.released}
+            released = {key.prompt_id for key, _ in self.engine.released}
+            assert answer["prompt_id"] not in released
         return answer
 
     async def refusal(self, prompt_id: str | None = None, **fields: Any) -> LocalError:
         with pytest.raises(LocalError) as caught:
             await self.submit(prompt_id, **fields)
         return caught.value
-
-    def silence(self) -> None:
-        """Let the engine not answer, and the storage be read more often meanwhile."""
-        self.answer = lambda _: None
-        self.bus.away = True
 
 
 @pytest.fixture
@@ -120,7 +113,7 @@ async def test_a_job_is_stored_and_numbered_before_the_engine_learns_of_it(
     assert answer == {"prompt_id": "a", "number": 0, "node_errors": {}}
     row = await entrance.repository.get(MEMBER, "a")
     assert row is not None
-    (received,) = entrance.received
+    (received,) = entrance.engine.received
     assert (received.key, received.order) == (row.key, row.order)
     assert row.order > 0
 
@@ -138,7 +131,7 @@ async def test_numbers_grow_and_are_negative_in_front(entrance: Entrance) -> Non
 
 async def test_a_client_gets_what_the_engine_has_left_out(entrance: Entrance) -> None:
     errors = {"1": {"errors": []}}
-    entrance.answer = lambda job: JobAnswered(job.key, node_errors=errors)
+    entrance.engine.answer = lambda job: JobAnswered(job.key, node_errors=errors)
     assert (await entrance.submit())["node_errors"] == errors
 
 
@@ -149,30 +142,25 @@ async def test_what_the_checks_and_the_cloud_have_left_out_is_told_together(
         return Validation(["1"], {"2": "found"})
 
     monkeypatch.setattr(entrance.service.checks, "check", check)
-    entrance.answer = lambda job: JobAnswered(job.key, node_errors={"3": "omitted"})
+    entrance.engine.answer = lambda job: JobAnswered(job.key, node_errors={"3": "omitted"})
     assert (await entrance.submit())["node_errors"] == {"2": "found", "3": "omitted"}
-    entrance.silence()
-    submitting = asyncio.create_task(entrance.submit())
-    await until(lambda: len(entrance.received) == 2)
-    await entrance.repository.update([(entrance.received[1].order, {"accepted": True})])
-    assert (await submitting)["node_errors"] == {"2": "found"}
 
 
 async def test_a_refusal_of_the_engine_is_raised_and_the_job_released(entrance: Entrance) -> None:
-    entrance.answer = lambda job: JobAnswered(job.key, error=LocalError("no_credits", "No."))
+    entrance.engine.answer = lambda job: JobAnswered(job.key, error=LocalError("no_credits", "No."))
     assert (await entrance.refusal("a")).type == "no_credits"
-    assert [released.key.prompt_id for released in entrance.released] == ["a"]
+    assert [key.prompt_id for key, _ in entrance.engine.released] == ["a"]
 
 
 async def test_the_answer_about_another_job_is_no_answer(entrance: Entrance) -> None:
     errors = {"1": {"errors": []}}
 
-    def answer(received: JobReceived) -> JobAnswered:
+    def answer(received: Job) -> JobAnswered:
         other = JobAnswered(JobKey("another", "a"), error=LocalError("no_credits", "No."))
-        entrance.bus.publish("jobs", other)
+        entrance.engine.hear(other)
         return JobAnswered(received.key, node_errors=errors)
 
-    entrance.answer = answer
+    entrance.engine.answer = answer
     assert (await entrance.submit("a"))["node_errors"] == errors
 
 
@@ -180,48 +168,31 @@ async def test_an_id_lives_once(entrance: Entrance) -> None:
     await entrance.submit("a")
     refusal = await entrance.refusal("a")
     assert (refusal.type, refusal.kind) == ("duplicate_prompt_id", "conflict")
-    assert len(entrance.received) == 1
+    assert len(entrance.engine.received) == 1
 
 
-async def test_an_answer_that_the_bus_has_lost_is_read_from_the_storage(
+async def test_a_job_that_the_engine_does_not_accept_in_time_is_withdrawn(
     entrance: Entrance,
 ) -> None:
-    entrance.silence()
-    submitting = asyncio.create_task(entrance.submit("a"))
-    await until(lambda: entrance.received)
-    await entrance.repository.update([(entrance.received[0].order, {"accepted": True})])
-    assert (await submitting)["prompt_id"] == "a"
-
-
-async def test_a_job_that_no_engine_starts_is_withdrawn(entrance: Entrance) -> None:
-    entrance.silence()
+    entrance.engine.answer = lambda _: None
     entrance.service.timeout = 0.0
     assert (await entrance.refusal("a")).type == "submission_withdrawn"
     assert await entrance.repository.get(MEMBER, "a") is None
 
 
-async def test_an_answer_that_comes_as_its_time_is_over_counts(
+async def test_a_job_that_is_accepted_by_then_is_not_withdrawn(
     entrance: Entrance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(submission, "poll_interval", lambda _: 0.0)
+    entrance.engine.answer = lambda _: None
     entrance.service.timeout = 0.0
+    withdraw = entrance.repository.withdraw
 
-    def answer(received: JobReceived) -> None:
-        refused = JobAnswered(received.key, error=LocalError("no_credits", "No."))
-        asyncio.get_running_loop().call_soon(entrance.bus.publish, "jobs", refused)
+    async def accepted_first(order: int, **also: Any) -> bool:
+        await entrance.repository.update([(order, {"state": "queued", "accepted": True})])
+        return await withdraw(order, **also)
 
-    entrance.answer = answer
-    assert (await entrance.refusal("a")).type == "no_credits"
-
-
-async def test_a_job_that_is_gone_without_a_trace_is_not_taken_up(entrance: Entrance) -> None:
-    entrance.silence()
-    submitting = asyncio.create_task(entrance.refusal("a"))
-    await until(lambda: entrance.received)
-    await entrance.repository.discard([entrance.received[0].order])
-    refusal = await submitting
-    assert refusal.type == "submission_withdrawn"
-    assert "not run" not in refusal.message  # it may have, before its client cancelled it
+    monkeypatch.setattr(entrance.repository, "withdraw", accepted_first)
+    assert (await entrance.submit("a"))["prompt_id"] == "a"
 
 
 async def test_nothing_is_looked_at_while_jobs_come_too_fast(
@@ -230,7 +201,7 @@ async def test_nothing_is_looked_at_while_jobs_come_too_fast(
     monkeypatch.setattr(type(entrance.repository.database), "busy", property(lambda _: True))
     with pytest.raises(BusyError):
         await entrance.submit()
-    assert entrance.received == []
+    assert entrance.engine.received == []
 
 
 @pytest.mark.parametrize("limits", [Limits(jobs_per_day=1), Limits(max_queued=1)])
@@ -281,6 +252,6 @@ async def test_limits_that_change_during_the_checks_count(
 async def test_the_engine_learns_at_the_release_whether_the_client_listens(
     entrance: Entrance, listens: bool
 ) -> None:
-    entrance.bus.publish("sockets", SocketKnown(MEMBER, "c" if listens else "d", "socket", 0))
+    entrance.clients.opened(MEMBER, "c" if listens else "d")
     await entrance.submit("a", client_id="c")
-    assert entrance.released == [JobReleased(JobKey(MEMBER, "a"), watched=listens)]
+    assert entrance.engine.released == [(JobKey(MEMBER, "a"), listens)]

@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 import waiting
 from cluster.forwarder import Forwarder, forwarding
+from proxy.bus import EventBus
 from proxy.engine.election import Election
 from proxy.engine.handover import OFFERED, WANTED, Handover, HandoverTimes
+from proxy.jobs.engine_client import EngineClient
 from structlog.testing import capture_logs
 from yarl import URL
 
-from proxy.bus import EventBus
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError, CloudUnauthorized
 from proxy.cloud.resilience import RetryPolicy
 from proxy.engine.accounts import Account
 from proxy.engine.term import Term
-from proxy.jobs.engine_client import EngineClient
 from proxy.jobs.messages import EngineOffered
 from proxy.metrics import Metrics
 from proxy.simulator import Simulator

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import waiting
+from proxy.bus import EventBus
 from proxy.engine.election import Election
 from proxy.engine.handover import Handover
-
-from proxy.bus import EventBus
-from proxy.engine.term import Term
 from proxy.jobs.engine_client import EngineClient
+
+from proxy.engine.term import Term
 from proxy.metrics import Metrics
 from proxy.storage.database import Database, FencedError, StorageError
 from proxy.storage.leases import LeaseRepository, check_fence

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pytest
 
 from proxy.budget import MemoryBudget
-from proxy.bus import EventBus
 from proxy.packs import notices
 from proxy.packs.notices import MAX_NOTICE_BYTES, MAX_NOTICES, NoticeLeft, Notices
 from proxy.translate.errors import LocalError
@@ -22,7 +21,7 @@ def budget() -> MemoryBudget:
 
 @pytest.fixture
 def kept(budget: MemoryBudget) -> Iterator[Notices]:
-    opened = Notices(EventBus(), budget)
+    opened = Notices(budget)
     yield opened
     opened.close()
 
@@ -78,13 +77,3 @@ async def test_notes_give_way_to_what_others_need(kept: Notices, budget: MemoryB
     for name, size in (("ben", 4 * MB), ("eve", 2 * MB), ("ivy", MB), ("joe", MB // 2)):
         budget.member(name, "body").grow(size)
     assert 0 < len(kept.since("ann", 0)) < 60
-
-
-async def test_a_note_of_another_replica_that_is_too_large_is_not_kept(
-    budget: MemoryBudget,
-) -> None:
-    bus = EventBus()
-    kept = Notices(bus, budget)
-    bus.publish("notices.ann", NoticeLeft("ann", 1e12, "refresh", "x" * 2 * MB))
-    assert kept.since("ann", 0) == []
-    kept.close()

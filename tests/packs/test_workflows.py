@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import pytest
 
-from proxy.bus import EventBus, encode
 from proxy.packs import workflows
 from proxy.packs.workflows import MAX_ID_LENGTH, WorkflowExchange
 from proxy.storage.database import Database
@@ -28,12 +27,11 @@ class Sent(NamedTuple):
 class Replica:
     """An exchange, and what its clients were sent."""
 
-    def __init__(self, database: Database, bus: EventBus) -> None:
+    def __init__(self, database: Database) -> None:
         self.sent: asyncio.Queue[Sent] = asyncio.Queue()
         self.supervisor = Supervisor(asyncio.Event())
         self.exchange = WorkflowExchange(
             WorkflowRepository(database),
-            bus,
             lambda *sent: self.sent.put_nowait(Sent(*sent)),
             self.supervisor,
         )
@@ -44,13 +42,8 @@ class Replica:
 
 
 @pytest.fixture
-def bus() -> EventBus:
-    return EventBus()
-
-
-@pytest.fixture
-def replica(database: Database, bus: EventBus) -> Replica:
-    return Replica(database, bus)
+def replica(database: Database) -> Replica:
+    return Replica(database)
 
 
 async def test_a_subscriber_gets_what_was_published_and_what_comes_then(replica: Replica) -> None:
@@ -84,19 +77,6 @@ async def test_who_subscribes_twice_or_never_gets_false(replica: Replica) -> Non
     assert not replica.exchange.unsubscribe("ann", "krita")
     assert await replica.exchange.subscribe("ann", "krita")
     assert not await replica.exchange.subscribe("ann", "krita")
-
-
-async def test_every_replica_has_them_and_the_bus_carries_none(
-    replica: Replica, database: Database, bus: EventBus
-) -> None:
-    sizes: list[int] = []
-    bus.subscribe("workflows", lambda message: sizes.append(len(encode(message))))
-    there = Replica(database, bus)
-    await there.exchange.subscribe("ann", "krita")
-    await replica.exchange.publish("ann", "web", "large", {"text": "x" * 1_000_000})
-    assert len((await there.next()).event.data["workflow"]["text"]) == 1_000_000
-    assert await Replica(database, EventBus()).exchange.subscribe("ann", "late")
-    assert max(sizes) < 200
 
 
 async def test_of_two_at_once_the_last_one_is_sent(replica: Replica) -> None:
