@@ -20,14 +20,14 @@ from itertools import count, cycle, islice
 from typing import Any
 
 import structlog
+from proxy.bus import EventBus
+from proxy.engine.news_publisher import NewsPublisher
 from proxy.jobs.bus_listener import BusListener
 
-from proxy.bus import EventBus
 from proxy.engine.accounts import Account, Slots
 from proxy.engine.announcer import Announcer
 from proxy.engine.forecast import Forecast
 from proxy.engine.live_job import JobChanges, LiveJob
-from proxy.engine.news_publisher import NewsPublisher
 from proxy.engine.recorder import JobRecorder
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable

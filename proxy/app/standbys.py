@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from aiohttp import web
 from yarl import URL
 
+from proxy.api.request_bodies import MAX_JSON_BYTES
 from proxy.app.leadership import leadership_of
 from proxy.app.process import Process
 from proxy.app.server import server_logger
@@ -99,16 +100,12 @@ async def open_standby(
         return records.cipher.proves(b"standby %d" % term.lease.epoch, proof)
 
     async def page(request: web.Request, *, public: bool) -> web.StreamResponse:
-        if not settings.metrics:
-            return web.Response(status=404)
         accept = request.headers.get("Accept", "")
         body, type_ = await metrics.page(accept, public=public)
         return web.Response(body=body, headers={"Content-Type": type_, "Cache-Control": "no-store"})
 
     def among(*, admin: bool) -> AmongStandbys:
-        forwarding = Forwarding(
-            leadership, sign, _trusted(settings), settings.max_json_bytes, admin
-        )
+        forwarding = Forwarding(leadership, sign, _trusted(settings), MAX_JSON_BYTES, admin)
         return AmongStandbys(
             leadership,
             records.database,

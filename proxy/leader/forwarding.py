@@ -228,7 +228,7 @@ async def _read(request: web.Request, max_bytes: int) -> bytes:
         if len(body) > max_bytes:
             raise LocalError(
                 "body_too_large",
-                "The request body is larger than the setting `max_json_mb` allows.",
+                f"The request body has more than {max_bytes // 2**20} MiB of JSON; upload pictures as files.",
                 kind="too_large",
             )
     return bytes(body)

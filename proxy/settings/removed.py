@@ -9,6 +9,7 @@ from proxy.settings.fields import CLOUD_PREFIX, PREFIX
 #: What is in the place of each setting that was removed.
 REMOVED: Mapping[str, str] = {
     "body_timeout": "each 16 KiB of a request body must arrive within 60 seconds",
+    "bus": "one process answers, and the others pass on to it: remove Valkey",
     "catalog_max_age": "the lists of nodes and models are reloaded after an hour",
     "idle_timeout": "an idle connection is closed after 660 seconds, and by a reverse proxy sooner",
     "lost_timeout": "a job whose account cannot be read fails after an hour",
