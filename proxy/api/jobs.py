@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import structlog
 from aiohttp import web
+from msgspec.structs import replace
 
 from proxy.api import bodies, request_bodies
 from proxy.api.answer_headers import prepare
@@ -17,8 +18,9 @@ from proxy.api.callers import submitter_of
 from proxy.api.holding import hold, in_turn
 from proxy.api.keys import JOBS, WEBHOOKS
 from proxy.api.middleware import note
-from proxy.api.requests import member_of, token_of
+from proxy.api.requests import connection_of, member_of, token_of
 from proxy.api.sending import send_json
+from proxy.edge.addressing import AGAIN, PROMPT_ID
 from proxy.jobs.models import JobRequest
 from proxy.jobs.records import JobRecord
 from proxy.jobs.service import STATUSES, JobQuery
@@ -55,9 +57,10 @@ async def post_prompt(request: web.Request) -> web.StreamResponse:
         token=token_of(request),
         trace=trace_of(request.headers.get(TRACEPARENT)),
     )
+    wanted, again = passed_on(request, wanted)
     if WEBHOOK_URL in wanted.extra_data:
         request.app[WEBHOOKS].check_job_url(wanted.extra_data[WEBHOOK_URL])
-    async with submissions.submitted(member, wanted) as accepted:
+    async with submissions.submitted(member, wanted, again=again) as accepted:
         try:
             answer = bodies.json(accepted)
             await prepare(request, answer)
@@ -67,6 +70,17 @@ async def post_prompt(request: web.Request) -> web.StreamResponse:
             note(request, "submit", job=accepted["prompt_id"])
             about = {"job": accepted["prompt_id"], "number": accepted["number"]}
             log.info("job_accepted", **about, **trace_headers(wanted.trace))
+
+
+def passed_on(request: web.Request, wanted: JobRequest) -> tuple[JobRequest, bool]:
+    """Return a submission with the id that a standby gave it, unless it has one, and whether it may
+    have been sent to another leader before."""
+    if not connection_of(request).passes_on:
+        return wanted, False
+    given = request.headers.get(PROMPT_ID)
+    if wanted.prompt_id is None and given is not None and is_job_id(given):
+        wanted = replace(wanted, prompt_id=given)
+    return wanted, AGAIN in request.headers
 
 
 def parse_prompt(

@@ -32,7 +32,7 @@ from proxy.storage.conditions import (
     PayloadsFullError,
     QueueFullError,
 )
-from proxy.storage.job_tables import StoredJob
+from proxy.storage.job_tables import Number, StoredJob
 from proxy.storage.jobs import JobLivesError, JobRepository
 from proxy.storage.payloads import Payload, size_of
 from proxy.translate.errors import LocalError
@@ -73,15 +73,23 @@ class SubmissionService:
         self.live = self.feed.live
 
     @asynccontextmanager
-    async def submitted(self, member: str, request: JobRequest) -> AsyncIterator[dict[str, Any]]:
+    async def submitted(
+        self, member: str, request: JobRequest, *, again: bool = False
+    ) -> AsyncIterator[dict[str, Any]]:
         """Take a job in, and yield the answer of `POST /prompt`: `prompt_id`, `number` and
         `node_errors`. After the block, when the client has it, the job's messages flow.
+
+        If the request is sent `again`, since a leader that has ended may have taken it in, a job of
+        its id that is stored is this one.
 
         The number advances for refused requests too, as in ComfyUI. Raises `LocalError`, and
         `BusyError` without looking at the request while jobs come faster than they can be stored.
         """
-        await self.limits.check(member)
         prompt_id = request.prompt_id or str(randomness.uuid4())
+        if again and (number := await self._number_of(member, prompt_id)) is not None:
+            yield {"prompt_id": prompt_id, "number": number, "node_errors": {}}
+            return
+        await self.limits.check(member)
         live = self.live.of(member)
         numbering = None
         if request.number is None:
@@ -106,6 +114,15 @@ class SubmissionService:
         finally:
             watched = self.clients.listens(member, request.client_id)
             self.engine.release(job.key, watched=watched)
+
+    async def _number_of(self, member: str, prompt_id: str) -> Number | None:
+        """Return the number of a job that lives or has ended, `None` if there is none. Raises
+        `StorageError`."""
+        row = await self.repository.get(member, prompt_id)
+        if row is not None:
+            return row.number
+        entry = await self.repository.history.entry(member, prompt_id)
+        return None if entry is None else entry.number
 
     async def trial(self, member: str, request: JobRequest) -> Trial:
         """Return what submitting a job would find, without taking it in.

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 import aiohttp
 import structlog
@@ -34,6 +35,8 @@ log = structlog.get_logger(__name__)
 
 #: Seconds for which a request waits for a leader, and for a connection to it.
 LEADER_TIMEOUT, CONNECT_TIMEOUT = 15.0, 2.0
+#: Seconds before a leader is asked again that could not be reached.
+_AGAIN = 0.05
 #: The status by which a process says that it does not lead, and has not read the request.
 NOT_LEADING = 421
 #: Bytes that are read at once.
@@ -49,6 +52,8 @@ _OF_CONNECTION = frozenset(
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _SUBMISSIONS = ("/prompt", "/api/prompt")
 
+T = TypeVar("T", covariant=True)
+
 
 class NotSentError(Exception):
     """Raised for a request of which the leader has read nothing."""
@@ -56,6 +61,41 @@ class NotSentError(Exception):
 
 class LeaderLostError(Exception):
     """Raised for a request that a leader may have carried out before it ended."""
+
+
+class Send(Protocol[T]):
+    """Sends a request to the leader that has a lease."""
+
+    async def __call__(self, lease: Lease, *, again: bool) -> T:
+        """Return the answer; `again` says that another leader may have carried the request out.
+        Raises `NotSentError` and `LeaderLostError`."""
+
+
+async def to_leader(
+    leadership: Leadership, send: Send[T], *, is_repeated: bool, after: int = 0
+) -> T:
+    """Return the answer of the leader to a request, of an epoch `after` another one. While there is
+    none, wait for one.
+
+    What was not sent is sent to the next leader. What one may have carried out before it ended is
+    sent again only if the request `is_repeated`. Raises `LocalError`.
+    """
+    ends, epoch = clock.monotonic() + LEADER_TIMEOUT, after
+    while True:
+        lease = await leadership.known(ends - clock.monotonic(), after=epoch)
+        if lease is None:
+            raise _no_leader()
+        try:
+            return await send(lease, again=epoch > 0)
+        except NotSentError:
+            await asyncio.sleep(_AGAIN)
+        except LeaderLostError:
+            log.warning("leader_lost", epoch=lease.epoch)
+            if not is_repeated:
+                raise _leader_lost() from None
+            epoch = lease.epoch
+        if clock.monotonic() >= ends:
+            raise _no_leader()
 
 
 @dataclass(eq=False, repr=False)
@@ -107,22 +147,14 @@ class Forwarding:
         if request.method == "POST" and request.path.endswith(_SUBMISSIONS):
             body = await _read(request, self.max_bytes)
             headers[PROMPT_ID] = str(randomness.uuid4())
-        ends, epoch = clock.monotonic() + LEADER_TIMEOUT, 0
-        while True:
-            lease = await self.leadership.known(ends - clock.monotonic(), after=epoch)
-            if lease is None:
-                raise no_leader()
-            try:
-                return await self._passed(request, lease, headers, body)
-            except NotSentError:
-                await asyncio.sleep(0.05)
-            except LeaderLostError:
-                log.warning("leader_lost", path=request.path, epoch=lease.epoch)
-                if request.method not in _SAFE and body is None:
-                    raise leader_lost() from None
-                headers[AGAIN], epoch = "1", lease.epoch
-            if clock.monotonic() >= ends:
-                raise no_leader()
+
+        async def send(lease: Lease, *, again: bool) -> web.StreamResponse:
+            if again:
+                headers[AGAIN] = "1"
+            return await self._passed(request, lease, headers, body)
+
+        is_repeated = request.method in _SAFE or body is not None
+        return await to_leader(self.leadership, send, is_repeated=is_repeated)
 
     async def _passed(
         self,
@@ -228,13 +260,14 @@ async def _read(request: web.Request, max_bytes: int) -> bytes:
         if len(body) > max_bytes:
             raise LocalError(
                 "body_too_large",
-                f"The request body has more than {max_bytes // 2**20} MiB of JSON; upload pictures as files.",
+                f"The request body has more than {max_bytes // 2**20} MiB of JSON; upload pictures "
+                "as files.",
                 kind="too_large",
             )
     return bytes(body)
 
 
-def no_leader() -> LocalError:
+def _no_leader() -> LocalError:
     """Return the refusal of a request for which there was no leader in time."""
     return LocalError(
         "no_leader",
@@ -245,7 +278,7 @@ def no_leader() -> LocalError:
     )
 
 
-def leader_lost() -> LocalError:
+def _leader_lost() -> LocalError:
     """Return the refusal of a request that may have been carried out."""
     return LocalError(
         "leader_lost",

@@ -10,7 +10,6 @@ import aiohttp
 import structlog
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from proxy import clock
 from proxy.api.requests import connection_of
 from proxy.api.websocket import CLOSE_TIMEOUT, GOING_AWAY, MAX_MESSAGE_BYTES
 from proxy.edge.addressing import AGAIN, STANDBY
@@ -18,10 +17,10 @@ from proxy.edge.connections import Connection
 from proxy.leader.addresses import LeaderAddress
 from proxy.leader.forwarding import (
     CONNECT_TIMEOUT,
-    LEADER_TIMEOUT,
     NOT_LEADING,
     Forwarding,
-    no_leader,
+    NotSentError,
+    to_leader,
 )
 from proxy.storage.leases import Lease
 from proxy.supervisor import Supervisor
@@ -56,7 +55,7 @@ class PassedSockets:
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """Pass a websocket on until it closes; a handshake that the leader refuses has the
         leader's status. Raises `LocalError`."""
-        leader, epoch = await self._connect(request, LEADER_TIMEOUT)
+        leader, epoch = await self._connect(request)
         if isinstance(leader, int):
             return web.Response(status=leader)
         client = web.WebSocketResponse(
@@ -111,7 +110,7 @@ class PassedSockets:
             await leader.close()
             if not request.query.get("clientId"):
                 return
-            found, epoch = await self._connect(request, LEADER_TIMEOUT, after=epoch)
+            found, epoch = await self._connect(request, epoch)
             if isinstance(found, int):
                 await client.close(code=WSCloseCode.POLICY_VIOLATION)
                 return
@@ -120,23 +119,24 @@ class PassedSockets:
                 await leader.send_str(text)
 
     async def _connect(
-        self, request: web.Request, seconds: float, after: int = 0
+        self, request: web.Request, after: int = 0
     ) -> tuple[aiohttp.ClientWebSocketResponse | int, int]:
         """Return a websocket to the leader, or the status with which it refuses one, and the epoch.
         Raises `LocalError`."""
-        ends = clock.monotonic() + seconds
-        while True:
-            lease = await self.forwarding.leadership.known(ends - clock.monotonic(), after=after)
-            if lease is None or clock.monotonic() >= ends:
-                raise no_leader()
+
+        async def send(
+            lease: Lease, *, again: bool
+        ) -> tuple[aiohttp.ClientWebSocketResponse | int, int]:
             try:
-                return await self._handshake(request, lease, again=after > 0), lease.epoch
+                return await self._handshake(request, lease, again=again), lease.epoch
             except aiohttp.WSServerHandshakeError as error:
-                if error.status not in (NOT_LEADING, 503):
-                    return error.status, lease.epoch
-            except (aiohttp.ClientError, OSError, TimeoutError):
-                pass
-            await asyncio.sleep(0.05)
+                if error.status in (NOT_LEADING, 503):
+                    raise NotSentError from error
+                return error.status, lease.epoch
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                raise NotSentError from error
+
+        return await to_leader(self.forwarding.leadership, send, is_repeated=True, after=after)
 
     async def _handshake(
         self, request: web.Request, lease: Lease, *, again: bool

@@ -52,8 +52,15 @@ class AmongStandbys:
             if not leads():
                 return await self.handle(request)
             answer = await gate(request)
-            if not leads() and not answer.prepared and request.method in _SAFE:
+            if leads() or answer.prepared:
+                return answer
+            connection = connection_of(request)
+            if connection.passes_on and answer.status >= 500:
+                connection.cut()  # the standby decides whether to send it again
+            elif request.method in _SAFE and not connection.passes_on:
                 return await self.handle(request)  # another one may know more by now
+            elif request.method in _SAFE:
+                return not_leading()
             return answer
 
         return handle
