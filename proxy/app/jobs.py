@@ -98,6 +98,7 @@ def service_of(
             checks=checks,
             limits=jobs.limits,
             timeout=process.policy.submit_timeout,
+            fence=engine.announcer.term.fence,
         )
     )
 

@@ -39,6 +39,8 @@ from proxy.webhooks.runner import WebhookRunner
 
 log = structlog.get_logger(__name__)
 
+#: Seconds between two looks for new jobs whose commit had no answer.
+_LOOK_INTERVAL = 10.0
 #: Seconds between two looks whether held jobs were released.
 _RELEASE_INTERVAL = 1.0
 
@@ -80,6 +82,8 @@ class Engine:
         self._dispatcher = Dispatcher(
             table, scheduler, forecast, self._news, self._life, supervisor, policy
         )
+        #: The orders of new jobs that nobody has had taken in at the last look.
+        self._unanswered: set[int] = set()
         self._cancellation = Cancellation(table, scheduler, self._workers, self._life, supervisor)
 
     # --- life ------------------------------------------------------------------------------
@@ -101,7 +105,7 @@ class Engine:
         supervisor, keep = self.background.supervisor, self.background.supervisor.keep
         self.background.webhooks.run(supervisor, self.announcer.term.fence, self._overview.accounts)
         keep(self.recorder.run, "write the jobs")
-        keep(self._release_held, "look for released jobs")
+        keep(self._look, "look for released and unanswered jobs")
         keep(run_times.unwritten.run, "write run times")
         keep(self._news.run, "tell of the queue")
         await self._workers.start(supervisor)
@@ -200,13 +204,29 @@ class Engine:
         await self._workers.use_key(account, key)
         self.scheduler.changed()
 
-    async def _release_held(self) -> None:
-        """Let jobs of a restored backup go once an admin has released them, which a command does
-        beside the server."""
-        while self.scheduler.held_order:
-            await asyncio.sleep(_RELEASE_INTERVAL)
+    async def _look(self) -> None:
+        """Find in the storage what nobody tells: that an admin has released the jobs of a restored
+        backup, by a command beside the server, and new jobs whose commit had no answer."""
+        while True:
+            held = self.scheduler.held_order
+            await asyncio.sleep(_RELEASE_INTERVAL if held else _LOOK_INTERVAL)
             try:
-                self.scheduler.hold(await self.recorder.jobs.held_order())
+                if held:
+                    self.scheduler.hold(await self.recorder.jobs.held_order())
+                await self._take_in_unanswered()
             except StorageError as error:
                 log.warning("jobs_read_failed", error=str(error))
-        await asyncio.Event().wait()
+
+    async def _take_in_unanswered(self) -> None:
+        """Take in new jobs that have been in the storage for a whole interval. Raises
+        `StorageError`."""
+        rows = [
+            row for row in await self.recorder.jobs.received() if self.table.get(row.key) is None
+        ]
+        for row in rows:
+            if row.order in self._unanswered and not self.table.has_left(row.order):
+                job = await self.recorder.read(row)
+                if job is not None and self.table.get(row.key) is None:
+                    self.table.add(job)
+                    self._resume_waiting(job)
+        self._unanswered = {row.order for row in rows}

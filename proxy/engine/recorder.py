@@ -23,6 +23,7 @@ from proxy.jobs.conversion import changes_of, content_of, entry_of, job_of, used
 from proxy.jobs.models import JobContent, JobEnd, JobState
 from proxy.storage.database import FencedError, OutcomeUnknownError, StorageError, ValueRefusedError
 from proxy.storage.history import Recorded
+from proxy.storage.job_tables import StoredJob
 from proxy.storage.jobs import EngineWrite, JobRepository
 from proxy.storage.leases import Batch
 from proxy.storage.payloads import Payload
@@ -103,6 +104,11 @@ class JobRecorder:
     async def close(self) -> None:
         """Write what has changed."""
         await self._changed.close()
+
+    async def read(self, stored: StoredJob) -> LiveJob | None:
+        """Return a new job of this row, `None` if it is gone. Raises `StorageError`."""
+        payload = await self.jobs.payloads.get(stored.order)
+        return None if payload is None else LiveJob.of(job_of(stored, content_of(payload)))
 
     async def load_content(self, job: LiveJob) -> bool:
         """Bring what the client sent into memory, for a job that leaves the queue; false if the job

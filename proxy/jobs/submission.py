@@ -34,6 +34,7 @@ from proxy.storage.conditions import (
 )
 from proxy.storage.job_tables import Number, StoredJob
 from proxy.storage.jobs import JobLivesError, JobRepository
+from proxy.storage.leases import Fence
 from proxy.storage.payloads import Payload, size_of
 from proxy.translate.errors import LocalError
 
@@ -59,6 +60,7 @@ class SubmissionService:
     The `limits` are asked before anything else whether a member may submit now, the `checks`
     whether the graph can run. A submission that the engine has not started after `timeout`
     seconds is withdrawn. `clients` knows who listens, the `feed` brings the answers of the engine.
+    Jobs are stored under the `fence` of the term.
     """
 
     engine: RunningEngine
@@ -68,6 +70,7 @@ class SubmissionService:
     checks: Checks
     limits: SubmissionLimits
     timeout: float = 30.0
+    fence: Fence | None = None
 
     def __post_init__(self) -> None:
         self.live = self.feed.live
@@ -169,7 +172,7 @@ class SubmissionService:
             raise payloads_full()
         for _ in range(_MAX_FORGETTING):
             try:
-                return await self.repository.insert(row, payload, conditions)
+                return await self.repository.insert(row, payload, conditions, self.fence)
             except PayloadsFullError:
                 oldest = await self.repository.history.oldest(row.member, 2 * size)
                 if not oldest:

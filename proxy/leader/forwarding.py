@@ -82,9 +82,11 @@ async def to_leader(
     """
     ends, epoch = clock.monotonic() + LEADER_TIMEOUT, after
     while True:
-        lease = await leadership.known(ends - clock.monotonic(), after=epoch)
+        lease = None
+        if clock.monotonic() < ends:
+            lease = await leadership.known(ends - clock.monotonic(), after=epoch)
         if lease is None:
-            raise _no_leader()
+            raise _no_leader() if epoch == after else _leader_lost()
         try:
             return await send(lease, again=epoch > 0)
         except NotSentError:
@@ -94,8 +96,6 @@ async def to_leader(
             if not is_repeated:
                 raise _leader_lost() from None
             epoch = lease.epoch
-        if clock.monotonic() >= ends:
-            raise _no_leader()
 
 
 @dataclass(eq=False, repr=False)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 import structlog
@@ -52,6 +52,8 @@ class Leadership:
     leader: Lease | None = field(init=False, default=None)
     term: Term | None = field(init=False, default=None)
     _changed: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    #: Whether the lease could not be read the last time.
+    _fails: bool = field(init=False, default=False)
 
     # --- who leads -------------------------------------------------------------------------
 
@@ -76,27 +78,36 @@ class Leadership:
             changed.set()
 
     async def follow(self) -> None:
-        """Look again and again who leads, until cancelled."""
+        """Look again and again who leads, until cancelled. What cannot be read stays as it was: the
+        leader may well go on."""
         while True:
-            try:
+            with self._noted_failure():
                 self._note(await self.leases.holder(ENGINE))
-            except StorageError as error:  # the one before may well go on
-                log.warning("lease_failed", error=str(error))
             await asyncio.sleep(INTERVAL)
+
+    @contextmanager
+    def _noted_failure(self) -> Iterator[None]:
+        """Log that the lease cannot be read, once until it can be read again."""
+        try:
+            yield
+        except StorageError as error:
+            if self.handover is None:
+                raise
+            if not self._fails:
+                log.warning("lease_failed", error=str(error))
+            self._fails = True
+        else:
+            self._fails = False
 
     # --- this process ----------------------------------------------------------------------
 
     async def elected(self) -> Term:
-        """Wait until this process has the lease, and return its term. Raises `StorageError` if it
-        is alone and the database fails."""
+        """Wait until this process has the lease, and return its term; `follow` is to run beside it.
+        Raises `StorageError` if it is alone and the database fails."""
         while True:
-            try:
+            with self._noted_failure():
                 if (term := await self._try()) is not None:
                     return term
-            except StorageError as error:
-                if self.handover is None:
-                    raise
-                log.warning("lease_failed", error=str(error))
             await asyncio.sleep(INTERVAL)
 
     async def _try(self) -> Term | None:
@@ -104,7 +115,6 @@ class Leadership:
         `StorageError`."""
         handover = self.handover
         if handover is not None:
-            self._note(await self.leases.holder(ENGINE))
             if self.leader is not None and self.leader.holder != self.holder:
                 await handover.accept()
                 return None

@@ -122,10 +122,7 @@ _KNOWN = union_all(
 _RECEIVED = _DROP.where(jobs.c.state == "received")
 #: Ids that are looked up in one unit.
 _MAX_IDS = 5_000
-_TO_END = update(jobs).where(jobs.c.member == bindparam("m"), jobs.c.prompt_id == bindparam("i"))
-_CANCEL = _TO_END.values(cancel_requested=True)
-_INTERRUPT = _TO_END.values(interrupted=True)
-_WANTED = _LIVE.where(or_(jobs.c.state == "received", jobs.c.cancel_requested, jobs.c.interrupted))
+_NEW = _LIVE.where(jobs.c.state == "received")
 _CLAIM = _UPDATE.values(
     state=bindparam("next"),
     estimate=bindparam("expected", type_=BigInteger),
@@ -152,13 +149,19 @@ class JobRepository(Repository):
     # --- live jobs -------------------------------------------------------------------------
 
     async def insert(
-        self, job: StoredJob, payload: Payload, conditions: Conditions = UNCONDITIONAL
+        self,
+        job: StoredJob,
+        payload: Payload,
+        conditions: Conditions = UNCONDITIONAL,
+        fence: Fence | None = None,
     ) -> StoredJob:
         """Return the job as it was inserted: with its order, and with the number and the estimate
-        of the `conditions`, whose errors are raised. Raises `JobLivesError`."""
+        of the `conditions`, whose errors are raised. Raises `JobLivesError`, and `FencedError` if
+        another process leads."""
         kept = self.payloads.encrypted(payload)
 
         def work(connection: Connection) -> StoredJob:
+            check_fence(connection, fence)
             number = conditions.number(connection, job.member, job.number)
             estimate = conditions.estimate(connection, job.member)
             row = {**asdict(job), "number": number, "estimate": estimate}
@@ -213,21 +216,9 @@ class JobRepository(Repository):
 
         return await self.database.write(work)
 
-    async def request_cancel(
-        self, wanted: Iterable[tuple[str, str]], *, interrupt: bool = False
-    ) -> int:
-        """Note that jobs, by member and id, are to be cancelled, with `interrupt` as interrupted
-        runs; returns how many of them are live."""
-        statement = _INTERRUPT if interrupt else _CANCEL
-        ids = [{"m": member, "i": prompt_id} for member, prompt_id in wanted]
-        return await self.database.write(
-            lambda connection: sum(connection.execute(statement, job).rowcount for job in ids)
-        )
-
-    async def wanted(self) -> list[StoredJob]:
-        """Return the jobs that the engine has to start or to cancel, in the order of their
-        arrival."""
-        return await self._records(StoredJob, _WANTED)
+    async def received(self) -> list[StoredJob]:
+        """Return the jobs that no engine has begun with, in the order of their arrival."""
+        return await self._records(StoredJob, _NEW)
 
     async def update(
         self, changes: Iterable[tuple[int, Mapping[str, Any]]], also: EngineWrite = _ALONE

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import inspect
 import json
 import random
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -14,12 +16,11 @@ from simulation import workflows
 from simulation.database import server
 from simulation.plan import SPENDER, Action, ClientPlan
 from simulation.promises import BrokenPromiseError
-from simulation.replica import GoneError, Replica
+from simulation.replica import GoneError, Parts, Replica, is_again
 from simulation.weather import LOSSES
 
-from proxy.app.jobs import Jobs
 from proxy.jobs.models import JobRequest
-from proxy.jobs.service import JobQuery
+from proxy.jobs.service import JobQuery, JobService
 from proxy.storage.database import OutcomeUnknownError, StorageError
 from proxy.translate.errors import LocalError
 from proxy.translate.events import Event, Message, Preview, status
@@ -32,10 +33,6 @@ _TIMEOUT = 60.0
 #: Seconds between the looks of a client at a replica that has started: the proxy looks for a job
 #: for 15.
 _GLANCES = (0.0, 0.05, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
-
-#: Seconds after which all replicas know of an end that one read which was cut off from the bus: an
-#: engine may have written it, and not have the answer of the database.
-_CUT_OFF = 10.0
 
 #: Seconds within which an engine that runs takes a job: a little less than a replica waits for it.
 _TAKEN_TIMEOUT = 25.0
@@ -69,9 +66,6 @@ class Submission:
     unwanted: set[str] = field(default_factory=set)
     in_history: bool = False
     heard_over_at: float | None = None
-    #: Until when another replica may still show it: the one that told its end is cut off from the
-    #: bus, and could not tell the others.
-    shown_until: float = 0.0
     refusal: str = ""
     #: Whether the client used the id again because it heard no answer.
     submitted_again: bool = False
@@ -83,14 +77,12 @@ class Submission:
 
 @dataclass(eq=False)
 class Socket:
-    """A client's websocket at a replica: a `jobs.subscribers.Subscriber`."""
+    """A client's websocket at the leader, by a standby or not: a `jobs.subscribers.Subscriber`. It
+    is gone with the term; a standby that connects it again opens another one here."""
 
     client: SimulatedClient
-    replica: Replica
-    process: Any
+    parts: Parts
     opened_at: float
-    #: Whether the replica knew which ends were before it: not while it does not reach the database.
-    has_moment: bool = True
     heard: list[tuple[float, str, dict[str, Any]]] = field(default_factory=list)
     silent_since: float | None = None
     asks_for_previews: bool = True
@@ -99,7 +91,9 @@ class Socket:
     @property
     def is_open(self) -> bool:
         """Whether messages still come."""
-        return self.silent_since is None and self.process.alive
+        leader = self.parts.replica
+        is_there = leader.process.alive and leader.parts is self.parts
+        return self.silent_since is None and is_there
 
     def send(self, message: Message, *, for_all: bool) -> None:
         """Take a message."""
@@ -205,15 +199,17 @@ class SimulatedClient:
         async def body() -> AsyncIterator[bytes]:
             yield name.encode()
 
-        async def upload(_: Jobs) -> None:
-            if replica is not None and (parts := replica.parts) is not None:
-                await parts.files.upload(self.member, body(), filename=name)
+        async def upload(parts: Parts, _: Callable[[Any], None]) -> None:
+            await parts.files.upload(self.member, body(), filename=name)
 
-        await self._ask(rng, upload, replica)
+        if replica is not None:
+            with contextlib.suppress(GoneError, TimeoutError, LocalError, StorageError):
+                await replica.ask(upload, _TIMEOUT, is_repeated=False)
 
     async def _submit(self, replica: Replica, request: JobRequest, attempt: int) -> tuple[str, str]:
-        async def work(jobs: Jobs, send: Callable[[Any], None]) -> Any:
-            async with jobs.service.submissions.submitted(self.member, request) as answer:
+        async def work(parts: Parts, send: Callable[[Any], None]) -> Any:
+            submitted, again = parts.jobs.submissions.submitted, is_again.get()
+            async with submitted(self.member, request, again=again) as answer:
                 send(answer)
             return answer
 
@@ -240,7 +236,7 @@ class SimulatedClient:
         return error.type == "JobLost" and deployment is not None and deployment.labels != "kept"
 
     def _check_taken(self, job: Submission) -> None:
-        """An engine that runs takes a job, also where the bus does not bring it."""
+        """An engine that runs takes a job."""
         if (job.outcome, job.refusal) != ("refused", "submission_withdrawn") or job.unwanted:
             return
         had = job.answered_at - max(job.at, self.run.steady_since)
@@ -257,13 +253,13 @@ class SimulatedClient:
         """Ask for the end of a job, or of several; the engine may be killed when that is
         answered."""
         id_, member = job.prompt_id, self.member
-        calls: dict[str, tuple[Callable[[Jobs], Any], Iterable[Submission]]] = {
-            "cancel": (lambda jobs: jobs.service.cancel(member, id_), [job]),
-            "delete": (lambda jobs: jobs.service.delete_pending(member, [id_]), [job]),
-            "interrupt": (lambda jobs: jobs.service.interrupt(member, id_), [job]),
-            "clear": (lambda jobs: jobs.service.delete_pending(member, None), self._own()),
+        calls: dict[str, tuple[Callable[[JobService], Any], Iterable[Submission]]] = {
+            "cancel": (lambda jobs: jobs.cancel(member, id_), [job]),
+            "delete": (lambda jobs: jobs.delete_pending(member, [id_]), [job]),
+            "interrupt": (lambda jobs: jobs.interrupt(member, id_), [job]),
+            "clear": (lambda jobs: jobs.delete_pending(member, None), self._own()),
             "interrupt_own": (
-                lambda jobs: jobs.service.interrupt(member, None, client_id=self.client_id),
+                lambda jobs: jobs.interrupt(member, None, client_id=self.client_id),
                 self._own(),
             ),
         }
@@ -277,7 +273,7 @@ class SimulatedClient:
         asked_at = self.world.seconds
         sent = {job.mark.split("/")[1] for job in self.world.cloud_jobs()}
         before = await self._queue(rng)
-        answered, value = await self._answer(rng, call)
+        answered, value = await self._answer(rng, call, is_repeated=False)
         if and_kill and answered:
             self.run.kill_engine()
         after = await self._queue(rng) if answered else None
@@ -294,35 +290,41 @@ class SimulatedClient:
 
     async def _queue(self, rng: random.Random, replica: Replica | None = None) -> str | None:
         """Return the queue that a replica or any one shows, if it does."""
-        queue = await self._ask(rng, lambda jobs: jobs.service.queue_json(self.member), replica)
+        queue = await self._ask(rng, lambda jobs: jobs.queue_json(self.member), replica)
         return queue.decode() if isinstance(queue, bytes) else None
 
     def _own(self) -> list[Submission]:
         return [job for job in self.run.jobs if job.client.member == self.member]
 
     async def _look(self, rng: random.Random) -> None:
-        await self._ask(rng, lambda jobs: jobs.service.list_jobs(self.member, JobQuery()))
-        await self._ask(rng, lambda jobs: jobs.service.overview(self.member))
+        await self._ask(rng, lambda jobs: jobs.list_jobs(self.member, JobQuery()))
+        await self._ask(rng, lambda jobs: jobs.overview(self.member))
 
     async def _ask(
-        self, rng: random.Random, call: Callable[[Jobs], Any], replica: Replica | None = None
+        self, rng: random.Random, call: Callable[[JobService], Any], replica: Replica | None = None
     ) -> Any:
         """Ask a replica, or any one; return `None` where it refuses or is not there."""
         return (await self._answer(rng, call, replica))[1]
 
     async def _answer(
-        self, rng: random.Random, call: Callable[[Jobs], Any], replica: Replica | None = None
+        self,
+        rng: random.Random,
+        call: Callable[[JobService], Any],
+        replica: Replica | None = None,
+        *,
+        is_repeated: bool = True,
     ) -> tuple[bool, Any]:
         """Ask a replica, or any one; return whether it has answered, and what."""
         replica = replica or self.run.any_replica(rng)
         if replica is None:
             return False, None
 
-        async def work(jobs: Jobs, _send: Callable[[Any], None]) -> Any:
-            return await call(jobs)
+        async def work(parts: Parts, _send: Callable[[Any], None]) -> Any:
+            found = call(parts.jobs)
+            return await found if inspect.isawaitable(found) else found
 
         try:
-            return True, await replica.ask(work, _TIMEOUT)
+            return True, await replica.ask(work, _TIMEOUT, is_repeated=is_repeated)
         except (GoneError, TimeoutError, LocalError, StorageError):
             return False, None
 
@@ -343,9 +345,7 @@ class SimulatedClient:
             await asyncio.sleep(wait)
             if not replica.serves:
                 return
-            queue = await self._ask(
-                self._rng, lambda jobs: jobs.service.queue_json(self.member), replica
-            )
+            queue = await self._ask(self._rng, lambda jobs: jobs.queue_json(self.member), replica)
             for job in earlier:
                 if isinstance(queue, bytes) and f'"{job.prompt_id}"' in queue.decode():
                     job.was_seen = True
@@ -363,9 +363,7 @@ class SimulatedClient:
             self._stays_in_queue(job, asked_at)
         if queued:
             return
-        entry = await self._ask(
-            rng, lambda jobs: jobs.service.history_json(self.member, job.prompt_id)
-        )
+        entry = await self._ask(rng, lambda jobs: jobs.history_json(self.member, job.prompt_id))
         if entry is None:
             return
         if json.loads(entry):
@@ -377,8 +375,8 @@ class SimulatedClient:
         """No replica shows a job when none is under way."""
         for replica in self.run.replicas:
 
-            async def work(jobs: Jobs, _send: Callable[[Any], None]) -> Any:
-                return await jobs.service.queue_json(self.member)
+            async def work(parts: Parts, _send: Callable[[Any], None]) -> Any:
+                return await parts.jobs.queue_json(self.member)
 
             try:
                 queue = json.loads(await replica.ask(work, _TIMEOUT))
@@ -411,25 +409,21 @@ class SimulatedClient:
         self.socket = None
         if replica is None:
             return
-        process = replica.process
 
-        async def work(jobs: Jobs, _send: Callable[[Any], None]) -> None:
-            feed = jobs.service.feed
-            opened = await feed.moment(self.member)
-            known = self.run.plan.alone or opened.ended is not None
-            socket = Socket(self, replica, process, self.world.seconds, known)
+        async def work(parts: Parts, _send: Callable[[Any], None]) -> None:
+            socket = Socket(self, parts, self.world.seconds)
 
             def greet() -> None:
-                remaining = jobs.service.queue_remaining(self.member)
+                remaining = parts.jobs.queue_remaining(self.member)
                 socket.send(status(remaining, self.client_id), for_all=False)
 
-            feed.attach(self.member, self.client_id, socket, greet, hears_all=False, opened=opened)
+            parts.jobs.attach(self.member, self.client_id, socket, greet, hears_all=False)
             self.socket = socket
             self.sockets.append(socket)
 
         try:
-            await replica.ask(work, 10.0)
-        except (GoneError, TimeoutError):
+            await replica.ask(work, 10.0, is_repeated=False)
+        except (GoneError, TimeoutError, LocalError):
             self.socket = None
 
     def hang_up(self) -> None:
@@ -439,14 +433,12 @@ class SimulatedClient:
             return
         socket.silent_since = self.world.seconds
 
-        async def work(jobs: Jobs, _send: Callable[[Any], None]) -> None:
-            jobs.service.subscribers.detach(self.member, self.client_id, socket)
+        async def work(parts: Parts, _send: Callable[[Any], None]) -> None:
+            parts.jobs.subscribers.detach(self.member, self.client_id, socket)
 
         async def detach() -> None:
-            try:
-                await socket.replica.ask(work, _TIMEOUT)
-            except (GoneError, TimeoutError):
-                return
+            with contextlib.suppress(GoneError, TimeoutError, LocalError):
+                await socket.parts.replica.ask(work, _TIMEOUT)
 
         self.run.spawn(detach())
 
@@ -464,9 +456,6 @@ class SimulatedClient:
             return
         if type_ == "executing" and data.get("node") is None:
             job.heard_over_at = at
-            parts = socket.replica.parts
-            if parts is None or not (parts.jobs.bus.connected or parts.election.is_active()):
-                job.shown_until = at + _CUT_OFF
             self.run.spawn(self._look_into_queue(job))
         if type_ in ("execution_success", "execution_error", "execution_interrupted"):
             self.run.spawn(self._look_into_history(job))
@@ -505,7 +494,8 @@ class SimulatedClient:
 
     def _stays_in_queue(self, job: Submission, asked_at: float) -> None:
         """Take note of a job in a queue that was asked for when its last message had been heard."""
-        if not job.submitted_again and asked_at >= job.shown_until:
+        del asked_at
+        if not job.submitted_again:
             raise BrokenPromiseError("queue_after_end", job.prompt_id)
 
     async def _look_into_history(self, job: Submission) -> None:
@@ -515,13 +505,13 @@ class SimulatedClient:
 
     async def _look_into_history_at(self, replica: Replica, job: Submission) -> None:
         entry = await self._ask(
-            self._rng, lambda jobs: jobs.service.history_json(self.member, job.prompt_id), replica
+            self._rng, lambda jobs: jobs.history_json(self.member, job.prompt_id), replica
         )
         if entry is not None and not json.loads(entry):
             raise BrokenPromiseError("end_before_history", job.prompt_id)
         listed = await self._ask(
             self._rng,
-            lambda jobs: jobs.service.history.json(self.member, max_items=None, offset=None),
+            lambda jobs: jobs.history.json(self.member, max_items=None, offset=None),
             replica,
         )
         if isinstance(listed, bytes) and f'"{job.prompt_id}"' not in listed.decode():

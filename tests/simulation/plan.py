@@ -65,7 +65,7 @@ class DeploymentPlan(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """A run. `alone` is one replica with SQLite's semantics and a bus in memory. The replicas know
+    """A run. `alone` is one replica with SQLite's semantics. The replicas know
     the number of slots where it is fixed, and learn it where it is not. With a `hook` a webhook
     hears of all jobs. Where `reads_often`, the jobs of accounts are read every few seconds. A run
     that `is_long` takes hours, and begins `after_noon` (s). Without `accounts` there is a
@@ -136,9 +136,7 @@ _FAULTS = {
     "restart": (1, 0.5, 5.0),
     "database": (2, 0.5, 90.0),
     "slow_database": (1, 1.0, 15.0),
-    "bus_cut": (2, 0.0, 0.0),
-    "bus": (2, 0.5, 30.0),
-    "bus_stalls": (1, 1.0, 10.0),
+    "peer": (2, 0.5, 30.0),
     "cloud": (2, 1.0, 60.0),
     "half_lost": (2, 2.0, 30.0),
     "clock": (1, -3600.0, 3600.0),
@@ -414,8 +412,8 @@ def _more_rates(seed: int, *, unread: bool) -> dict[str, float]:
 
 
 def _more_faults(seed: int, replicas: int, duration: float) -> tuple[Fault, ...]:
-    """Return up to two of `_MORE_FAULTS`, and sometimes a slow database or a replica without the
-    bus: they are drawn beside all others."""
+    """Return up to two of `_MORE_FAULTS`, and sometimes a slow database or a replica that reaches
+    no other one: they are drawn beside all others."""
     rng = random.Random(f"faults {seed}")
     weights = [often for often, *_ in _MORE_FAULTS.values()]
     kinds = rng.choices(list(_MORE_FAULTS), weights, k=rng.choice((0, 0, 1, 2)))
@@ -423,7 +421,7 @@ def _more_faults(seed: int, replicas: int, duration: float) -> tuple[Fault, ...]
     slows = [Fault(slow.uniform(0.5, 5.0), "slow_database", -1, slow.uniform(10.0, 40.0), 0)]
     apart = random.Random(f"apart {seed}")
     at, replica = apart.uniform(0.5, 10.0), apart.randrange(replicas)
-    aparts = [Fault(at, "bus", replica, apart.uniform(10.0, 30.0), 0)]
+    aparts = [Fault(at, "peer", replica, apart.uniform(10.0, 30.0), 0)]
     return (
         *(
             Fault(rng.uniform(1.0, duration), kind, -1, rng.uniform(*_MORE_FAULTS[kind][1:]), 0)

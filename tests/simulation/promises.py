@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 PROMISES = {
     "accepted_job_lost": "docs/how-it-works.md: what was accepted is on disk",
     "shown_job_gone": "docs/troubleshooting.md: what a poll has shown after a stop ends",
-    "not_taken": "docs/cluster.md: jobs run while the bus is unavailable",
+    "not_taken": "docs/cluster.md: a leader that runs takes jobs",
     "ended_twice": "docs/how-it-works.md: each job has exactly one end",
     "submitted_twice": "docs/how-it-works.md: the proxy never repeats a submission blindly",
     "refused_job_ran": "docs/reliability.md: a refused job does not run",
@@ -45,7 +45,7 @@ PROMISES = {
     "budget_passed": "docs/costs.md: hard budgets",
     "slots_passed": "docs/how-it-works.md: at most `slots` jobs on the cloud",
     "state_not_stored": "docs/how-it-works.md: each job has one state, which is stored with it",
-    "two_engines": "docs/cluster.md: one replica runs the jobs at a time",
+    "two_engines": "docs/cluster.md: one process leads at a time",
     "starved": "docs/gateway.md: fair shares",
     "left_behind": "docs/reliability.md: nothing is held when no job is under way",
     "never_quiet": "docs/reliability.md: every job ends",
@@ -55,7 +55,7 @@ PROMISES = {
     "webhook_repeated": "docs/webhooks.md: what was accepted is not sent again",
     "numbers_differ": "docs/costs.md: usage and costs are those of the jobs",
     "not_superseded": "docs/cluster.md: the newest websocket with a clientId hears its messages",
-    "no_engine": "docs/cluster.md: a replica runs the jobs while the database answers",
+    "no_engine": "docs/cluster.md: a process leads while the database answers",
 }
 
 #: Seconds after the last fault within which what rests is tried again: an account without credits,
@@ -184,20 +184,21 @@ class StoredStates:
     """Looks now and then whether the database has what has become of each live job."""
 
     def __init__(self) -> None:
-        #: Of each job its revision, and since when the engine has had time to write that.
-        self._since: dict[int, tuple[int, float]] = {}
+        #: What each job is, and since when the engine has had time to write that.
+        self._since: dict[int, tuple[Any, float]] = {}
 
     def check(self, world: World, leaders: list[Replica]) -> None:
         """Look at the jobs of the replica that runs the engine. Raises `BrokenPromiseError`."""
         if len(leaders) != 1 or leaders[0].process.frozen or world.weather.database_ill:
             self._since.clear()
             return
-        jobs = {job.order: job for job in leaders[0].parts.election.engine.table}
+        jobs = {job.order: job for job in leaders[0].parts.engine.table}
         since = self._since
         now, self._since = world.seconds, {}
         for order, job in jobs.items():
-            known, at = since.get(order, (job.revision, now))
-            self._since[order] = (job.revision, at if known == job.revision else now)
+            is_now = (job.state, job.accepted, job.cloud_id, job.wish)
+            known, at = since.get(order, (is_now, now))
+            self._since[order] = (is_now, at if known == is_now else now)
             if now - self._since[order][1] > WRITTEN and job.row is RowState.KEPT:
                 _check_row(job)
 
@@ -238,11 +239,12 @@ def check_end(run: Run) -> None:
     _check_budget()
     _check_hooks(run)
     _check_waits(run)
-    active = [each.name for each in run.replicas if each.parts and each.parts.election.is_active()]
+    active = [each.name for each in run.replicas if each.leads]
     if len(active) != 1:
         raise BrokenPromiseError("two_engines", active)
     for replica in run.replicas:
-        _check_replica(run, replica)
+        if replica.leads:
+            _check_leader(run, replica)
     deployment = run.world.deployment
     sockets = [] if deployment is None else deployment.sockets
     if open_ := [stream.job for stream in sockets if stream.process is not None]:
@@ -280,7 +282,7 @@ def _check_heard(run: Run, job: Submission) -> None:
     socket = client.socket
     if not client.listens or socket is None or not socket.is_open or job.outcome != "accepted":
         return
-    if socket.opened_at >= job.at or not socket.has_moment:
+    if socket.opened_at >= job.at:
         return
     names = {
         _name(type_, data)
@@ -353,40 +355,35 @@ def _is_one_of(item: Any, ids: set[Any]) -> bool:
         return False
 
 
-def _check_replica(run: Run, replica: Any) -> None:
+def _check_leader(run: Run, replica: Any) -> None:
     """No slot, lock, byte of a budget, task or entry of a table is left."""
     parts = replica.parts
-    if parts is None:
-        raise BrokenPromiseError("left_behind", f"{replica.name} does not serve")
-    service = parts.jobs.service
+    service, engine = parts.jobs, parts.engine
+    table, scheduler = engine.table, engine.scheduler
     left: dict[str, Any] = {
         "live jobs": [job.prompt_id for job in service.live()],
         "answering": [m for m, live in service._live.members() if live.answering],
-        "deliveries": list(service.subscribers.deliveries.unfinished()),
         "budget": {
             kind: held
             for kind, held in parts.given.budget.held().items()
             if held and kind != "job"  # in which caches are
         },
     }
-    engine = parts.election.engine
-    if engine is not None:
-        table, scheduler = engine.table, engine.scheduler
-        left |= {
-            "table": [job.prompt_id for job in table],
-            "followed": [job.prompt_id for jobs in table._followed.values() for job in jobs],
-            "on account": [id_ for jobs in table._on_account.values() for id_ in jobs],
-            "live ids": list(table.cloud_ids),
-            "queue": len(scheduler.queue),
-            "slots": {name: n for name in parts.accounts if (n := scheduler.used(name))},
-            "slots of members": {who: n for who, n in scheduler._on_cloud.items() if n},
-            "busy clients": {who: n for who, n in scheduler._busy.items() if n},
-            "changes": len(engine.recorder._changed),
-        }
+    left |= {
+        "table": [job.prompt_id for job in table],
+        "followed": [job.prompt_id for jobs in table._followed.values() for job in jobs],
+        "on account": [id_ for jobs in table._on_account.values() for id_ in jobs],
+        "live ids": list(table.cloud_ids),
+        "queue": len(scheduler.queue),
+        "slots": {name: n for name in engine.accounts if (n := scheduler.used(name))},
+        "slots of members": {who: n for who, n in scheduler._on_cloud.items() if n},
+        "busy clients": {who: n for who, n in scheduler._busy.items() if n},
+        "changes": len(engine.recorder._changed),
+    }
     most = MAX_TABLE if run.plan.deployment is None else MAX_TABLE_WITH_OWN_NODES
     ids = {part for job in run.jobs for part in (job.prompt_id, (job.client.member, job.prompt_id))}
     ids |= {job.id for job in run.world.cloud_jobs()}
-    for path, items in tables(parts):
+    for path, items in tables((parts.files, service, engine, parts.webhooks)):
         if len(items) > most:
             left[path] = len(items)
         if known := [item for item in items if _is_one_of(item, ids)]:

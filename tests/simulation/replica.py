@@ -1,10 +1,15 @@
-"""A replica: the real services, composed by `proxy.app`, in a process that can be disturbed."""
+"""A process: the real services, composed by `proxy.app`, that can be disturbed.
+
+It leads while it has the lease. What reaches it otherwise is passed on by the rules of the product
+(`to_leader`), over a network without sockets.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec.structs import replace
@@ -13,18 +18,28 @@ from simulation.loop import PROCESS, Process
 from yarl import URL
 
 from proxy.app.accounts import open_accounts
-from proxy.app.jobs import Jobs, open_jobs, run_engine
+from proxy.app.jobs import open_jobs, run_engine, service_of
+from proxy.app.leadership import leadership_of
 from proxy.app.process import Process as Given
 from proxy.app.process import policy_of
 from proxy.app.resources import open_resources
-from proxy.app.storage import open_storage
+from proxy.app.storage import Records, open_records, open_storage
 from proxy.app.webhooks import open_webhooks
 from proxy.backoff import Backoff
 from proxy.budget import MemoryBudget
 from proxy.cloud.event_socket import Timeouts
+from proxy.engine.engine import Engine
+from proxy.engine.term import Term
 from proxy.files.service import Files
+from proxy.jobs.service import JobService
+from proxy.leader.forwarding import LeaderLostError, NotSentError, to_leader
+from proxy.leader.handover import Handover
+from proxy.leader.leadership import Leadership
 from proxy.metrics import Metrics
-from proxy.settings import AccountAccess, Settings
+from proxy.settings import AccountAccess, ConfigError, Settings
+from proxy.storage.database import StorageError
+from proxy.storage.leases import Lease
+from proxy.waits import stop
 from proxy.webhooks.endpoints import Webhooks
 from proxy.webhooks.schedule import RetrySchedule
 
@@ -34,8 +49,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: Whether the request of this context was sent to another leader before.
+is_again: ContextVar[bool] = ContextVar("again", default=False)
+
 #: Webhooks are attempted again within seconds: else a short run would last for hours.
 _QUICK = RetrySchedule(timeout=3.0, backoff=Backoff(0.2, 2.0))
+
+#: Seconds that answers under way have when a leader stops.
+_STOP_TIMEOUT = 8.0
 
 #: The API key of the account.
 KEY = "comfyui-simulated-key-0123456789"
@@ -46,27 +67,34 @@ class GoneError(ConnectionError):
 
 
 class Parts:
-    """The services of a running replica, as properties look at them."""
+    """The services of a leader, as properties look at them."""
 
     def __init__(
         self,
+        replica: Replica,
         given: Given,
+        term: Term,
         files: Files,
-        jobs: Jobs,
-        election: Any,
-        accounts: Any,
+        jobs: JobService,
+        engine: Engine,
         webhooks: Webhooks,
     ) -> None:
+        self.replica = replica
         self.given = given
+        self.term = term
         self.webhooks = webhooks
         self.files = files
         self.jobs = jobs
-        self.election = election
-        self.accounts = accounts
+        self.engine = engine
+
+
+#: What a handler does with the services of a leader, and a function that sends the answer before
+#: the handler ends.
+Work = Callable[[Parts, Callable[[Any], None]], Coroutine[Any, Any, Any]]
 
 
 class Replica:
-    """One replica by its name. `parts` are there while it serves."""
+    """One replica by its name. `parts` are there while it leads, `leadership` while it serves."""
 
     def __init__(self, world: World, name: str, plan: Plan) -> None:
         self._world = world
@@ -77,10 +105,14 @@ class Replica:
         self.is_newer = False
         self.process = Process(name)
         self.parts: Parts | None = None
+        self.leadership: Leadership | None = None
         self._task: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._number = 0
+        #: How many clients wait for an answer.
+        self._asks = 0
+        self._handlers: list[asyncio.Task[None]] = []
         self.starts = 0
         self.on_serving: Callable[[], None] = lambda: None
         #: All processes that it had.
@@ -89,7 +121,12 @@ class Replica:
     @property
     def serves(self) -> bool:
         """Whether a client can connect."""
-        return self.parts is not None and self.process.alive
+        return self.leadership is not None and self.process.alive
+
+    @property
+    def leads(self) -> bool:
+        """Whether it would act and answer by itself now."""
+        return self.parts is not None and self.parts.term.lasts
 
     # --- life ------------------------------------------------------------------------------
 
@@ -97,7 +134,7 @@ class Replica:
         """Start a new process with an empty memory."""
         self.process = Process(self.name, self.is_newer)
         self.processes.append(self.process)
-        self.parts, self._stop = None, asyncio.Event()
+        self.parts, self.leadership, self._stop = None, None, asyncio.Event()
         self.starts += 1
         self._world.note(self.name, "", "starts")
         self._task = self._spawn(self._run())
@@ -133,8 +170,7 @@ class Replica:
             self._loop.thaw(self.process)
 
     def _gone(self) -> None:
-        self.parts = None
-        self._world.bus.cut(self.process)
+        self.parts = self.leadership = None
         for cloud in self._world.clouds.values():
             for socket in list(cloud.sockets):
                 if socket.process is self.process:
@@ -154,14 +190,17 @@ class Replica:
 
     async def _run(self) -> None:
         process = self.process
+        settings, given = self._given()
         try:
-            async with self._opened() as parts:
+            async with open_records(settings, given.failed) as records:
+                leadership = self._standing(settings, records, given)
                 if process.alive:
-                    self.parts = parts
+                    self.leadership = leadership
                     self._world.note(self.name, "", "serves")
                     self.on_serving()
-                await self._stop.wait()
-                self.parts = None
+                while not self._stop.is_set():
+                    await self._stand(records, leadership)
+                self.leadership = None
             if process.sessions:
                 about = f"{self.name} has ended with {process.sessions} open sessions"
                 self._world.problems.append(("left_behind", about))
@@ -169,19 +208,65 @@ class Replica:
             self._world.note(self.name, "", f"could not start: {error!r}")
             self._loop.in_world(5.0, self._start_again, process)
 
+    def _standing(self, settings: Settings, records: Records, given: Given) -> Leadership:
+        """Stand for the lease, in which the name of the replica is its address."""
+        if settings.database is None:
+            return leadership_of(settings, records, None, lambda: self.name)
+        clouds = {URL(f"https://{host}"): False for host in self._hosts()}
+        leadership = leadership_of(
+            settings,
+            records,
+            lambda leases, holder: Handover(leases, clouds, holder, given.metrics),
+            lambda: self.name,
+        )
+        records.supervisor.keep(leadership.follow, "follow the leader")
+        return leadership
+
+    async def _stand(self, records: Records, leadership: Leadership) -> None:
+        """Lead once, as `proxy.cli.serving` does, unless the process is to end before."""
+        elected = asyncio.ensure_future(leadership.elected())
+        stopping = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait({elected, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not elected.done():
+                return
+            term = elected.result()
+        finally:
+            await stop(elected, stopping)
+        _, given = self._given()
+        async with leadership.leading(term):
+            try:
+                async with self._led(given, records, term, leadership) as parts:
+                    self.parts = parts
+                    await _first(term.over, self._stop)
+                    await self._drain()
+            except ConfigError as error:
+                if not isinstance(error.__cause__, StorageError):
+                    raise
+                self._world.note(self.name, "", f"gives a term up: {error}")
+                await asyncio.sleep(1.0)
+            finally:
+                self.parts = None
+
+    async def _drain(self) -> None:
+        """Finish the answers under way, as the server does when it stops."""
+        handlers = [task for task in self._handlers if not task.done()]
+        if handlers:
+            _, late = await asyncio.wait(handlers, timeout=_STOP_TIMEOUT)
+            await stop(*late)
+
     def _start_again(self, process: Process) -> None:
         if process is self.process and process.alive and not self._stop.is_set():
             process.alive = False
             self._gone()
             self.start()
 
-    @asynccontextmanager
-    async def _opened(self) -> AsyncIterator[Parts]:
-        """Open what `proxy.app.lifespan` opens, without the HTTP server."""
-        server = {
-            "database": "postgresql://u:p@database/p",
-            "bus": "redis://bus/0",
-        }
+    def _hosts(self) -> list[str]:
+        return list(self._world.clouds)
+
+    def _given(self) -> tuple[Settings, Given]:
+        """What every part of the process is given."""
+        server = {"database": "postgresql://u:p@database/p"}
         settings = Settings(
             data_dir=self._world.folder / self.name,
             prefetch="off",
@@ -193,7 +278,7 @@ class Replica:
             policy = replace(policy, webhooks=_QUICK)
         if self._plan.reads_often:
             policy = replace(policy, connected_wait=3.0, lost_wait=1.0)
-        given = Given(
+        return settings, Given(
             settings,
             Timeouts(),
             policy,
@@ -201,8 +286,10 @@ class Replica:
             Metrics(),
             MemoryBudget(settings.memory_bytes),
         )
+
+    def _access(self) -> list[AccountAccess]:
         slots = self._plan.slots if self._plan.fixed_slots else 0
-        names, hosts = ("default", "second"), [*self._world.clouds]
+        names, hosts = ("default", "second"), self._hosts()
         access = [
             AccountAccess(name, URL(f"https://{host}"), KEY, slots)
             for name, host in zip(names, hosts[: self._plan.accounts], strict=False)
@@ -211,61 +298,166 @@ class Replica:
             members, nodes = deployment.members, self._world.nodes
             url = URL(f"https://{DEPLOYMENT_HOST}")
             access.append(AccountAccess("studio", url, KEY, slots, members=members, nodes=nodes))
+        return access
+
+    @asynccontextmanager
+    async def _led(
+        self, given: Given, records: Records, term: Term, leadership: Leadership
+    ) -> AsyncIterator[Parts]:
+        """Open what `proxy.app.lead` opens, without the HTTP server."""
         async with (
-            open_storage(given) as storage,
-            open_accounts(given, storage, access) as cloud,
+            open_storage(given, records) as storage,
+            open_accounts(given, storage, self._access()) as cloud,
             open_resources(given, storage, cloud) as resources,
-            open_jobs(given, storage, resources) as jobs,
-            open_webhooks(given, storage, jobs) as webhooks,
-            run_engine(given, storage, cloud, resources, jobs, webhooks.runner) as election,
+            open_webhooks(given, storage) as webhooks,
+            AsyncExitStack() as stack,
         ):
-            yield Parts(given, resources.files, jobs, election, cloud.accounts, webhooks.endpoints)
+            jobs = open_jobs(given, storage, resources, webhooks.runner.outbox)
+            engine = await stack.enter_async_context(
+                run_engine(given, storage, cloud, resources, jobs, webhooks.runner, term)
+            )
+            if leadership.handover is not None:
+                contacts = [account.cloud.contact for account in cloud.accounts.values()]
+                looking = leadership.handover.look(term, contacts)
+                storage.supervisor.spawn(looking, "find a successor")
+            service = service_of(given, storage, resources, jobs, engine)
+            yield Parts(self, given, term, resources.files, service, engine, webhooks.endpoints)
 
     # --- requests --------------------------------------------------------------------------
 
     @property
     def is_asked(self) -> bool:
         """Whether a client waits for an answer."""
-        return bool(self._answers)
+        return self._asks > 0
 
-    async def ask(
-        self,
-        work: Callable[[Jobs, Callable[[Any], None]], Coroutine[Any, Any, Any]],
-        timeout: float,
-    ) -> Any:
-        """Let the replica handle a request, and return its answer.
+    async def ask(self, work: Work, timeout: float, *, is_repeated: bool = True) -> Any:
+        """Let the replica answer a request, or the leader to which it passes it on, and return the
+        answer. One that `is_repeated` may be sent to one leader after the other.
 
-        `work` gets the services, and a function that sends the answer before the handler ends.
         Raises what the handler raises, `GoneError`, and `TimeoutError`.
         """
-        weather = self._world.weather
-        await asyncio.sleep(weather.draw(0.0005, 0.01))
-        parts = self.parts
-        if parts is None or not self.process.alive:
+        await asyncio.sleep(self._world.weather.draw(0.0005, 0.01))
+        if self.leadership is None or not self.process.alive:
             raise GoneError(self.name)
+        self._asks += 1
+        try:
+            return await self._answered(self._asked(work, is_repeated=is_repeated), timeout)
+        finally:
+            self._asks -= 1
+
+    async def _asked(self, work: Work, *, is_repeated: bool) -> Any:
+        """Answer a request in this process, or pass it on."""
+        parts = self.parts
+        if parts is not None and parts.term.lasts:
+            return await self._handled(parts, work)
+        leadership = self.leadership
+        if leadership is None:
+            raise GoneError(self.name)
+
+        async def send(lease: Lease, *, again: bool) -> Any:
+            return await self._passed_on(lease, work, again=again)
+
+        return await to_leader(leadership, send, is_repeated=is_repeated)
+
+    async def _handled(self, parts: Parts, work: Work) -> Any:
+        """Handle a request as the leader."""
+        answer: asyncio.Future[Any] = self._loop.create_future()
+
+        def send(value: Any) -> None:
+            if not answer.done():
+                answer.set_result(value)
+
+        async def handle() -> None:
+            try:
+                send(await work(parts, send))
+            except Exception as error:  # noqa: BLE001 (it is the answer)
+                if not answer.done():
+                    answer.set_exception(error)
+
+        task = self._spawn(handle())
+        self._handlers = [each for each in self._handlers if not each.done()]
+        self._handlers.append(task)
+        await asyncio.wait({answer, task}, return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            raise GoneError(self.name)  # it was cancelled: the term is over
+        if not parts.term.lasts:
+            answer.exception()
+            raise GoneError(self.name)
+        return answer.result()
+
+    async def _passed_on(self, lease: Lease, work: Work, *, again: bool) -> Any:
+        """Send a request to the process that has a lease. Raises `NotSentError` and
+        `LeaderLostError`."""
+        weather = self._world.weather
+        leader = self._world.replicas[lease.address]
+        await asyncio.sleep(weather.draw(0.0005, 0.01))
+        if (
+            weather.chance("way_lost")
+            or not leader.serves
+            or weather.peer_away(self.process, leader.process)
+        ):
+            await asyncio.sleep(weather.draw(0.0, 2.0))
+            raise NotSentError
+        parts = leader.parts
+        if parts is None or not parts.term.lasts:
+            raise NotSentError
+
+        async def handle(parts: Parts, send: Callable[[Any], None]) -> Any:
+            is_again.set(again)
+            return await work(parts, send)
+
+        asking = self._loop.create_task(leader.answer_of(parts, handle))
+        gone = self._loop.create_task(self.leadership.superseded(lease.epoch))
+        try:
+            await asyncio.wait({asking, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done() or weather.chance("way_broken"):
+                raise LeaderLostError
+            try:
+                return asking.result()
+            except GoneError as error:
+                raise LeaderLostError from error
+        finally:
+            await stop(asking, gone)
+
+    async def answer_of(self, parts: Parts, work: Work) -> Any:
+        """Answer a request that a standby has passed on."""
+        return await self._answered(self._handled(parts, work), None)
+
+    async def _answered(self, work: Coroutine[Any, Any, Any], timeout: float | None) -> Any:
+        """Return what comes of work in this process, if it lives so long."""
+        weather = self._world.weather
         self._number += 1
         number, answer = self._number, self._loop.create_future()
         self._answers[number] = answer
 
-        def send(value: Any, error: BaseException | None = None) -> None:
+        def settle(value: Any, error: BaseException | None) -> None:
+            if answer.done():
+                return
+            if error is None:
+                answer.set_result(value)
+            else:
+                answer.set_exception(error)
+
+        async def run() -> None:
+            value, error = None, None
+            try:
+                value = await work
+            except Exception as caught:  # noqa: BLE001 (it is the answer)
+                error = caught
             self._loop.in_world(weather.draw(0.0005, 0.01), settle, value, error)
 
-        def settle(value: Any, error: BaseException | None) -> None:
-            if not answer.done():
-                if error is None:
-                    answer.set_result(value)
-                else:
-                    answer.set_exception(error)
-
-        async def handle() -> None:
-            try:
-                send(await work(parts.jobs, send))
-            except Exception as error:  # noqa: BLE001 (it is the answer)
-                send(None, error)
-
-        self._spawn(handle())
+        self._spawn(run())
         try:
             async with asyncio.timeout(timeout):
                 return await answer
         finally:
             self._answers.pop(number, None)
+
+
+async def _first(*events: asyncio.Event) -> None:
+    """Wait until one of the events is set."""
+    waiting = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await stop(*waiting)

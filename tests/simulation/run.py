@@ -20,23 +20,23 @@ from simulation import promises, sums
 from simulation.clients import SimulatedClient, Submission
 from simulation.database import server
 from simulation.deployment import DEPLOYMENT_HOST
-from simulation.loop import DeadlockError
+from simulation.loop import PROCESS, DeadlockError
 from simulation.network import CLOUD_HOSTS
 from simulation.plan import POINTS, SPENDER, Fault, Plan
 from simulation.promises import BrokenPromiseError
-from simulation.replica import GoneError, Replica
+from simulation.replica import GoneError, Parts, Replica
 from simulation.world import HOOK, Line, World
 
-from proxy.app.jobs import Jobs
 from proxy.storage.database import StorageError
 from proxy.storage.webhooks import GATEWAY
+from proxy.translate.errors import LocalError
 from proxy.webhooks.endpoints import NewWebhook
 from proxy.webhooks.messages import JOB_TYPES
 from proxy.webhooks.schedule import RetrySchedule
 
 #: Faults that are outages of a kind, of one replica or of all.
 OUTAGES = frozenset(
-    {"bus", "bus_stalls", "database", "slow_database", "cloud", "half_lost", "no_credits"}
+    {"peer", "database", "slow_database", "cloud", "half_lost", "no_credits"}
     | {"deployment_stopped", "deployment_starting", "deployment_full"}
 )
 
@@ -121,8 +121,11 @@ class Run:
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         """Run work of a client beside; a promise that it finds broken ends the run."""
-        task = self.world.loop.create_task(self._guarded(work))
-        self._tasks.append(task)
+        token = PROCESS.set(None)  # a client outlives the process from which it hears
+        try:
+            self._tasks.append(self.world.loop.create_task(self._guarded(work)))
+        finally:
+            PROCESS.reset(token)
 
     def fail(self, broken: BrokenPromiseError) -> None:
         """End the run with a broken promise."""
@@ -167,6 +170,7 @@ class Run:
         for number in range(plan.replicas):
             name = f"replica-{number + 1}"
             self.replicas.append(Replica(world, name, plan))
+            world.replicas[name] = self.replicas[-1]
             world.clock.ahead[name] = plan.skews[number]
         self.clients = [
             SimulatedClient(self, number, client) for number, client in enumerate(plan.clients)
@@ -207,15 +211,14 @@ class Run:
     async def _add_hook(self) -> None:
         """Add a webhook that hears of all jobs, if a replica takes it."""
         replica = self.any_replica(self._rng)
-        if replica is None or replica.parts is None:
+        if replica is None:
             return
-        webhooks = replica.parts.webhooks
 
-        async def work(_jobs: Jobs, _send: Callable[[Any], None]) -> None:
-            await webhooks.add(GATEWAY, NewWebhook(HOOK, tuple(JOB_TYPES), gateway=True))
+        async def work(parts: Parts, _send: Callable[[Any], None]) -> None:
+            await parts.webhooks.add(GATEWAY, NewWebhook(HOOK, tuple(JOB_TYPES), gateway=True))
 
-        with contextlib.suppress(GoneError, TimeoutError, StorageError):
-            await replica.ask(work, 10.0)
+        with contextlib.suppress(GoneError, TimeoutError, LocalError, StorageError):
+            await replica.ask(work, 10.0, is_repeated=False)
             self.has_hook = True
 
     async def _look(self) -> None:
@@ -330,16 +333,12 @@ class Run:
                 self._start_killed(replica)
             case "clock":
                 world.clock.ahead[name] = fault.seconds
-            case "bus_cut":
-                world.bus.cut(None if replica is None else replica.process)
             case "other_cloud":
                 weather.begin("cloud", fault.seconds, CLOUD_HOSTS[-1])
             case "deployment_away":
                 weather.begin("cloud", fault.seconds, DEPLOYMENT_HOST)
             case _ if fault.kind in OUTAGES:
                 weather.begin(fault.kind, fault.seconds, name)
-                if fault.kind == "bus":
-                    world.bus.cut(None if replica is None else replica.process)
 
     def _spring(self, replica: Replica, kind: str, seconds: float) -> None:
         if self.world.weather.healed:
@@ -381,7 +380,7 @@ class Run:
             active = [
                 replica.name
                 for replica in self.replicas
-                if replica.parts is not None and not replica.process.frozen and _leads(replica)
+                if replica.leads and not replica.process.frozen
             ]
             if len(active) > 1:
                 raise BrokenPromiseError("two_engines", active)
@@ -405,7 +404,7 @@ class Run:
         states = promises.StoredStates()
         while not self.over:
             await asyncio.sleep(1.0)
-            states.check(self.world, [each for each in self.replicas if _leads(each)])
+            states.check(self.world, [each for each in self.replicas if each.leads])
 
     def _heal(self) -> None:
         self.healed_at = self.world.healed_at = self.world.seconds
@@ -432,14 +431,6 @@ class Run:
             self.clients.clear()
             tasks.clear()
             self._tasks.clear()
-
-
-def _leads(replica: Replica) -> bool:
-    """Return whether the engine of a replica would act now."""
-    election = None if replica.parts is None else replica.parts.election
-    if election is None or election.engine is None or election._term is None:
-        return False
-    return election._term.lasts
 
 
 @contextlib.contextmanager

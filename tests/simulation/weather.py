@@ -45,7 +45,8 @@ RATES: Mapping[str, float] = {
 
 #: More of them, which are drawn beside those.
 MORE_RATES: Mapping[str, float] = {
-    "slow_message": 0.3,  # of the bus
+    "way_lost": 0.2,  # a standby does not reach the leader
+    "way_broken": 0.1,  # the answer of the leader does not come
     "list_lost": 0.95,  # a reading of the jobs of an account
     "unlisted_end": 1.0,  # an end that no document lists
     "submission_late": 0.3,  # a submission whose connection has broken
@@ -134,7 +135,7 @@ class Weather:
         named = "" if process is None else process.name
         return self._until[kind, ""] > now or self._until[kind, named] > now
 
-    # --- the database, the bus and the cloud -----------------------------------------------
+    # --- the database, the other processes and the cloud ------------------------------------
 
     def database_away(self, process: Process | None) -> bool:
         """Whether the database does not answer a process."""
@@ -150,9 +151,9 @@ class Weather:
         now = self._time()
         return any(until > now for (kind, _), until in self._until.items() if kind in kinds)
 
-    def bus_away(self, process: Process | None) -> bool:
-        """Whether the bus takes no connection of a process."""
-        return self._is("bus", process)
+    def peer_away(self, process: Process | None, other: Process | None) -> bool:
+        """Whether a process does not reach another one."""
+        return self._is("peer", process) or self._is("peer", other)
 
     def cloud_away(self, process: Process | None, host: str) -> bool:
         """Whether the cloud of a host does not answer a process."""
@@ -176,13 +177,6 @@ class Weather:
             return self._rng.uniform(0.05, 1.5)
         slow = self.chance("slow_unit")
         return self._rng.uniform(0.01, 0.5) if slow else self._rng.uniform(0.0002, 0.004)
-
-    def way_to_bus(self, process: Process | None) -> float:
-        """Return the seconds that one way takes; one that stalls breaks before long."""
-        if self._is("bus_stalls", process):
-            return self._rng.uniform(0.5, 3.0)
-        slow = self.chance("slow_message")
-        return self._rng.uniform(0.01, 0.6) if slow else self._rng.uniform(0.0001, 0.003)
 
     def way_to_cloud(self) -> float:
         """Return the seconds that one way takes."""

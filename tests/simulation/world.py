@@ -1,7 +1,7 @@
 """One run's world: its time, its randomness, its weather, and what it writes down.
 
 A run is a function of the commit and its seed. `World.installed` puts the world in the place of the
-clock, the random numbers, the network, the bus and the database of the product.
+clock, the random numbers, the network and the database of the product.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from unittest import mock
 
 import structlog
 from simulation import database
-from simulation.bus import SimulatedRedis, ValkeyServer
 from simulation.cloud import CloudJob, CloudModel
 from simulation.deployment import DEPLOYMENT_HOST, OBJECT_INFO, DeploymentModel
 from simulation.deployment_files import STORAGE_HOST
@@ -31,13 +30,13 @@ from simulation.weather import Weather
 from yarl import URL
 
 from proxy import clock, randomness
-from proxy.app import jobs as app_jobs
+from proxy.app import leadership as app_leadership
 from proxy.app import storage as app_storage
-from proxy.bus import valkey
 from proxy.clock import SystemClock
 from proxy.cloud.connections import Connections
 from proxy.cloud.v2 import client
 from proxy.files import picture_worker
+from proxy.leader import leadership
 from proxy.members import directory
 from proxy.processes import Processes
 from proxy.storage.leases import check_fence
@@ -46,6 +45,7 @@ from proxy.translate.v2.submissions import id_by_mark
 
 if TYPE_CHECKING:
     from simulation.plan import DeploymentPlan
+    from simulation.replica import Replica
 
 #: When runs begin that begin at noon: of a day in the past, in seconds since 1970, so that files on
 #: the disk are never older than the world.
@@ -56,6 +56,9 @@ NOON = 1_577_880_000.0
 #: of one, and would be a third of a run.
 _MEMBERS_INTERVAL = 5.0
 
+
+#: Seconds between two looks at the lease; the product's are a quarter of one.
+_LEASE_INTERVAL = 1.0
 
 #: Seconds after everything has healed within which a job is cancelled that was to be.
 LATEST_CANCEL = 400.0
@@ -131,7 +134,8 @@ class World:
             )
             for host in CLOUD_HOSTS[:accounts]
         }
-        self.bus = ValkeyServer(self)
+        #: All processes by their names.
+        self.replicas: dict[str, Replica] = {}
         self.hooks = Hooks(self)
         self.folder = Path(tempfile.mkdtemp(prefix="simulation-", dir=_memory()))
         #: The list of nodes of the deployment, if there is one.
@@ -269,7 +273,6 @@ class World:
     def installed(self) -> Iterator[None]:
         """Let the product run in this world during the block."""
         SimulatedConnections.world = self
-        SimulatedRedis.server = self.bus
         database.server().restart(self.true_time, self._engine_wrote, refused=self._value_refused)
         random.seed(self.rng.random())
         structlog.configure(processors=[self._log])
@@ -279,10 +282,10 @@ class World:
             replace(mock.patch.object(clock, "source", self.clock))
             replace(mock.patch.object(randomness, "source", random.Random(self.rng.random())))
             replace(mock.patch.object(Processes, "run", _carried_out))
-            replace(mock.patch.object(valkey, "Redis", SimulatedRedis))
             replace(mock.patch.object(directory, "INTERVAL", _MEMBERS_INTERVAL))
+            replace(mock.patch.object(leadership, "INTERVAL", _LEASE_INTERVAL))
             replace(mock.patch.object(client, "id_by_mark", self._id_by_mark))
-            replace(mock.patch.object(app_jobs, "_replica_name", self._replica_name))
+            replace(mock.patch.object(app_leadership, "process_name", self._process_name))
             replace(mock.patch.object(app_storage, "locked_folder", _unlocked))
             replace(mock.patch.object(app_storage, "_open_database", self._open_database))
             for name, module in list(sys.modules.items()):
@@ -303,7 +306,7 @@ class World:
         self.marks[id_] = mark
         return id_
 
-    def _replica_name(self) -> str:
+    def _process_name(self) -> str:
         process = PROCESS.get()
         name = f"process {len(self.holders) + 1}"
         if process is not None:

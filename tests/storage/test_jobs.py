@@ -56,19 +56,19 @@ async def test_changes_are_written_and_the_rest_stays(jobs: JobRepository) -> No
     assert await jobs.get("anna", "b") == replace(job("b"), order=other, **others)
 
 
-@pytest.mark.parametrize("interrupt", [False, True])
-async def test_a_wish_that_was_stored_meanwhile_is_not_overwritten(
-    jobs: JobRepository, interrupt: bool
+async def test_a_job_of_a_leader_whose_term_is_over_is_not_stored(
+    jobs: JobRepository, database: Database
 ) -> None:
-    """The engine may not have heard of it."""
-    order = (await jobs.insert(job(), PAYLOAD)).order
-    assert await jobs.request_cancel([("anna", "a")], interrupt=interrupt) == 1
-    known = {"state": "submitted", "cancel_requested": False, "interrupted": False}
-    await jobs.update([(order, known)])
-    wanted = [(row.state, row.cancel_requested, row.interrupted) for row in await jobs.wanted()]
-    assert wanted == [("submitted", not interrupt, interrupt)]
-    await jobs.update([(order, {**known, "cancel_requested": True})])
-    assert [row.cancel_requested for row in await jobs.wanted()] == [True]
+    leases = LeaseRepository(database)
+    before = await leases.acquire(ENGINE, "before", 60)
+    assert before is not None
+    await leases.release(before)
+    now = await leases.acquire(ENGINE, "now", 60)
+    assert now is not None
+    with pytest.raises(FencedError):
+        await jobs.insert(job(), PAYLOAD, fence=before.fence)
+    assert await jobs.received() == []
+    await jobs.insert(job(), PAYLOAD, fence=now.fence)
 
 
 async def test_changes_of_jobs_that_are_gone_are_reported(jobs: JobRepository) -> None:

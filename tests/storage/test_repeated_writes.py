@@ -99,7 +99,6 @@ REPEATED: dict[str, Callable[[Room], Awaitable[Any]]] = {
     ),
     "an estimate": lambda room: room.jobs.reestimate("anna", "shape", 9),
     "a withdrawal": lambda room: room.jobs.withdraw(room.job.order, usage=[TAKEN_BACK]),
-    "a wish": lambda room: room.jobs.request_cancel([("anna", "a")]),
     "usage": lambda room: UsageRepository(room.database).add([COUNTED], BATCH),
     "anomalies": lambda room: ObservationRepository(room.database).add(
         [ANOMALY, replace(ANOMALY, kind=FACT)], BATCH
