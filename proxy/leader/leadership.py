@@ -61,7 +61,8 @@ class Leadership:
         """Return the lease of the leader, of an epoch `after` another one; wait for it up to so
         many seconds, and return `None` if there is none by then."""
         ends = clock.monotonic() + seconds
-        while self.leader is None or self.leader.epoch <= after:
+        # One without an address is reserved for who is to lead.
+        while self.leader is None or not self.leader.address or self.leader.epoch <= after:
             if not await until_set(self._changed, ends - clock.monotonic()):
                 return None
         return self.leader

@@ -135,6 +135,7 @@ class Replica:
         self.process = Process(self.name, self.is_newer)
         self.processes.append(self.process)
         self.parts, self.leadership, self._stop = None, None, asyncio.Event()
+        self._handlers = []
         self.starts += 1
         self._world.note(self.name, "", "starts")
         self._task = self._spawn(self._run())
