@@ -72,7 +72,7 @@ class Connection(LimitedConnection):
         self.peer, self.address = Peer(""), ""
         #: Whether the connection is to a loopback address of this machine, and not from a proxy.
         self.on_loopback = False
-        #: Whether a standby passes on what comes.
+        #: Whether a standby passes on the current request.
         self.passes_on = False
         #: The way of the current request, and its admission.
         self.way = STRAIGHT
@@ -106,10 +106,11 @@ class Connection(LimitedConnection):
         self.driver.account = self.context.turns.of_stranger(self.sender.address)
 
     def is_of_standby(self, *, on_loopback: bool) -> None:
-        """Note that a standby passes on what comes, whose client is on its machine or not."""
+        """Believe a standby who its clients are, and whether the client of this request is on its
+        machine."""
         if not self.peer.proxies:
             self.peer = standby_at(self.peer)
-        self.passes_on, self.on_loopback = True, on_loopback
+        self.on_loopback = on_loopback
 
     def release(self) -> None:
         """Release what the current request holds until it has its answer."""
@@ -208,7 +209,8 @@ def begun(
     connection.admission, connection.way = None, STRAIGHT
     if connection.context.is_standby is not None:
         headers = message.headers
-        if connection.context.is_standby(headers.get(STANDBY, "")):
+        connection.passes_on = connection.context.is_standby(headers.get(STANDBY, ""))
+        if connection.passes_on:
             connection.is_of_standby(on_loopback=ON_LOOPBACK in headers)
     if connection.peer.proxies:
         connection.sent_from(client_of(connection.peer, message.headers))

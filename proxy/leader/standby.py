@@ -11,6 +11,7 @@ from aiohttp import web
 
 from proxy.api import bodies
 from proxy.api.requests import connection_of
+from proxy.edge.addressing import STANDBY
 from proxy.edge.listener import Handle
 from proxy.leader.forwarding import Forwarding, not_leading
 from proxy.leader.leadership import Leadership
@@ -49,12 +50,14 @@ class AmongStandbys:
             return term is not None and term.lasts
 
         async def handle(request: web.Request) -> web.StreamResponse:
+            connection = connection_of(request)
+            if STANDBY in request.headers and not connection.passes_on:
+                return not_leading()  # to the leader of another term
             if not leads():
                 return await self.handle(request)
             answer = await gate(request)
             if leads() or answer.prepared:
                 return answer
-            connection = connection_of(request)
             if connection.passes_on and answer.status >= 500:
                 connection.cut()  # the standby decides whether to send it again
             elif request.method in _SAFE and not connection.passes_on:
@@ -69,7 +72,7 @@ class AmongStandbys:
         """Answer a request of a process that does not lead."""
         connection = connection_of(request)
         try:
-            if connection.passes_on:
+            if STANDBY in request.headers:
                 return not_leading()
             if connection.way.refusal is not None:
                 raise connection.way.refusal

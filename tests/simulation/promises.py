@@ -184,8 +184,8 @@ class StoredStates:
     """Looks now and then whether the database has what has become of each live job."""
 
     def __init__(self) -> None:
-        #: What each job is, and since when the engine has had time to write that.
-        self._since: dict[int, tuple[Any, float]] = {}
+        #: How often each job has changed, and since when the engine has had time to write that.
+        self._since: dict[int, tuple[int, float]] = {}
 
     def check(self, world: World, leaders: list[Replica]) -> None:
         """Look at the jobs of the replica that runs the engine. Raises `BrokenPromiseError`."""
@@ -196,7 +196,7 @@ class StoredStates:
         since = self._since
         now, self._since = world.seconds, {}
         for order, job in jobs.items():
-            is_now = (job.state, job.accepted, job.cloud_id, job.wish)
+            is_now = world.changes[job.order]
             known, at = since.get(order, (is_now, now))
             self._since[order] = (is_now, at if known == is_now else now)
             if now - self._since[order][1] > WRITTEN and job.row is RowState.KEPT:

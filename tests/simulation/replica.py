@@ -400,7 +400,7 @@ class Replica:
             await asyncio.sleep(weather.draw(0.0, 2.0))
             raise NotSentError
         parts = leader.parts
-        if parts is None or not parts.term.lasts:
+        if parts is None or not parts.term.lasts or parts.term.lease.epoch != lease.epoch:
             raise NotSentError
 
         async def handle(parts: Parts, send: Callable[[Any], None]) -> Any:

@@ -12,7 +12,7 @@ import random
 import shutil
 import sys
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,6 +35,8 @@ from proxy.app import storage as app_storage
 from proxy.clock import SystemClock
 from proxy.cloud.connections import Connections
 from proxy.cloud.v2 import client
+from proxy.engine.live_job import JobChanges, LiveJob
+from proxy.engine.table import JobTable
 from proxy.files import picture_worker
 from proxy.leader import leadership
 from proxy.members import directory
@@ -148,6 +150,8 @@ class World:
             self.deployment = self.clouds[DEPLOYMENT_HOST] = DeploymentModel(
                 self, deployment, seconds=seconds, previews=previews
             )
+        #: How often jobs have changed, by their orders.
+        self.changes: Counter[int] = Counter()
         self._began = self.loop.time()
         #: The ids of jobs whose clients were told that they end, and when all has healed.
         self.to_end: set[str] = set()
@@ -282,6 +286,7 @@ class World:
             replace(mock.patch.object(clock, "source", self.clock))
             replace(mock.patch.object(randomness, "source", random.Random(self.rng.random())))
             replace(mock.patch.object(Processes, "run", _carried_out))
+            replace(mock.patch.object(JobTable, "change", self._change))
             replace(mock.patch.object(directory, "INTERVAL", _MEMBERS_INTERVAL))
             replace(mock.patch.object(leadership, "INTERVAL", _LEASE_INTERVAL))
             replace(mock.patch.object(client, "id_by_mark", self._id_by_mark))
@@ -305,6 +310,17 @@ class World:
         id_ = id_by_mark(mark, purpose)
         self.marks[id_] = mark
         return id_
+
+    @property
+    def _change(self) -> Callable[[JobTable, LiveJob, JobChanges], None]:
+        """Stands for `JobTable.change`, and counts."""
+        change = JobTable.change
+
+        def counted(table: JobTable, job: LiveJob, changes: JobChanges) -> None:
+            self.changes[job.order] += 1
+            change(table, job, changes)
+
+        return counted
 
     def _process_name(self) -> str:
         process = PROCESS.get()
