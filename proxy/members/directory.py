@@ -56,8 +56,8 @@ class Directory:
     does not apply to it any more, so that removing the last member does not open the proxy.
     `marker` is the file that tells the next process. With `provisioned` people become members by
     signing in elsewhere, so that a token or such a sign-in is needed before there is a member.
-    `folders` have subfolders of members, by name: whoever comes for the first time never gets the
-    name of one that is there.
+    `folders` have subfolders of members, by name: a new person never gets the name of one
+    that is there.
     """
 
     def __init__(

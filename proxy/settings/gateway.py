@@ -106,7 +106,6 @@ class CostSettings(SettingsTable):
     )
     over_budget: Literal["wait", "refuse"] = setting(
         "wait",
-        "What becomes of a job that waits and would exceed a hard budget of its member when its "
-        "turn comes. wait: it waits until the budget allows it. refuse: it ends as failed with a "
-        "sentence that says so.",
+        "What happens when a queued job would exceed a hard budget of its member. wait: it waits "
+        "until the budget allows it. refuse: it fails with an error that says so.",
     )

@@ -178,8 +178,8 @@ class WebhookDelivery:
         secret = self.cipher.decrypt(claimed.secret)
         if secret is None:
             return EndpointAnswer(
-                note="The secret of this webhook cannot be read, because the secret of the proxy "
-                "is another one: make a new secret for it."
+                note="The secret of this webhook cannot be decrypted, because the secret of the "
+                "proxy has changed: make a new secret for it."
             )
         OWNER.set(claimed.member)
         return await self.sender.send(
@@ -199,7 +199,7 @@ class WebhookDelivery:
             wait = self.schedule.wait(claimed.attempts, age, answer.retry_after)
         if wait is not None:
             return Attempted("waiting", answer.status, answer.note, wait)
-        disabled = None if claimed.type == TEST else f"It failed for long. {answer.note}"
+        disabled = None if claimed.type == TEST else f"It failed for too long. {answer.note}"
         return Attempted(
             "failed",
             answer.status,

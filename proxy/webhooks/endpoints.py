@@ -188,7 +188,7 @@ class Webhooks:
         if foreign:
             raise LocalError(
                 "invalid_webhook_types",
-                f"Only webhooks of the gateway get {', '.join(foreign)}: choose others of "
+                f"Only webhooks of the gateway get {', '.join(foreign)}: choose from "
                 f"{', '.join(MEMBER_TYPES)}.",
             )
 
