@@ -23,6 +23,7 @@ from proxy.engine.term import Term
 from proxy.jobs.engine_client import EngineClient, RunningEngine
 from proxy.jobs.messages import EngineOffered, JobsMissed, LeaseReleased
 from proxy.jobs.models import AccountView
+from proxy.logging import FailureLines
 from proxy.storage.database import StorageError
 from proxy.storage.leases import ENGINE, Lease, LeaseRepository
 from proxy.supervisor import Supervisor
@@ -72,6 +73,7 @@ class Election:
     engine: TermEngine | None = field(init=False, default=None)
     _term: Term | None = field(init=False, default=None)
     _news: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    _lines: FailureLines = field(init=False, default_factory=FailureLines)
     _giving: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
     _task: asyncio.Task[None] | None = field(init=False, default=None)
     #: Renews the lease of the term, from the moment on at which it was taken.
@@ -127,8 +129,10 @@ class Election:
         while True:
             try:
                 await self._try()
+                self._lines.ended("lease_failed")
             except StorageError as error:
-                log.warning("lease_failed", error=str(error))
+                if (more := self._lines.due("lease_failed")) is not None:
+                    log.warning("lease_failed", error=str(error), **more)
             expects = self.handover is not None and self.handover.expects
             wait = _EXPECTING_INTERVAL if expects else self.length * _RENEWAL
             await until_set(self._news, wait)
@@ -230,8 +234,10 @@ class Election:
                     term.end()
                 elif not term.over.is_set():
                     term.until = self._until(began)
+            self._lines.ended("lease_renewal_failed")
         except (StorageError, TimeoutError) as error:
-            log.warning("lease_renewal_failed", error=str(error))
+            if (more := self._lines.due("lease_renewal_failed")) is not None:
+                log.warning("lease_renewal_failed", error=str(error), **more)
 
     async def _end(self) -> None:
         """Stop the engine; what it has not written is written if its term lasts."""

@@ -47,6 +47,7 @@ from proxy.jobs.messages import (
     StepsReceived,
 )
 from proxy.jobs.models import AccountView, Job, JobState, Wish
+from proxy.logging import FailureLines
 from proxy.storage.database import StorageError
 from proxy.storage.job_tables import JobKey, StoredJob
 from proxy.supervisor import Supervisor
@@ -260,6 +261,7 @@ class Engine:
         """Find in the storage what the bus has not brought: new jobs, and those to be cancelled."""
         shared = self.recorder.jobs.database.shared
         interval = _LOOK_INTERVAL_SHARED if shared else _LOOK_INTERVAL
+        lines = FailureLines()
         while True:
             self._look_now.clear()
             held = self.scheduler.held_order
@@ -271,8 +273,10 @@ class Engine:
                 seen = self._seen = {row.order: self._seen.get(row.order, at) for row in rows}
                 for row in rows:
                     self._notice(row, at - seen[row.order])
+                lines.ended("jobs_read_failed")
             except StorageError as error:
-                log.warning("jobs_read_failed", error=str(error))
+                if (more := lines.due("jobs_read_failed")) is not None:
+                    log.warning("jobs_read_failed", error=str(error), **more)
             await until_set(self._look_now, min(interval, _RELEASE_INTERVAL) if held else interval)
 
     def _notice(self, row: StoredJob, age: float) -> None:

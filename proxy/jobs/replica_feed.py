@@ -33,6 +33,7 @@ from proxy.jobs.messages import (
 from proxy.jobs.models import JobState
 from proxy.jobs.replica_jobs import ReplicaJobs
 from proxy.jobs.subscribers import Moment
+from proxy.logging import FailureLines
 from proxy.storage.database import StorageError
 from proxy.storage.job_tables import HistoryEntry, JobKey
 from proxy.supervisor import Supervisor
@@ -59,6 +60,7 @@ class ReplicaFeed(LiveFeed):
     replay: Callable[[HistoryEntry], Iterable[Message]]
     #: The newest epoch of an engine that has told of a job.
     _epoch: int = field(init=False, default=0)
+    _lines: FailureLines = field(init=False, default_factory=FailureLines)
     #: The known ends of members with sockets here.
     _ends: dict[str, KnownEnds] = field(init=False, default_factory=dict)
     #: How far the clock of the database was before the monotonic one, in ms.
@@ -123,8 +125,10 @@ class ReplicaFeed(LiveFeed):
             async with asyncio.timeout(_MOMENT_TIMEOUT):
                 at, ended = await self.repository.history.moment(member)
         except (StorageError, TimeoutError) as error:
-            log.warning("moment_read_failed", error=str(error))
+            if (more := self._lines.due("moment_read_failed")) is not None:
+                log.warning("moment_read_failed", error=str(error), **more)
             return Moment(round(monotonic + self._database_clock), None)
+        self._lines.ended("moment_read_failed")
         self._database_clock = at - monotonic
         return Moment(at, ended)
 
@@ -153,8 +157,10 @@ class ReplicaFeed(LiveFeed):
             try:
                 await self.read()
             except StorageError as error:
-                log.warning("jobs_read_failed", error=str(error))
+                if (more := self._lines.due("jobs_read_failed")) is not None:
+                    log.warning("jobs_read_failed", error=str(error), **more)
             else:
+                self._lines.ended("jobs_read_failed")
                 due = max(due - 1, int(self._deliveries.lack or self._has_hidden()))
                 if not due and not missed.is_set():
                     self.live.trust()

@@ -26,6 +26,7 @@ from proxy.jobs.live_feed import LiveFeed
 from proxy.jobs.messages import JobAnswered
 from proxy.jobs.models import Job, JobRequest
 from proxy.jobs.submission_limits import SubmissionLimits, payloads_full
+from proxy.logging import FailureLines
 from proxy.owners import member_owner
 from proxy.storage.conditions import (
     Conditions,
@@ -80,6 +81,7 @@ class SubmissionService:
 
     def __post_init__(self) -> None:
         self.bus, self.live = self.engine.bus, self.feed.live
+        self._lines = FailureLines()
         self.bus.subscribe("sockets", self.clients.hear)
 
     @asynccontextmanager
@@ -201,6 +203,7 @@ class SubmissionService:
             waited += poll_interval(self.bus)
             try:
                 row = await self.repository.get(job.member, job.prompt_id)
+                self._lines.ended("job_look_failed")
                 if row is not None and row.order == job.order:
                     if row.accepted:
                         return None
@@ -215,7 +218,8 @@ class SubmissionService:
                 else:
                     gone = True  # the answer may be under way
             except StorageError as error:
-                log.warning("job_look_failed", job=job.prompt_id, error=str(error))
+                if (more := self._lines.due("job_look_failed")) is not None:
+                    log.warning("job_look_failed", job=job.prompt_id, error=str(error), **more)
                 if waited >= self.timeout:
                     raise OutcomeUnknownError(
                         "the connection to the database was lost before the engine took the job"

@@ -19,6 +19,7 @@ import structlog
 from msgspec.structs import replace
 
 from proxy import clock
+from proxy.logging import FailureLines
 from proxy.members import tokens
 from proxy.members.marker import mark
 from proxy.members.member import LOCAL, DirectoryError, Limits, Member, TooManyTokensError
@@ -376,18 +377,17 @@ class Directory:
 
     async def _watch(self) -> None:
         """Check for changes every `INTERVAL`: revoked tokens must stop working."""
-        failing = False
+        lines = FailureLines()
         while True:
             await asyncio.sleep(INTERVAL)
             changed = False
             try:
                 changed = await self._refresh()
                 await self._uses.write(self._roster.token_ids)
-                failing = False
+                lines.ended("members_read_failed")
             except StorageError as error:
-                if not failing:
-                    log.error("members_read_failed", error=str(error))
-                failing = True
+                if (more := lines.due("members_read_failed")) is not None:
+                    log.error("members_read_failed", error=str(error), **more)
             previous, self._checked_at = self._checked_at, clock.now()
             expired = self._roster.any_expires(previous, self._checked_at)
             if changed or expired:

@@ -17,6 +17,7 @@ from dataclasses import KW_ONLY, dataclass, field
 import structlog
 
 from proxy import clock
+from proxy.logging import FailureLines
 from proxy.members.rates import Buckets
 from proxy.metrics import Metrics
 from proxy.owners import Owner
@@ -88,15 +89,18 @@ class WebhookDelivery:
     async def run(self) -> None:
         """Deliver, until cancelled."""
         self.outbox.forget()  # what an earlier engine knew may be no longer true
+        lines = FailureLines()
         async with asyncio.TaskGroup() as tasks:
             while True:
                 self.outbox.news.clear()
                 try:
                     wait = await self._begin(tasks)
+                    lines.ended("webhooks_read_failed")
                 except FencedError:
                     await asyncio.Event().wait()  # another engine delivers; this one is stopped
                 except StorageError as error:
-                    log.warning("webhooks_read_failed", error=str(error))
+                    if (more := lines.due("webhooks_read_failed")) is not None:
+                        log.warning("webhooks_read_failed", error=str(error), **more)
                     wait = _RETRY_DELAY
                 await until_set(self.outbox.news, wait)
 
