@@ -49,27 +49,24 @@ def settings_page() -> str:
     parts = [
         "# Settings\n",
         f"<!-- {_REGENERATE} -->\n",
-        "You can set every setting as an option of `comfy-cloud-proxy serve` (`--help-all` lists "
-        "them), as an environment variable, or as a key of the TOML file that `--config` or "
-        "`COMFY_PROXY_CONFIG` names "
-        "([`config.example.toml`](../config.example.toml) has all keys). Options override "
+        "Each setting is an option of `comfy-cloud-proxy serve` (`--help-all` lists them), an "
+        "environment variable, and a key of the TOML file that `--config` or `COMFY_PROXY_CONFIG` "
+        "names ([`config.example.toml`](../config.example.toml) has all keys). Options override "
         "variables, and variables override the file. An empty variable counts as not set. A flag "
         "such as `--simulate` has a `--no-` form.\n",
-        "The program exits with code 2 and an error if a value is not allowed, a key is unknown, "
-        "or an unknown variable begins with `COMFY_PROXY_` or `COMFY_CLOUD_`. A setting that was "
-        "removed is ignored, and a warning says what is in its place.\n",
+        "A value that is not allowed, an unknown key, or an unknown variable with `COMFY_PROXY_` "
+        "or `COMFY_CLOUD_` ends the start with code 2. A setting that was removed is ignored, and "
+        "a warning says what is in its place.\n",
     ]
     for group, rows in _groups():
         parts.append(f"## {group}\n")
         for row in rows:
+            forms = [f"`{form}`" for form in (row.option, row.environment, row.key) if form]
             parts += [
                 f"### {row.name}\n",
                 f"{row.help}\n",
-                f"* Option: {f'`{row.option}`' if row.option else 'none'}",
-                f"* Environment: `{row.environment}`",
-                f"* TOML: {f'`{row.key}`' if row.key else 'none'}",
-                f"* Value: {row.expects}",
-                f"* Default: {_shown(row)}\n",
+                f"* {' · '.join(forms)}",
+                f"* {row.expects}; default: {_shown(row)}\n",
             ]
     return "\n".join([*parts, *_arrays_reference()])
 
@@ -172,9 +169,7 @@ def _arrays_reference() -> Iterator[str]:
                 default = "none, it must be set"
             yield f"### {key}.{row.name}\n"
             yield f"{row.help}\n"
-            yield f"* TOML: `{row.name}` in a table `[[{key}]]`"
-            yield f"* Value: {row.expects}"
-            yield f"* Default: {default}\n"
+            yield f"* `{row.name}`: {row.expects}; default: {default}\n"
 
 
 def _shown_default(row: Setting) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import re
 import sys
@@ -24,9 +23,12 @@ from typing import Any, Literal, TextIO
 from urllib.parse import quote, quote_plus
 
 import structlog
+from msgspec import Struct
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from proxy import clock, randomness
+
+_log = structlog.get_logger(__name__)
 
 REMOVED = "[removed]"
 
@@ -332,28 +334,59 @@ def configure(
     return handler
 
 
-#: Seconds for which one line of a kind stands for all, and kinds that are remembered.
-_LINE_INTERVAL, _MAX_KINDS = 1.0, 1000
+#: Kinds of lines that are remembered.
+_MAX_KINDS = 1000
+
+
+class _SummedKind(Struct):
+    """The lines of one kind: when one was written last, and how many were not since; when the first
+    came, and how many have come in all."""
+
+    written_at: float
+    left_out: int
+    began: float
+    count: int
 
 
 class SummedLines:
     """Lines that anybody may cause: one a second of each kind, which tells how many were left out
     before it."""
 
+    interval = 1.0
+
     def __init__(self) -> None:
-        self._kinds: dict[str, tuple[float, int]] = {}
+        self._kinds: dict[str, _SummedKind] = {}
 
     def due(self, kind: str) -> dict[str, int] | None:
         """Count a line of a kind. Return the fields that it has more, `None` if it is left out."""
         now = clock.source.monotonic()
-        since, left_out = self._kinds.get(kind, (-math.inf, 0))
-        if now - since < _LINE_INTERVAL:
-            self._kinds[kind] = since, left_out + 1
+        summed = self._kinds.get(kind)
+        if summed is None:
+            if len(self._kinds) >= _MAX_KINDS:
+                self._kinds.clear()
+            self._kinds[kind] = _SummedKind(now, 0, now, 1)
+            return {}
+        summed.count += 1
+        if now - summed.written_at < self.interval:
+            summed.left_out += 1
             return None
-        if len(self._kinds) >= _MAX_KINDS:
-            self._kinds.clear()
-        self._kinds[kind] = now, 0
+        left_out, summed.left_out, summed.written_at = summed.left_out, 0, now
         return {"left_out": left_out} if left_out else {}
+
+
+class FailureLines(SummedLines):
+    """Lines about what fails again and again: one when that begins, one a minute, and one when it
+    has ended."""
+
+    interval = 60.0
+
+    def ended(self, kind: str) -> None:
+        """Note that a failure is over, and write how often it came and for how long, if it came
+        more than once."""
+        summed = self._kinds.pop(kind, None)
+        if summed is not None and summed.count > 1:
+            seconds = round(clock.source.monotonic() - summed.began, 1)
+            _log.info("failure_ended", failure=kind, count=summed.count, seconds=seconds)
 
 
 class _MembersLines(logging.Handler):

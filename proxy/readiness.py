@@ -30,7 +30,7 @@ _TRIAL_AGE = 0.5
 #: Seconds that the event socket of a cloud that answers again is waited for, and between two looks.
 _SOCKET_WAIT, _SOCKET_INTERVAL = 1.0, 0.05
 
-#: Who has asked within this many seconds watches, and is told before the process stops.
+#: A client that asked within this many seconds is told before the process stops.
 _WATCHES = 10.0
 #: Seconds to wait for that at most, and for requests to go elsewhere then.
 _NOTICE_TIMEOUT, _GONE_AFTER = 1.5, 0.5

@@ -13,8 +13,6 @@ from typing import Any, TypeVar
 import structlog
 
 from proxy.backoff import Backoff
-from proxy.cloud.errors import CloudError
-from proxy.storage.database import StorageError
 
 log = structlog.get_logger(__name__)
 
@@ -24,10 +22,16 @@ T = TypeVar("T")
 _RETRY_DELAY = Backoff(first=0.1, longest=10.0)
 #: Seconds that a task must run after a failure to count as recovered.
 _RECOVERED_AFTER = 60.0
-#: Failures of the environment, such as a lost connection: they are retried without a limit.
-_OUTSIDE = (CloudError, StorageError, OSError, TimeoutError, EOFError)
 #: Consecutive failures of our own code after which the process ends.
 _MAX_FAILURES = 10
+
+
+class OutsideError(Exception):
+    """The base of errors of the cloud and of the database, which are not mistakes of our code."""
+
+
+#: Failures of the environment, such as a lost connection: they are retried without a limit.
+_OUTSIDE = (OutsideError, OSError, TimeoutError, EOFError)
 
 
 class Supervisor:

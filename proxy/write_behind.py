@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 import structlog
 
 from proxy import randomness
+from proxy.logging import FailureLines
 from proxy.storage.database import OutcomeUnknownError, StorageError, ValueRefusedError
 from proxy.storage.leases import Batch
 
@@ -153,17 +154,16 @@ class WriteBehind(Generic[K, V]):
 
     async def run(self) -> None:
         """Store entries as they come, until cancelled."""
-        failing = False
+        lines = FailureLines()
         while True:
             await self._news.wait()
             await asyncio.sleep(self._gather)
             try:
                 await self.flush()
-                failing = False
+                lines.ended("write_failed")
             except StorageError as error:
-                if not failing:
-                    log.error("write_failed", what=self._what, error=str(error))
-                failing = True
+                if (more := lines.due("write_failed")) is not None:
+                    log.error("write_failed", what=self._what, error=str(error), **more)
                 await asyncio.sleep(self._again)
 
     async def close(self) -> None:

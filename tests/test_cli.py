@@ -370,7 +370,7 @@ def test_the_help_of_serve_has_common_options_and_the_other_one_all() -> None:
     assert len(shown) <= 25
     assert "General:" in help_text("serve", width=80)
     everything = set(re.findall(options, help_text("serve", width=80, flag="--help-all")))
-    assert {row.option.removeprefix("--") for row in SETTINGS if row.option} | shown == everything
+    assert {row.option.removeprefix("--") for row in SETTINGS if row.option} | shown <= everything
 
 
 @pytest.mark.parametrize("name", COMMANDS)

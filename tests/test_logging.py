@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from quiet import logging_restored
 from stopped_clock import stopped
+from structlog.testing import capture_logs
 
 from proxy import logging as logs
 
@@ -278,3 +279,30 @@ def test_of_lines_of_a_kind_one_a_second_is_written(monkeypatch: pytest.MonkeyPa
     assert lines.due("b") == {}
     clock.at += 1.0
     assert lines.due("a") == {"left_out": 3}
+
+
+def test_a_failure_that_lasts_has_a_line_a_minute_and_one_when_it_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lines = logs.FailureLines()
+    clock = stopped(monkeypatch, 1.0)
+    due = []
+    with capture_logs() as written:
+        for _ in range(100):
+            due.append(lines.due("jobs_read_failed"))
+            clock.at += 1.0
+        lines.ended("jobs_read_failed")
+        lines.ended("jobs_read_failed")
+    assert [more for more in due if more is not None] == [{}, {"left_out": 59}]
+    (line,) = written
+    assert line["event"] == "failure_ended"
+    assert (line["failure"], line["count"], line["seconds"]) == ("jobs_read_failed", 100, 100.0)
+    assert lines.due("jobs_read_failed") == {}
+
+
+def test_of_one_failure_the_end_is_not_written() -> None:
+    lines = logs.FailureLines()
+    with capture_logs() as written:
+        assert lines.due("jobs_read_failed") == {}
+        lines.ended("jobs_read_failed")
+    assert written == []

@@ -51,7 +51,7 @@ if (token) {
 
 _PROVIDER = """<p><a class="button" href="{address}">Sign in with {label}</a></p>"""
 
-_SIGNED_OUT = """<p>You are signed out here, and still signed in at {label}.
+_SIGNED_OUT = """<p>You are signed out here, but still signed in at {label}.
 <a href="{address}">Sign out there, too</a></p>"""
 
 _SIGNED_IN = """<p>You are signed in as <strong>{member}</strong>.</p>

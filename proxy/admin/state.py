@@ -36,8 +36,8 @@ REASONS = {
     "slot": "all slots are in use",
     "client": "another job of this client is running",
     "model": "the accounts that have its models are busy",
-    "budget": "the budget of the member allows no more",
-    "ceiling": "the member's jobs under way may cost the rest of its budget",
+    "budget": "the member's budget does not allow it",
+    "ceiling": "the member's running jobs may use up its budget",
     "limit": "the member's limit of running jobs is reached",
     "disabled": "the member is disabled or was removed",
     "restored": "the job is from a backup and may have run since: an admin must release it",
@@ -55,7 +55,7 @@ REASONS = {
 
 
 class StateScope(NamedTuple):
-    """What the state of a client depends on: whoever has the same scope sees the same.
+    """What the state of a client depends on: clients of the same scope see the same.
 
     `signed_in` is whether the client has a session in a browser.
     """

@@ -63,15 +63,15 @@ def not_stored(request: web.Request, error: StorageError) -> web.Response:
         log.warning("request_value_refused", path=request.path, reason=str(error))
         refused = LocalError(
             "value_refused",
-            "The proxy cannot store or look for a name, a text or a number of this request. "
-            "Nothing was changed; send a shorter name or a smaller number.",
+            "The database cannot store a name, a text or a number in this request. Nothing was "
+            "changed; send a shorter name or a smaller number.",
         )
     else:
         log.error("store_failed", path=request.path, error=str(error))
         refused = LocalError(
             "store_unavailable",
             "The proxy cannot use its disk or its database; the log has the reason. Nothing was "
-            "changed; try again after the repair.",
+            "changed; try again once it is fixed.",
             kind="unavailable",
             retry_after=bodies.STORE_WAIT,
         )

@@ -18,8 +18,7 @@ ISSUER = "header"
 
 
 class HeaderSignIn(Struct, frozen=True):
-    """The header with the person, that with the groups if there is one, and what becomes of who
-    comes."""
+    """The header with the person, that with the groups, and how people become members."""
 
     header: str
     groups_header: str | None = None

@@ -16,7 +16,7 @@ from proxy.api import bodies, request_bodies
 from proxy.api.answer_headers import prepare
 from proxy.api.callers import submitter_of
 from proxy.api.holding import hold, in_turn
-from proxy.api.keys import JOBS, WEBHOOKS
+from proxy.api.keys import JOBS
 from proxy.api.middleware import note
 from proxy.api.requests import connection_of, member_of, token_of
 from proxy.api.sending import send_json
@@ -29,7 +29,6 @@ from proxy.translate import INVALID_PROMPT_ID, USAGE_SOURCE, codec, editor, work
 from proxy.translate.errors import LocalError, PlainError
 from proxy.translate.reading import field_of
 from proxy.translate.trace_context import TRACEPARENT, trace_headers, trace_of
-from proxy.webhooks.outbox import WEBHOOK_URL
 
 log = structlog.get_logger(__name__)
 
@@ -58,8 +57,6 @@ async def post_prompt(request: web.Request) -> web.StreamResponse:
         trace=trace_of(request.headers.get(TRACEPARENT)),
     )
     wanted, again = passed_on(request, wanted)
-    if WEBHOOK_URL in wanted.extra_data:
-        request.app[WEBHOOKS].check_job_url(wanted.extra_data[WEBHOOK_URL])
     async with submissions.submitted(member, wanted, again=again) as accepted:
         try:
             answer = bodies.json(accepted)

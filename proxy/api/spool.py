@@ -29,8 +29,8 @@ class SpoolFullError(LocalError):
     def __init__(self, held: int) -> None:
         super().__init__(
             "uploads_under_way",
-            f"Your uploads and downloads under way hold {held:,} bytes on the proxy's disk, and no "
-            "more are free for you; let some of them end, and try again.",
+            f"Your unfinished uploads and downloads hold {held:,} bytes on the proxy's disk, which "
+            "is your share; try again when some of them have ended.",
             kind="rate_limited",
             retry_after=2.0,
         )

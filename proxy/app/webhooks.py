@@ -32,7 +32,7 @@ class OpenWebhooks:
 
 def addresses_of(settings: Settings) -> WebhookAddresses:
     """Return where webhooks may go."""
-    return WebhookAddresses(settings.webhook_networks, settings.webhook_hosts)
+    return WebhookAddresses(settings.webhook_networks)
 
 
 @asynccontextmanager
@@ -41,7 +41,7 @@ async def open_webhooks(process: Process, storage: OpenStorage) -> AsyncIterator
     addresses = addresses_of(process.settings)
     repository = WebhookRepository(storage.database)
     deliveries, schedule = WebhookDeliveryRepository(storage.database), process.policy.webhooks
-    outbox, sender = Outbox(storage.cipher), WebhookSender(addresses.check)
+    outbox, sender = Outbox(), WebhookSender(addresses.check)
     await sender.start()
     try:
         yield OpenWebhooks(

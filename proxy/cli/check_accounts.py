@@ -59,8 +59,8 @@ async def check_accounts(accounts: list[tuple[AccountAccess, str]], checks: Chec
     if refused:
         checks.add(
             "billing",
-            fine="The cloud does not tell this key what is left. Enter a balance "
-            "if you need one, on the page “Accounts” of the dashboard.",
+            fine="The cloud does not report the balance to this key. To see one, enter it on the "
+            "page “Accounts” of the dashboard.",
         )
     cloud = [account for account, _ in accounts if account.nodes is None]
     same = Counter(account.key for account in cloud if account.key)

@@ -62,14 +62,14 @@ LIMITS: dict[str, Any] = {
     ],
     "account": Annotated[
         str | None,
-        option("NAME", "The account that gets the jobs of the member first; none has no such one."),
+        option("NAME", "The account that gets the jobs of the member first; none removes it."),
     ],
     "identities": Annotated[
         list[str] | None,
         option(
             "IDENTITY",
-            "Who signs in as the member: `header NAME` for a reverse proxy. Can be repeated; none "
-            "removes all.",
+            "An identity that signs in as the member, such as `header NAME` for a reverse proxy. "
+            "Can be repeated; none removes all.",
             "--identity",
         ),
     ],

@@ -169,11 +169,11 @@ def _explain_budgets(settings: Settings, member: Member) -> None:
         at_once = budget.limit // ceiling + 1 if ceiling else _MANY
         if budget.hard and at_once < _MANY:
             say(
-                f"A job on the cloud counts against the {credits_text(budget.limit)} a "
-                f"{budget.period} with the most that it may cost until it has ended: "
-                f"{credits_text(ceiling)} where the plan lets a run take 30 minutes. So "
-                f"{member.name} has at most {at_once} {'job' if at_once == 1 else 'jobs'} there at "
-                "once, and fewer as the budget is spent. A soft budget does not restrict this."
+                f"Until a job ends, it counts against the {credits_text(budget.limit)} a "
+                f"{budget.period} with the most that it can cost: {credits_text(ceiling)} where "
+                f"the plan lets a run take 30 minutes. So {member.name} runs at most {at_once} "
+                f"{'job' if at_once == 1 else 'jobs'} at once, and fewer as the budget is spent. A "
+                "soft budget does not restrict this."
             )
 
 

@@ -24,6 +24,7 @@ Messages, bodies and causes of these errors contain no key, token or signed URL.
 
 from __future__ import annotations
 
+from proxy.supervisor import OutsideError
 from proxy.translate.errors import LocalError
 
 #: Default `Retry-After` of answers to clients, in seconds.
@@ -37,7 +38,7 @@ UNAVAILABLE_STATUSES = GATEWAY_STATUSES | {503}
 PASSING_STATUSES = UNAVAILABLE_STATUSES | {408, 425, 429, 500}
 
 
-class CloudError(Exception):
+class CloudError(OutsideError):
     """Base of all failures of calls to Comfy Cloud.
 
     `retry_after` is in how many seconds it is worth calling again, `None` if that is unknown.

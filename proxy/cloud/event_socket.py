@@ -27,7 +27,7 @@ from proxy.cloud.connections import (
 from proxy.cloud.observer import Observer
 from proxy.cloud.rejections import Rejections
 from proxy.cloud.resilience import CircuitBreaker, RetryPolicy, retry_after
-from proxy.logging import word
+from proxy.logging import FailureLines, word
 from proxy.observations import AccountObservations
 from proxy.translate import codec
 from proxy.translate.codec import redact
@@ -155,6 +155,7 @@ class EventSocket:
         self._changing = asyncio.Lock()
         #: Set when it is open, and while nobody need wait for that.
         self._decided = asyncio.Event()
+        self._lines = FailureLines()
         self.connected = False
         self.refused: int | None = None
 
@@ -233,6 +234,8 @@ class EventSocket:
         try:
             self.connected = True
             self._decided.set()
+            self._lines.ended("event_socket_failed")
+            self._lines.ended("event_socket_refused")
             log.info("event_socket_opened")
             self._call(self.observer.on_up)
             await self._listen(socket)
@@ -257,7 +260,8 @@ class EventSocket:
             return self._handshake_refused(error)
         except CONNECTION_ERRORS as error:
             self.refused = None
-            log.warning("event_socket_failed", error=type(error).__name__)
+            if (more := self._lines.due("event_socket_failed")) is not None:
+                log.warning("event_socket_failed", error=type(error).__name__, **more)
             return 0.0
 
     async def _open(self) -> aiohttp.ClientWebSocketResponse:
@@ -358,7 +362,8 @@ class EventSocket:
 
     def _handshake_refused(self, error: aiohttp.WSServerHandshakeError) -> float:
         self.refused = error.status
-        log.warning("event_socket_refused", status=error.status)
+        if (more := self._lines.due("event_socket_refused")) is not None:
+            log.warning("event_socket_refused", status=error.status, **more)
         if error.status in _KEY_REFUSED:
             self._decided.set()
             return jittered(self.timeouts.socket_backoff.longest)

@@ -157,6 +157,7 @@ class Http:
                 if isinstance(error, CloudGarbage):
                     self.unlisted(call, error.problem, answer and answer.example())
                 wait = attempts.failed(error)
+                self.gate.repeats(call.route, error, attempts, wait)
             answer = None  # it may be large
             await asyncio.sleep(wait)
 
@@ -266,7 +267,7 @@ class Http:
             raise self._failed(call, error, key) from None
         finally:
             self.monitor.ended(call.method, call.route, status, began, clock.monotonic())
-        self.gate.answered(key)
+        self.gate.answered(call.route, key)
         return response
 
     def unlisted(self, call: CloudCall, what: str, example: object = None) -> None:

@@ -26,12 +26,16 @@ from proxy.cloud.errors import (
     may_pass,
     refusal,
 )
+from proxy.logging import FailureLines
 from proxy.translate.errors import is_throttling
 
 log = structlog.get_logger(__name__)
 
 #: Maximum seconds of a `Retry-After` of the cloud: callers must notice soon that it works again.
 MAX_RETRY_AFTER = 60.0
+
+#: What the log calls the failure of all calls; that of some has the name of their route.
+_UNANSWERED = "unanswered calls"
 
 #: Maximum seconds that a call waits for its turn.
 _MAX_TURN_WAIT = 10.0
@@ -90,7 +94,6 @@ class Attempts:
         if self.number == self._max_attempts:
             raise error
         self.number += 1
-        log.info("call_repeated", error=str(error), attempt=self.number, seconds=round(wait, 2))
         return wait
 
 
@@ -239,6 +242,7 @@ class CallGate:
         self._throttled: object = ""
         self._unavailable: int | None = None
         self._holding_back = False  # a call has failed, and this may still hold back others
+        self._lines = FailureLines()
         #: Set when the cloud answers after a call that it did not answer; the next is another one.
         self.recovery = asyncio.Event()
 
@@ -277,10 +281,18 @@ class CallGate:
         if wait > 0:
             raise refusal(call, 429, self._throttled, wait)
 
-    def answered(self, key: ApiKey) -> None:
+    def repeats(self, route: str, error: Exception, attempts: Attempts, wait: float) -> None:
+        """Log that a call is sent again: while the cloud does not answer, one line for all."""
+        more = self._lines.due(_UNANSWERED if self.failing else route)
+        if more is not None:
+            about = {"error": str(error), "attempt": attempts.number, "seconds": round(wait, 2)}
+            log.info("call_repeated", **about, **more)
+
+    def answered(self, route: str, key: ApiKey) -> None:
         """Note an answer below 400."""
         if self._holding_back or key.circuit.failing:
             self._reached()
+            self._lines.ended(route)
             self._limiter.succeeded()
             key.circuit.succeeded()
             self._holding_back = self._limiter.is_slow(clock.monotonic())
@@ -289,6 +301,7 @@ class CallGate:
         if self._breaker.failing:
             self.recovery.set()
             self.recovery = asyncio.Event()
+            self._lines.ended(_UNANSWERED)
         self._breaker.succeeded()
 
     def failed(self, error: CloudRefused | CloudUnreachable, key: ApiKey) -> None:

@@ -41,7 +41,7 @@ log = structlog.get_logger(__name__)
 #: The target of a request whose own one is not looked at.
 NOWHERE = URL("/")
 #: The reason in the close frame of a client whose access has ended.
-ACCESS_ENDED = "Your access to this server has ended; ask an admin of it."
+ACCESS_ENDED = "Your access to this server has ended; ask an admin."
 
 
 class Connection(LimitedConnection):

@@ -31,6 +31,7 @@ from proxy.engine.table import MAX_ENDED, JobTable
 from proxy.engine.workers import Workers
 from proxy.jobs.messages import OverviewAnswered, RunAnswered
 from proxy.jobs.models import AccountView, Job, JobState, Wish
+from proxy.logging import FailureLines
 from proxy.storage.database import StorageError
 from proxy.storage.job_tables import JobKey
 from proxy.supervisor import Supervisor
@@ -207,6 +208,7 @@ class Engine:
     async def _look(self) -> None:
         """Find in the storage what nobody tells: that an admin has released the jobs of a restored
         backup, by a command beside the server, and new jobs whose commit had no answer."""
+        lines = FailureLines()
         while True:
             held = self.scheduler.held_order
             await asyncio.sleep(_RELEASE_INTERVAL if held else _LOOK_INTERVAL)
@@ -214,8 +216,10 @@ class Engine:
                 if held:
                     self.scheduler.hold(await self.recorder.jobs.held_order())
                 await self._take_in_unanswered()
+                lines.ended("jobs_read_failed")
             except StorageError as error:
-                log.warning("jobs_read_failed", error=str(error))
+                if (more := lines.due("jobs_read_failed")) is not None:
+                    log.warning("jobs_read_failed", error=str(error), **more)
 
     async def _take_in_unanswered(self) -> None:
         """Take in new jobs that have been in the storage for a whole interval. Raises

@@ -50,9 +50,9 @@ class LiveJob(Job):
     """A job that has not ended, in the engine that runs it.
 
     `answered` says that the client has its `prompt_id`, before which no message about it may flow.
-    It is no state, for a job of any state may be answered or not. `omitted` are the errors of nodes
-    that the cloud has left out, `progress` comes with the row on the bus, `needs` is what not every
-    account has. `released` is set, where somebody waits for it, when the client has the answer.
+    It is independent of `state`. `omitted` are the errors of nodes that the cloud has left out,
+    `progress` comes with the row on the bus, `needs` is what not every account has.
+    `released` is set, where somebody waits for it, when the client has the answer.
 
     The `slot` is its place with the scheduler; `row` and `start`, a message of webhooks about the
     start of the job, are what is still to be written. While the job is followed, the `follower`

@@ -14,7 +14,6 @@ from proxy.engine.resources import JobResources
 from proxy.jobs.models import Wish
 from proxy.translate import workflow_metadata
 from proxy.translate.codec import CREDENTIAL_KEYS
-from proxy.webhooks.outbox import WEBHOOK_URL
 
 
 class WithdrawnError(Exception):
@@ -52,7 +51,7 @@ class Preparation:
         if job.wish is not Wish.NONE:
             raise WithdrawnError
         extra_data = {**job.loaded.extra_data, **job.loaded.credentials}
-        for name in ("client_id", "create_time", workflow_metadata.FIELD, WEBHOOK_URL):
+        for name in ("client_id", "create_time", workflow_metadata.FIELD):
             extra_data.pop(name, None)
         return Prompt(graph, extra_data, job.loaded.targets, job.mark, job.trace)
 

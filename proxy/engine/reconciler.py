@@ -19,6 +19,7 @@ from proxy.engine.policy import Policy
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.engine.tracker import GiveUp, SnapshotReceived
+from proxy.logging import FailureLines
 from proxy.translate.errors import from_cloud
 from proxy.translate.snapshots import Snapshot
 from proxy.waits import until_set
@@ -64,6 +65,7 @@ class Reconciler:
     _least_wait: float = field(init=False, default=0.0)
     _unread_since: float | None = field(init=False, default=None)
     _key_refused: bool = field(init=False, default=False)
+    _lines: FailureLines = field(init=False, default_factory=FailureLines)
 
     def __post_init__(self) -> None:
         self._followed = self.table.on_account(self.account.name)
@@ -94,7 +96,8 @@ class Reconciler:
         except CloudError as error:
             self._failures += 1
             self._least_wait = error.retry_after or 0.0
-            log.warning("live_jobs_read_failed", error=str(error))
+            if (more := self._lines.due("live_jobs_read_failed")) is not None:
+                log.warning("live_jobs_read_failed", error=str(error), **more)
             if may_pass(error) and await self._read_single_jobs(live):
                 self._failures = min(self._failures, _MAX_FAILURES)
                 self._show_read(live)
@@ -102,6 +105,8 @@ class Reconciler:
                 self._show_unread(error, live)
             return
         self._failures, self._least_wait = 0, 0.0
+        self._lines.ended("live_jobs_read_failed")
+        self._lines.ended("live_job_read_failed")
         self._show_read(live)
         await self._learn([snapshot for snapshot in snapshots if snapshot.cloud_id in live])
         for snapshot in snapshots:
@@ -124,7 +129,8 @@ class Reconciler:
             try:
                 snapshot = await self.account.cloud.job(cloud_id, max_attempts=1)
             except CloudError as error:
-                log.info("live_job_read_failed", cloud_job=cloud_id, error=str(error))
+                if (more := self._lines.due("live_job_read_failed")) is not None:
+                    log.info("live_job_read_failed", cloud_job=cloud_id, error=str(error), **more)
                 break
             is_any_read = True
             follower.read_alone_at = clock.monotonic()

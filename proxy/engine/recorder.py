@@ -29,7 +29,7 @@ from proxy.storage.leases import Batch
 from proxy.storage.payloads import Payload
 from proxy.storage.shares import Shares
 from proxy.translate.errors import LocalError
-from proxy.webhooks.outbox import Outbox, url_of
+from proxy.webhooks.outbox import Outbox
 from proxy.write_behind import WriteBehind
 
 log = structlog.get_logger(__name__)
@@ -214,7 +214,7 @@ class JobRecorder:
         entry, usage, costs = entry_of(job, end)
         budgets = self.budgets(job.member)
         messages = [] if job.start is None else [job.start]
-        if f"job.{end.outcome}" in self.outbox.wanted or url_of(job) is not None:
+        if f"job.{end.outcome}" in self.outbox.wanted:
             messages.append(self.outbox.ended(job, end))
         notices = partial(notices_of, budgets, job.member, end.ended_at) if budgets.all else None
         also = EngineWrite(self.term.fence, [usage], costs, self._new_shares([job]), messages)

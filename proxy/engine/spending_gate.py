@@ -151,16 +151,16 @@ def waits_for(refused: Shortfall, at: float) -> str:
     of_all = f"the hard budget of {credits_text(budget.limit)} a {budget.period}"
     if refused.reserved >= _UNBOUNDED:
         return (
-            "A job of this member is under way that has a partner node without a known price. The "
-            f"job goes when that one has ended and its cost is known: {left} of {of_all} are left."
+            "Another job of this member runs a partner node without a known price. This job "
+            f"starts when that one has ended: {left} of {of_all} are left."
         )
     if refused.reserved:
         return (
-            "The jobs of this member that are under way cost at most "
+            "The running jobs of this member cost at most "
             f"{credits_text(refused.reserved)}, if they run as long as the plan lets them, and "
-            f"{left} of {of_all} are left. The job goes when one of them has ended."
+            f"{left} of {of_all} are left. This job starts when one of them has ended."
         )
     return (
-        f"The job is expected to cost more than the {left} that are left of {of_all}. It goes when "
-        f"the budget renews, at {renewal(budget.period, at):%Y-%m-%d %H:%M} UTC, or is raised."
+        f"This job is expected to cost more than the {left} that are left of {of_all}. It starts "
+        f"when the budget renews, at {renewal(budget.period, at):%Y-%m-%d %H:%M} UTC, or is raised."
     )

@@ -1,7 +1,7 @@
 """A folder of this machine that other programs share, such as ComfyUI's `output` and `input`.
 
 Without members it belongs to everybody; each member has a folder of their own in it. No name leads
-out of it, whoever has made a link: links are followed for reading alone, and only to files inside.
+out of it, not even a link: links are followed for reading alone, and only to files inside.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ class Named:
 class Namespace:
     """All members' files by place. All methods raise `StorageError`.
 
-    Whoever chooses a name outside of a transaction holds `lock(member)` until `put` or `claim` has
+    To choose a name outside of a transaction, hold `lock(member)` until `put` or `claim` has
     returned, so that concurrent choices differ; other processes conflict in `claim`. If there are
     other processes, only files of jobs are cached, which never change.
 

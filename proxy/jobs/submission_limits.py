@@ -116,8 +116,8 @@ def payloads_full() -> LocalError:
     """Return what the client is told of a job for whose payload there is no room."""
     return LocalError(
         "payloads_full",
-        "The jobs that wait or run hold as much data as they may. Submit this job again when some "
-        "have ended, cancel some, or upload large values, such as pictures, as files.",
+        "The data of waiting and running jobs has reached its limit. Submit this job again when "
+        "some have ended, cancel some, or upload large values, such as pictures, as files.",
         kind="rate_limited",
         retry_after=_RETRY_FULL,
     )

@@ -19,6 +19,7 @@ import structlog
 from proxy import clock
 from proxy.engine.term import Term
 from proxy.leader.handover import Handover
+from proxy.logging import FailureLines
 from proxy.storage.database import StorageError
 from proxy.storage.leases import ENGINE, Lease, LeaseRepository
 from proxy.supervisor import Supervisor
@@ -52,8 +53,7 @@ class Leadership:
     leader: Lease | None = field(init=False, default=None)
     term: Term | None = field(init=False, default=None)
     _changed: asyncio.Event = field(init=False, default_factory=asyncio.Event)
-    #: Whether the lease could not be read the last time.
-    _fails: bool = field(init=False, default=False)
+    _lines: FailureLines = field(init=False, default_factory=FailureLines)
 
     # --- who leads -------------------------------------------------------------------------
 
@@ -88,17 +88,16 @@ class Leadership:
 
     @contextmanager
     def _noted_failure(self) -> Iterator[None]:
-        """Log that the lease cannot be read, once until it can be read again."""
+        """Log that the lease cannot be read."""
         try:
             yield
         except StorageError as error:
             if self.handover is None:
                 raise
-            if not self._fails:
-                log.warning("lease_failed", error=str(error))
-            self._fails = True
+            if (more := self._lines.due("lease_failed")) is not None:
+                log.warning("lease_failed", error=str(error), **more)
         else:
-            self._fails = False
+            self._lines.ended("lease_failed")
 
     # --- this process ----------------------------------------------------------------------
 
@@ -181,8 +180,10 @@ class Leadership:
                     term.end()
                 elif term.lasts:
                     term.until = self._until(began)
+            self._lines.ended("lease_renewal_failed")
         except (StorageError, TimeoutError) as error:
-            log.warning("lease_renewal_failed", error=str(error))
+            if (more := self._lines.due("lease_renewal_failed")) is not None:
+                log.warning("lease_renewal_failed", error=str(error), **more)
 
     def _until(self, began: float) -> float:
         return math.inf if self.handover is None else began + self.length * (1 - _MARGIN)

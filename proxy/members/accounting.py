@@ -190,11 +190,10 @@ class Limiter:
         return _refusal(
             budget.name,
             to_credits(budget.limit),
-            f"This job is expected to cost about {credits_text(estimate, digits=2)}{guess}, and of "
-            f"your "
-            f"{credits_text(budget.limit)} a {budget.period} {credits_text(max(0, left))} are "
-            f"left, without those for your jobs under way; the budget renews at "
-            f"{end:%Y-%m-%d %H:%M} UTC.",
+            f"This job is expected to cost about {credits_text(estimate, digits=2)}{guess}, but "
+            f"{credits_text(max(0, left))} are left of your {credits_text(budget.limit)} a "
+            f"{budget.period}, besides what your unfinished jobs are expected to cost. The budget "
+            f"renews at {end:%Y-%m-%d %H:%M} UTC.",
             end.timestamp() - now,
             ends_at=end.isoformat(),
             left=to_credits(max(0, left)),
@@ -215,8 +214,7 @@ class Limiter:
         return self._until_midnight(
             "upload_bytes_per_day",
             limit,
-            f"With this upload you would have sent more than the {limit:,} bytes that you may "
-            "upload a day",
+            f"This upload would exceed your limit of {limit:,} bytes a day",
         )
 
     @asynccontextmanager
@@ -241,8 +239,8 @@ class Limiter:
         limit = self._member(member).limits.stored_bytes or 0
         return LocalError(
             LIMIT_REACHED,
-            f"You have stored {stored:,} bytes, and with this it would be more than your limit of "
-            f"{limit:,} bytes; delete saved files, or ask an admin of this server for more.",
+            f"You have stored {stored:,} bytes, and this would exceed your limit of {limit:,} "
+            "bytes; delete saved files, or ask an admin of this server for more.",
             kind="too_large",
             details="stored_bytes",
             extra_info={"limit": "stored_bytes", "value": limit},
@@ -251,7 +249,7 @@ class Limiter:
     def _until_midnight(self, limit: str, value: int, problem: str) -> LocalError:
         now = clock.time()
         end = renewal("day", now)
-        sentence = f"{problem}; this ends at {end:%Y-%m-%d %H:%M} UTC."
+        sentence = f"{problem}; the limit renews at {end:%Y-%m-%d %H:%M} UTC."
         return _refusal(limit, value, sentence, end.timestamp() - now, ends_at=end.isoformat())
 
 

@@ -19,6 +19,7 @@ import structlog
 from msgspec.structs import replace
 
 from proxy import clock
+from proxy.logging import FailureLines
 from proxy.members import tokens
 from proxy.members.marker import mark
 from proxy.members.member import LOCAL, DirectoryError, Limits, Member, TooManyTokensError
@@ -56,8 +57,8 @@ class Directory:
     does not apply to it any more, so that removing the last member does not open the proxy.
     `marker` is the file that tells the next process. With `provisioned` people become members by
     signing in elsewhere, so that a token or such a sign-in is needed before there is a member.
-    `folders` have subfolders of members, by name: whoever comes for the first time never gets the
-    name of one that is there.
+    `folders` have subfolders of members, by name: a new person never gets the name of one
+    that is there.
     """
 
     def __init__(
@@ -376,18 +377,17 @@ class Directory:
 
     async def _watch(self) -> None:
         """Check for changes every `INTERVAL`: revoked tokens must stop working."""
-        failing = False
+        lines = FailureLines()
         while True:
             await asyncio.sleep(INTERVAL)
             changed = False
             try:
                 changed = await self._refresh()
                 await self._uses.write(self._roster.token_ids)
-                failing = False
+                lines.ended("members_read_failed")
             except StorageError as error:
-                if not failing:
-                    log.error("members_read_failed", error=str(error))
-                failing = True
+                if (more := lines.due("members_read_failed")) is not None:
+                    log.error("members_read_failed", error=str(error), **more)
             previous, self._checked_at = self._checked_at, clock.now()
             expired = self._roster.any_expires(previous, self._checked_at)
             if changed or expired:

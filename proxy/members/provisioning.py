@@ -1,8 +1,8 @@
 """Members who are signed in by another party: a reverse proxy, or a provider of OpenID Connect.
 
-Somebody who comes for the first time becomes a member by it (just-in-time provisioning). A member
-is found by the identity alone, never by a name: whoever chooses a name elsewhere must not become
-the member who has it here. An admin gives an existing member an identity.
+The first visit creates a member (just-in-time provisioning). A member is found by the identity
+alone, never by a name: a person who chooses a name elsewhere must not become the member who has it
+here. An admin gives an existing member an identity.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class Identity(Struct, frozen=True):
 
 
 class ProvisioningRules(Struct, frozen=True):
-    """What becomes of those who come.
+    """How people who sign in become members.
 
     New members get weight, parallelism and limits of the member `template`. Where `admin_groups`
-    are given, whoever is in one of them is an admin and nobody else.
+    are given, those in one of them are admins, and all others users.
     """
 
     template: str = ""

@@ -1,4 +1,4 @@
-"""What a pack is: node classes, with what becomes of them and of their results, and routes.
+"""A pack: node classes, how they and their results are rewritten, and routes.
 
 A handler of a route gets a `PackCall` and the `PackServices`, and returns a reply that the call
 makes. It raises `LocalError` or `StorageError`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from proxy.settings.fields import SettingsTable, setting
-from proxy.settings.values import BasePath, Credits, EncryptionKey, HomePath, Hosts, Networks
+from proxy.settings.values import BasePath, Credits, EncryptionKey, HomePath, Networks
 
 _PEM = "the path of a PEM file that can be read"
 
@@ -62,13 +62,6 @@ class GatewaySettings(SettingsTable):
         "separated by commas, such as `127.0.0.1` for a program on this machine. By default "
         "webhooks reach public addresses only.",
     )
-    webhook_hosts: Hosts = setting(
-        (),
-        "Hosts that jobs may name in `extra_data.webhook_url` to get a message about their end, "
-        "separated by commas; `*.example.com` allows all subdomains. By default no host is "
-        "allowed.",
-        expects="a list of hosts such as hooks.example.com or *.example.com",
-    )
 
 
 class CostSettings(SettingsTable):
@@ -113,7 +106,6 @@ class CostSettings(SettingsTable):
     )
     over_budget: Literal["wait", "refuse"] = setting(
         "wait",
-        "What becomes of a job that waits and would exceed a hard budget of its member when its "
-        "turn comes. wait: it waits until the budget allows it. refuse: it ends as failed with a "
-        "sentence that says so.",
+        "What happens when a queued job would exceed a hard budget of its member. wait: it waits "
+        "until the budget allows it. refuse: it fails with an error that says so.",
     )

@@ -19,6 +19,7 @@ REMOVED: Mapping[str, str] = {
     "ping_interval": "a silent websocket is pinged after 30 seconds",
     "simulate_pace": "the simulator takes 0.05 seconds for a step",
     "unable_timeout": "a job that no account can run fails after 60 seconds",
+    "webhook_hosts": "jobs name no address any more; add a webhook on the dashboard or in the API",
     "write_timeout": "a client must receive the next part of an answer within 60 seconds",
 }
 

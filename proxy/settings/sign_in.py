@@ -84,8 +84,7 @@ class SignInSettings(SettingsTable):
         None,
         "The header in which a reverse proxy names the person whom it has signed in, such as "
         "`Remote-User` (Authelia), `X-Forwarded-User` (oauth2-proxy) or `Tailscale-User-Login`. "
-        "It counts from `trusted_proxies` only. Whoever comes for the first time becomes a "
-        "member.",
+        "It counts from `trusted_proxies` only. The first visit creates a member.",
         expects="the name of a header such as Remote-User",
         example="Remote-User",
     )

@@ -106,7 +106,7 @@ class SignInProvider(CheckableProvider, Protocol):
 
     @property
     def rules(self) -> ProvisioningRules:
-        """What becomes of who signs in there."""
+        """How people who sign in there become members."""
 
     async def authorization_url(self, attempt: Attempt, redirect_uri: str) -> str:
         """Return where the browser goes to sign in. Raises `ProviderUnavailableError`."""

@@ -14,11 +14,13 @@ from typing import Any, TypeVar
 from msgspec import Struct
 from sqlalchemy import Connection, Executable, Row
 
+from proxy.supervisor import OutsideError
+
 T = TypeVar("T")
 S = TypeVar("S", bound=Struct)
 
 
-class StorageError(Exception):
+class StorageError(OutsideError):
     """Raised when the database cannot be read or written. The text is one sentence that says
     why."""
 

@@ -43,7 +43,7 @@ _TIMED_OUT = "57014"
 
 
 class PostgresqlConnection(psycopg.AsyncConnection[Any]):
-    """A connection that is closed when whoever waits for the server is cancelled."""
+    """A connection that is closed when the task that waits for the server is cancelled."""
 
     async def cancel_safe(self, **_: float) -> None:
         """Close this connection. A request to cancel would need one more, to a server that may not

@@ -55,7 +55,7 @@ BUSY_TIMEOUT, BUSY_PAUSE = 60.0, 0.5
 HEAD = "0005"
 #: The revision of the oldest program that may use this schema. A revision that only adds leaves it;
 #: one that takes something away makes it the first revision whose program does without.
-OLDEST = "0004"
+OLDEST = "0005"
 
 #: A number for PostgreSQL's lock, any that nothing else uses.
 _LOCK = 0x636F6D6679

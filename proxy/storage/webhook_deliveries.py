@@ -35,7 +35,6 @@ class Claimed(Struct, frozen=True):
     body: bytes
     created: int
     attempts: int
-    of_job: bool
     failing: bool
 
 
@@ -122,7 +121,7 @@ _CLAIMED = (
         stored_messages.c.body,
         _W.member,
         _W.secret,
-        _W.url.label("endpoint"),
+        _W.url,
         _W.failing_since,
     )
     .join(webhooks, _W.id == _D.webhook)
@@ -224,8 +223,6 @@ class WebhookDeliveryRepository(Repository):
                 return False
             if attempted.wait is None:
                 connection.execute(_ENDED_BODY, {"i": claimed.message})
-            if claimed.of_job:
-                return False
             return _judge(connection, claimed, attempted, now)
 
         return await self.database.write(work)
@@ -267,12 +264,11 @@ def _claimed(row: Any) -> Claimed:
         row.message,
         row.type,
         row.member,
-        row.url or row.endpoint,
+        row.url,
         row.secret,
         row.body,
         row.created,
         row.attempts,
-        of_job=bool(row.url),
         failing=row.failing_since is not None,
     )
 

@@ -38,9 +38,9 @@ _ACCOUNTS, _LOCK = "webhook_accounts", "webhooks"
 class StoredWebhook(Struct, frozen=True):
     """An endpoint. `member` is its owner, or `GATEWAY`.
 
-    Without a `url` it is that of the URLs that jobs of the member name. `types` is a JSON list of
-    the types of messages that it gets, `secret` is encrypted. `disabled` says since `disabled_at`
-    why it gets nothing more; attempts have failed since `failing_since`. Times are ms since 1970.
+    `types` is a JSON list of the types of messages that it gets, `secret` is encrypted. `disabled`
+    says since `disabled_at` why it gets nothing more; attempts have failed since `failing_since`.
+    Times are ms since 1970.
     """
 
     id: PlainText
@@ -57,17 +57,16 @@ class StoredWebhook(Struct, frozen=True):
 class StoredDelivery(Struct, frozen=True):
     """A message on its way to an endpoint, or its end.
 
-    `message` is its id, of which `StoredMessage` has the body; `url` is that of a job, empty for
-    the endpoint's. `attempts` were begun, the last one `attempted`; it ended with the HTTP
-    `status`, or without an answer, and the `note` says what went wrong. The next one is `due` by
-    the clock of the database, `None` once there is none: then the `outcome` is `delivered`,
-    `failed` or `dropped`, before it is `waiting`. Other times are ms since 1970.
+    `message` is its id, of which `StoredMessage` has the body. `attempts` were begun, the last one
+    `attempted`; it ended with the HTTP `status`, or without an answer, and the `note` says what
+    went wrong. The next one is `due` by the clock of the database, `None` once there is none: then
+    the `outcome` is `delivered`, `failed` or `dropped`, before it is `waiting`. Other times are ms
+    since 1970.
     """
 
     webhook: PlainText
     message: PlainText
     type: PlainText
-    url: str
     created: int
     due: int | None = 0
     attempts: int = 0
@@ -100,9 +99,7 @@ stored_messages = table_of(StoredMessage, "webhook_messages", keys=("id",))
 class WebhookMessage(Struct, frozen=True):
     """Something that happened to a `member` (or `GATEWAY`), as the JSON `body`.
 
-    Endpoints that have it twice know it by its `id`. A `url` that a job names gets it, too, signed
-    with the secret of the member's endpoint for such URLs, which begins with `new_secret`
-    (encrypted) where there is none yet.
+    Endpoints that have it twice know it by its `id`.
     """
 
     id: PlainText
@@ -110,8 +107,6 @@ class WebhookMessage(Struct, frozen=True):
     member: str
     body: bytes
     created: int
-    url: str = ""
-    new_secret: bytes = b""
 
 
 class TooManyWebhooksError(UnitRefusedError):
@@ -122,9 +117,8 @@ _W, _D = webhooks.c, deliveries.c
 #: Clients ask for an endpoint with any text.
 _BY_ID = _W.id == bindparam("i", type_=AnyText)
 _WANTING = select(_W.id, _W.types).where(
-    _W.member.in_((bindparam("m"), GATEWAY)), _W.url != "", _W.disabled.is_(None)
+    _W.member.in_((bindparam("m"), GATEWAY)), _W.disabled.is_(None)
 )
-_FOR_JOBS = select(_W.id).where(_W.member == bindparam("m"), _W.url == "")
 _ADD = insert(webhooks)
 _DELIVER = Upsert(deliveries, how="keep")
 _STORE = Upsert(stored_messages, how="keep")
@@ -147,12 +141,11 @@ class WebhookRepository(Repository):
         return await self._record(StoredWebhook, select(webhooks).where(_BY_ID), {"i": id_})
 
     async def add(self, webhook: StoredWebhook, *, limit: int) -> None:
-        """Write an endpoint. Raises `TooManyWebhooksError` if its owner has `limit` others with a
-        URL."""
+        """Write an endpoint. Raises `TooManyWebhooksError` if its owner has `limit` others."""
 
         def work(connection: Connection) -> None:
             get_meta(connection, _LOCK, lock=True)
-            count = select(func.count()).where(_W.member == webhook.member, _W.url != "")
+            count = select(func.count()).where(_W.member == webhook.member)
             if connection.execute(count).scalar_one() >= limit:
                 raise TooManyWebhooksError("too many webhooks")
             connection.execute(_ADD, asdict(webhook))
@@ -253,8 +246,6 @@ def add_messages(connection: Connection, messages: Iterable[WebhookMessage]) -> 
         for row in run(connection, _WANTING, {"m": message.member}).all():
             if message.type in msgspec.json.decode(row.types):
                 _deliver(connection, row.id, message)
-        if message.url:
-            _deliver(connection, _endpoint_for_jobs(connection, message), message, message.url)
 
 
 def remove_webhooks(connection: Connection, members: Collection[str]) -> None:
@@ -264,24 +255,14 @@ def remove_webhooks(connection: Connection, members: Collection[str]) -> None:
     connection.execute(delete(webhooks).where(_W.member.in_(sorted(members))))
 
 
-def _deliver(connection: Connection, id_: str, message: WebhookMessage, url: str = "") -> None:
+def _deliver(connection: Connection, id_: str, message: WebhookMessage) -> None:
     run(connection, _STORE, asdict(StoredMessage(message.id, message.body)))
-    delivery = StoredDelivery(id_, message.id, message.type, url, message.created)
+    delivery = StoredDelivery(id_, message.id, message.type, message.created)
     run(connection, _DELIVER, asdict(delivery))
-
-
-def _endpoint_for_jobs(connection: Connection, message: WebhookMessage) -> str:
-    """Return the id of the member's endpoint for URLs of jobs, which is made for the first one."""
-    id_ = run(connection, _FOR_JOBS, {"m": message.member}).scalar_one_or_none()
-    if id_ is None:
-        id_ = f"wh_{message.id.rpartition('_')[2]}"
-        made = StoredWebhook(id_, message.member, "", b"[]", message.new_secret, message.created)
-        run(connection, _ADD, asdict(made))
-    return str(id_)
 
 
 def drop_waiting(connection: Connection, id_: str) -> None:
     """End what waits for an endpoint that is disabled, in the caller's unit."""
-    waiting = (_D.webhook == id_, _D.due.is_not(None), _D.url == "")
+    waiting = (_D.webhook == id_, _D.due.is_not(None))
     dropped = {"due": None, "outcome": "dropped", "note": "The webhook was disabled."}
     connection.execute(update(deliveries).where(*waiting).values(dropped))

@@ -33,7 +33,7 @@ from proxy.userdata.stored import DEFAULT_USER, StoredUserData
 
 
 class UserDataOnCloud:
-    """The account's settings and files, whoever asks.
+    """The account's settings and files, the same for every client.
 
     It is for a proxy without members: when `shared` returns true, methods raise `LocalError` (403).
     Calls that are not idempotent (deleting, moving, writing without overwriting) are tried once.

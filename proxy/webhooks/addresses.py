@@ -9,7 +9,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from msgspec import Struct
 from yarl import URL
 
-from proxy.cloud.reach import AddressRefusedError, is_host_of, reach_of
+from proxy.cloud.reach import AddressRefusedError, reach_of
 from proxy.translate.urls import url_of
 
 #: Characters of a URL.
@@ -21,13 +21,9 @@ class WebhookUrlError(ValueError):
 
 
 class WebhookAddresses(Struct, frozen=True):
-    """The addresses that webhooks may go to: public ones, and those of `networks`.
-
-    `hosts` are those that jobs may name (`*.example.com` for all below one).
-    """
+    """The addresses that webhooks may go to: public ones, and those of `networks`."""
 
     networks: Sequence[IPv4Network | IPv6Network] = ()
-    hosts: Sequence[str] = ()
 
     def check(self, address: str) -> None:
         """Raise `AddressRefusedError` for an IP address that webhooks must not connect to."""
@@ -50,16 +46,6 @@ class WebhookAddresses(Struct, frozen=True):
             raise WebhookUrlError(str(error)) from None
         except ValueError:  # a name, whose addresses are checked when it is connected to
             pass
-
-    def check_job_url(self, text: str) -> None:
-        """Raise `WebhookUrlError` for a URL that no job can name."""
-        self.check_url(text)
-        host = (_parsed_url(text).host or "").lower()
-        if not is_host_of(self.hosts, host):
-            raise WebhookUrlError(
-                f"The host {host} is not allowed for webhooks of jobs: ask an admin to add it to "
-                "the setting webhook_hosts."
-            )
 
 
 def _parsed_url(text: str) -> URL:

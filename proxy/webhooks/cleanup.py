@@ -1,4 +1,4 @@
-"""What becomes of webhooks with time: old deliveries, secrets, and clocks that were wrong."""
+"""Periodic work on webhooks: old deliveries, secrets, and clocks that were wrong."""
 
 from __future__ import annotations
 

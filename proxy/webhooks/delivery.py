@@ -17,6 +17,7 @@ from dataclasses import KW_ONLY, dataclass, field
 import structlog
 
 from proxy import clock
+from proxy.logging import FailureLines
 from proxy.members.rates import Buckets
 from proxy.metrics import Metrics
 from proxy.owners import Owner
@@ -88,15 +89,18 @@ class WebhookDelivery:
     async def run(self) -> None:
         """Deliver, until cancelled."""
         self.outbox.forget()  # what an earlier engine knew may be no longer true
+        lines = FailureLines()
         async with asyncio.TaskGroup() as tasks:
             while True:
                 self.outbox.news.clear()
                 try:
                     wait = await self._begin(tasks)
+                    lines.ended("webhooks_read_failed")
                 except FencedError:
                     await asyncio.Event().wait()  # another engine delivers; this one is stopped
                 except StorageError as error:
-                    log.warning("webhooks_read_failed", error=str(error))
+                    if (more := lines.due("webhooks_read_failed")) is not None:
+                        log.warning("webhooks_read_failed", error=str(error), **more)
                     wait = _RETRY_DELAY
                 await until_set(self.outbox.news, wait)
 
@@ -178,8 +182,8 @@ class WebhookDelivery:
         secret = self.cipher.decrypt(claimed.secret)
         if secret is None:
             return EndpointAnswer(
-                note="The secret of this webhook cannot be read, because the secret of the proxy "
-                "is another one: make a new secret for it."
+                note="The secret of this webhook cannot be decrypted, because the secret of the "
+                "proxy has changed: make a new secret for it."
             )
         OWNER.set(claimed.member)
         return await self.sender.send(
@@ -199,7 +203,7 @@ class WebhookDelivery:
             wait = self.schedule.wait(claimed.attempts, age, answer.retry_after)
         if wait is not None:
             return Attempted("waiting", answer.status, answer.note, wait)
-        disabled = None if claimed.type == TEST else f"It failed for long. {answer.note}"
+        disabled = None if claimed.type == TEST else f"It failed for too long. {answer.note}"
         return Attempted(
             "failed",
             answer.status,

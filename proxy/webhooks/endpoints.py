@@ -1,4 +1,4 @@
-"""Endpoints: what owners of webhooks do with them, from the API and from the command line.
+"""Endpoints: what owners of webhooks do with them.
 
 A member has its own endpoints, for messages about its jobs. Those of the gateway get the messages
 of all members, and those about accounts. A secret is shown when it is made, and never again.
@@ -125,12 +125,6 @@ class Webhooks:
     ) -> tuple[StoredWebhook, StoredDelivery | None]:
         """Change an endpoint, and return it with its last attempt. One that is enabled begins anew.
         Raises `LocalError`."""
-        if not webhook.url:
-            raise LocalError(
-                "webhook_of_jobs",
-                "This webhook is for the URLs that jobs name; only its secret can be changed.",
-                kind="conflict",
-            )
         url = webhook.url if wanted.url is UNSET else wanted.url
         types: Sequence[str] = types_of(webhook) if wanted.types is UNSET else wanted.types
         self._check(webhook.member, url, types)
@@ -144,15 +138,6 @@ class Webhooks:
         changed = await self.find(webhook.id, None)
         last = await self._repository.last(changed.member)
         return changed, last.get(changed.id)
-
-    def check_job_url(self, url: object) -> None:
-        """Check what a job names as its `webhook_url`. Raises `LocalError` (400)."""
-        try:
-            if not isinstance(url, str):
-                raise WebhookUrlError("extra_data.webhook_url must be a string with a URL.")
-            self.addresses.check_job_url(url)
-        except WebhookUrlError as error:
-            raise LocalError("invalid_webhook_url", str(error)) from None
 
     async def replace_secret(self, webhook: StoredWebhook) -> str:
         """Give an endpoint another secret and return it; the old one signs nothing more."""
@@ -169,15 +154,8 @@ class Webhooks:
         """Have a message delivered to an endpoint, and return the id of the message. It is
         attempted once.
 
-        Raises `LocalError` for the endpoint of URLs of jobs (409), and if the member that asks has
-        had too many sent (429).
+        Raises `LocalError` (429) if the member that asks has had too many sent.
         """
-        if not webhook.url:
-            raise LocalError(
-                "webhook_of_jobs",
-                "This webhook is for the URLs that jobs name: submit a job to test it.",
-                kind="conflict",
-            )
         wait = math.ceil(self._tests.spend(member, clock.monotonic()))
         if wait:
             raise LocalError(
@@ -210,7 +188,7 @@ class Webhooks:
         if foreign:
             raise LocalError(
                 "invalid_webhook_types",
-                f"Only webhooks of the gateway get {', '.join(foreign)}: choose others of "
+                f"Only webhooks of the gateway get {', '.join(foreign)}: choose from "
                 f"{', '.join(MEMBER_TYPES)}.",
             )
 

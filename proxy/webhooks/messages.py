@@ -60,16 +60,12 @@ MAX_BYTES, MAX_OUTPUTS, MAX_TEXT = 64 * 1024, 100, 1000
 _FRAME, _SEPARATOR = 200, 2
 
 
-def message(
-    type_: str, member: str, data: Mapping[str, Any], *, url: str = "", new_secret: bytes = b""
-) -> WebhookMessage:
+def message(type_: str, member: str, data: Mapping[str, Any]) -> WebhookMessage:
     """Return a new message about a member, or about the gateway (`GATEWAY`)."""
     created = now()
     body = {"type": type_, "timestamp": rfc3339(created * 1000, "milliseconds"), "data": data}
     id_ = f"msg_{randomness.uuid4().hex}"
-    return WebhookMessage(
-        id_, type_, member, codec.dump_bytes(body), created, url=url, new_secret=new_secret
-    )
+    return WebhookMessage(id_, type_, member, codec.dump_bytes(body), created)
 
 
 def trial_message(member: str, webhook: str) -> WebhookMessage:

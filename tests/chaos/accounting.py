@@ -36,14 +36,13 @@ class Submission:
     `ends` are the ends that the websocket told, `types` all that it told; `whole` says that it was
     open all the time. `recorded` is the status of the history entry, `invisible` how often the job
     was in neither the queue nor the history, `bytes_checked` whether its picture was the right one.
-    `member` is whose it is, `names_webhook` says that it named a URL for its end, `interrupted`
-    that it may have ended before it reached the cloud. It was `sent`, and its end was `seen` in the
+    `member` is whose it is, `interrupted` says that it may have ended before it reached the cloud.
+    It was `sent`, and its end was `seen` in the
     history, at times of the event loop.
     """
 
     prompt_id: str
     member: str = ""
-    names_webhook: bool = False
     interrupted: bool = False
     sent: float = 0.0
     seen: float | None = None

@@ -26,8 +26,8 @@ _PAUSE = 0.1
 _HEARD_WITHIN = 15.0
 #: Seconds in which a picture is shown, also if the proxy has to start before.
 _SHOWN_WITHIN = 60.0
-#: The chances that a job names a URL for its end, and that it is interrupted.
-_NAMING, _INTERRUPTED = 0.3, 0.05
+#: The chance that a job is interrupted.
+_INTERRUPTED = 0.05
 #: Seconds in which a budget is spent that was not when the other jobs had ended.
 _SPENT_WITHIN = 60.0
 #: Seconds after which a job is given up that the budget lets wait.
@@ -40,8 +40,8 @@ class ChaosClient:
     """One client of a `member` with one `clientId`, which submits jobs one after the other.
 
     `url` gives the proxy's address, which may be down at any time, `listens_at` where it has its
-    socket. `color` gives each job a picture that no other job has. Some jobs name the
-    `webhook_url`, if there is one, and some run for long and are interrupted. `errors` counts
+    socket. `color` gives each job a picture that no other job has. Some jobs run for long and are
+    interrupted. `errors` counts
     answers with the status 500, `impatient` those of 503 that do not say when to try again,
     `over_budget` refusals by a budget that is spent.
     """
@@ -54,14 +54,13 @@ class ChaosClient:
         color: Callable[[], int],
         listens_at: Callable[[], URL] | None = None,
         member: str = "",
-        webhook_url: str | None = None,
     ) -> None:
         self.submissions: list[Submission] = []
         self.errors = 0
         self.impatient = 0
         self.over_budget = 0
         self._listens_at = listens_at or url
-        self._member, self._webhook_url = member, webhook_url
+        self._member = member
         #: How often the socket has been lost, and whether it is open.
         self._losses, self._listens = 0, False
         self._session = session
@@ -136,7 +135,6 @@ class ChaosClient:
         submission = Submission(
             str(uuid.UUID(int=self._rng.getrandbits(128), version=4)),
             member=self._member,
-            names_webhook=self._webhook_url is not None and self._rng.random() < _NAMING,
             interrupted=long,
             sent=asyncio.get_running_loop().time(),
         )
@@ -151,8 +149,6 @@ class ChaosClient:
             "client_id": self._client_id,
             "prompt_id": submission.prompt_id,
         }
-        if submission.names_webhook:
-            body["extra_data"] = {"webhook_url": self._webhook_url}
         try:
             async with self._session.post(self._url() / "prompt", json=body) as answer:
                 text = await answer.text()

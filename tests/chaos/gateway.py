@@ -12,7 +12,6 @@ from typing import Any
 
 import aiohttp
 from chaos.accounting import Submission, Sums
-from chaos.clients import graph_of
 from chaos.ledger import Cost, Ledger, Spent, account_costs, cost_of
 from chaos.messages import Message, account_messages
 from chaos.receiver import FailingReceiver
@@ -51,8 +50,7 @@ _READS = 8
 
 @dataclass
 class Gateway:
-    """What a run knows of its members: their `tokens`, the `budget` of `SPENDER` in credits, and
-    by its id the member of each of the `first` jobs, which ran before the run.
+    """What a run knows of its members: their `tokens`, and the `budget` of `SPENDER` in credits.
 
     `admin` is the token of an admin, `url` returns the address of a proxy, `settings` say where the
     storage is.
@@ -64,26 +62,19 @@ class Gateway:
     settings: Settings
     budget: float
     tokens: dict[str, str] = field(default_factory=dict)
-    first: dict[str, str] = field(default_factory=dict)
 
     @staticmethod
     def settings_of_proxies() -> dict[str, str]:
         """The settings of the proxies."""
         return {
             "webhook_networks": "127.0.0.1",
-            "webhook_hosts": "127.0.0.1",
             "credits_per_second": str(RATE),
         }
-
-    def job_url(self, member: str) -> str:
-        """The URL that jobs of a member name for their ends."""
-        return str(self.receiver.url / _path_of_jobs(member)[1:])
 
     # --- at the beginning ------------------------------------------------------------------
 
     async def open(self, urls: Iterable[URL]) -> None:
-        """Add the members and the webhooks, at proxies that are well, and let a job of each member
-        name a URL: what signs its message also signs those of all others."""
+        """Add the members and the webhooks, at proxies that are well."""
         for member in (*MEMBERS, SPENDER):
             limits = {}
             if member == SPENDER:
@@ -102,15 +93,6 @@ class Gateway:
         self.receiver.secrets["/gateway"] = made["secret"]
 
     async def _open_member(self, member: str, client: Client) -> None:
-        if member != SPENDER:
-            url = str(self.receiver.url / "first")
-            prompt_id = await client.submit(graph_of(0), extra_data={"webhook_url": url})
-            await client.ended(prompt_id)
-            self.first[prompt_id] = member
-            _, shown = await client.get("proxy/api/webhooks")
-            (of_jobs,) = shown["webhooks"]
-            _, renewed = await client.post(f"proxy/api/webhooks/{of_jobs['id']}/secret")
-            self.receiver.secrets[_path_of_jobs(member)] = renewed["secret"]
         body = {"url": str(self.receiver.url / member), "types": TYPES[member]}
         status, made = await client.post("proxy/api/webhooks", body)
         assert status == 201, made
@@ -128,16 +110,13 @@ class Gateway:
         """Count when all jobs have ended and all messages are delivered, which is waited for a
         while. The budget has `refused` so many jobs."""
         accepted = {job.prompt_id: job for job in submissions if job.accepted}
-        members = {id_: job.member for id_, job in accepted.items()} | self.first
-        costs = await self._costs(members)
-        run = [cost for cost in costs if cost.prompt_id in accepted]
-        named = {id_ for id_, job in accepted.items() if job.names_webhook}
-        due, allowed = messages_of(run, named, round(self.budget * MILLIONTHS), refused)
+        costs = await self._costs({id_: job.member for id_, job in accepted.items()})
+        due, allowed = messages_of(costs, round(self.budget * MILLIONTHS), refused)
         self.receiver.heal()
         undelivered = await self._until_delivered(due)
         spent = [
             Spent(cost.day, accepted[cost.prompt_id].sent, accepted[cost.prompt_id].seen, cost.cost)
-            for cost in run
+            for cost in costs
             if cost.member == SPENDER
         ]
         return [
@@ -199,21 +178,18 @@ class Gateway:
 
 
 def messages_of(
-    run: Iterable[Cost], named: Iterable[str], budget: int, refused: int = 0
+    run: Iterable[Cost], budget: int, refused: int = 0
 ) -> tuple[set[Message], set[Message]]:
-    """Return the messages that are due for jobs that have ended, some of which have `named` a URL,
-    and those that may come: a job that has failed or was cancelled may have begun to run, or not,
-    and a budget that has `refused` jobs is told of although some of it is left.
+    """Return the messages that are due for jobs that have ended, and those that may come: a job
+    that has failed or was cancelled may have begun to run, or not, and a budget that has `refused`
+    jobs is told of although some of it is left.
     """
     due, allowed = set[Message](), set[Message]()
-    with_url = set(named)
     spent = 0
     for job in run:
         ended = Message("", f"job.{job.state}", job.prompt_id)
         paths = ["/gateway", f"/{job.member}"]
         due |= {ended._replace(path=path) for path in paths}
-        if job.prompt_id in with_url:
-            due.add(ended._replace(path=_path_of_jobs(job.member)))
         started = {
             Message(path, "job.started", job.prompt_id)
             for path in paths
@@ -267,10 +243,6 @@ def _recorded(connection: Connection) -> tuple[Counter[str], dict[str, int], int
 def _counts_jobs(row: Mapping[str, Any]) -> bool:
     """Whether a row of usage is of a member of the run."""
     return row["member"] in (*MEMBERS, SPENDER)
-
-
-def _path_of_jobs(member: str) -> str:
-    return f"/jobs-of-{member}"
 
 
 def _day(days: int) -> str:

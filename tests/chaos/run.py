@@ -143,7 +143,6 @@ class Chaos:
             found[member] = await sessions.enter_async_context(session)
 
         def client(kind: type[ChaosClient], number: int, member: str) -> ChaosClient:
-            named = gateway is not None and kind is ChaosClient
             return kind(
                 found[member],
                 self.url,
@@ -151,7 +150,6 @@ class Chaos:
                 lambda: next(colors),
                 partial(self.listens_at, number),
                 member,
-                gateway.job_url(member) if gateway is not None and named else None,
             )
 
         members = MEMBERS if gateway is not None else ("",)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from PIL import Image
+from structlog.testing import capture_logs
 from waiting import until
 from yarl import URL
 
@@ -212,6 +213,22 @@ async def test_nothing_that_is_logged_or_raised_has_the_key(
     assert "GET /api/user: 503" in lines[0]
     assert "attempt=2" in lines[0]
     assert KEY not in out + err + caplog.text + repr(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "failure"), [(503, "unanswered calls"), (500, "/api/system_stats")]
+)
+async def test_an_outage_has_one_line_at_its_begin_and_one_at_its_end(
+    serve: Serve, connect: Connect, status: int, failure: str
+) -> None:
+    cloud = await serve(*[answer({}, status)] * 20, answer({}))
+    client = await connect(cloud.url, retries=RetryPolicy(backoff=Backoff(0.001, 0.001)))
+    with capture_logs() as lines:
+        await client.system_stats()
+        await client.system_stats()
+    told = [line for line in lines if line["event"] in ("call_repeated", "failure_ended")]
+    assert [line["event"] for line in told] == ["call_repeated", "failure_ended"]
+    assert (told[1]["failure"], told[1]["count"]) == (failure, 20)
 
 
 async def test_a_silent_cloud_opens_the_circuit_and_an_answer_closes_it(

@@ -217,7 +217,7 @@ async def test_a_call_is_not_made_before_those_that_wait_for_their_turns() -> No
     turns = [limiter.turn(time.monotonic(), 10.0) for _ in range(20)]
     assert turns[-1] > 2.0
     for _ in range(20):
-        gate.answered(key)
+        gate.answered("/x", key)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await gate.enter("GET /x", key)
@@ -289,12 +289,12 @@ async def test_a_late_answer_to_the_old_key_says_nothing_of_the_new_one() -> Non
     gate, old, new = CallGate(CircuitBreaker(), RateLimiter()), ApiKey("old"), ApiKey("new")
     refused = refusal("GET /x", 401, "", None)
     gate.failed(refused, new)
-    gate.answered(old)
-    gate.answered(new)
+    gate.answered("/x", old)
+    gate.answered("/x", new)
     gate.failed(refused, new)
     await gate.enter("GET /x", new)
     gate.failed(refused, new)
-    gate.answered(old)
+    gate.answered("/x", old)
     with pytest.raises(CloudUnauthorized):
         await gate.enter("GET /x", new)
     await gate.enter("GET /x", old)

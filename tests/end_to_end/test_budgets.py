@@ -212,7 +212,7 @@ async def is_at_rest(client: Client) -> bool:
     """Whether no job of the member goes on, and those that wait do so for the budget."""
     state = (await client.get("proxy/api/state"))[1]
     reasons = {job["reason"] for job in state["waiting"]}
-    return not state["running"] and reasons <= {"the budget of the member allows no more"}
+    return not state["running"] and reasons <= {"the member's budget does not allow it"}
 
 
 @pytest.mark.parametrize(("limit", "slots"), [(12.0, 1), (12.0, 5), (1.0, 1), (1.0, 5)])
@@ -296,7 +296,7 @@ async def test_jobs_wait_in_the_queue_for_what_one_under_way_may_cost(tmp_path: 
 
         await until(is_explained)
         message = (await client.get(f"api/jobs/{jobs[-1]}"))[1]["queue_message"]
-        assert "under way cost at most 972 credits" in message  # an hour: the plan is not known
+        assert "of this member cost at most 972 credits" in message  # the plan is unknown
         assert "100 credits of the hard budget of 100 credits a day are left" in message
         counts = (await client.get("proxy/api/state"))[1]["counts"]
         assert (counts["running"], counts["waiting"]) == (1, 3)
@@ -318,4 +318,4 @@ async def test_a_job_that_waits_can_be_refused_instead(
         await until_accepted(client)
         *_, refused = [await client.history(id_) for id_ in await until_ended(client, 3)]
         assert refused["status"]["status_str"] == "error"
-        assert "the budget renews at" in str(refused["status"]["messages"])
+        assert "The budget renews at" in str(refused["status"]["messages"])

@@ -42,7 +42,7 @@ DAY = "2026-01-01"
 COUNTED = UsageRow(DAY, "anna", submitted=1, bytes_up=5)
 TAKEN_BACK = UsageRow(DAY, "anna", submitted=-1, withdrawn=1)
 SHARES = Shares(3.0, {"anna": Share(4.0, 2.0)}, {"main": 2})
-MESSAGE = WebhookMessage("m", "job.completed", "anna", b"{}", 1, url="http://h/", new_secret=b"s")
+MESSAGE = WebhookMessage("m", "job.completed", "anna", b"{}", 1)
 BATCH = Batch("usage 1", 1)
 
 

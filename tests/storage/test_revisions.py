@@ -106,6 +106,7 @@ async def test_the_first_schema_becomes_the_newest(database: Database) -> None:
         connection.execute(
             text("INSERT INTO billing VALUES ('a', 'ok', 500, 7, 3), ('b', 'ok', NULL, NULL, NULL)")
         )
+        connection.execute(text("ALTER TABLE webhook_deliveries ADD COLUMN url TEXT"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
 
     await database.write(be_first, long=True)

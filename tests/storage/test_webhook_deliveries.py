@@ -176,7 +176,7 @@ async def test_an_endpoint_is_disabled_after_a_long_failure_alone(
     since = (await room.of()).failing_since
     assert since is not None
     await room.webhooks.change("one", failing_since=since - failed_for * 3_600_000)
-    gave_up = Attempted("failed", 500, disabled="It failed for long.", disabled_after=12 * 3600)
+    gave_up = Attempted("failed", 500, disabled="It failed for too long.", disabled_after=12 * 3600)
     assert await room.settle(claimed, gave_up) is off
     assert ((await room.of()).disabled is not None) is off
 

@@ -10,7 +10,6 @@ from storage.webhook_room import AGAIN, Room, add, endpoint, leading_room, messa
 
 from proxy.storage.database import Database
 from proxy.storage.members import MemberRepository, StoredMember
-from proxy.storage.webhook_deliveries import Attempted
 from proxy.storage.webhooks import GATEWAY, TooManyWebhooksError
 
 
@@ -38,25 +37,6 @@ async def test_a_message_about_the_gateway_goes_to_nobody_else(room: Room) -> No
     await add(room, endpoint("mine"), endpoint("all", GATEWAY))
     await room.tell(message("m", GATEWAY))
     assert [attempt.webhook for attempt in await room.claim()] == ["all"]
-
-
-async def test_the_url_of_a_job_has_an_endpoint_of_its_member_which_is_made_once(
-    room: Room,
-) -> None:
-    for number in "12":
-        named = replace(message(f"msg_{number}"), url=f"http://job/{number}", new_secret=b"new")
-        await room.tell(named)
-    claimed = await room.claim()
-    assert {attempt.url for attempt in claimed} == {"http://job/1", "http://job/2"}
-    assert {(attempt.secret, attempt.of_job, attempt.member) for attempt in claimed} == {
-        (b"new", True, "anna")
-    }
-    (made,) = await room.webhooks.endpoints("anna")
-    assert made.url == ""
-    # What one of these URLs answers says nothing about the others.
-    gone = Attempted("failed", 410, disabled="gone")
-    assert not await room.settle(claimed[0], gone)
-    assert (await room.of(made.id)).disabled is None
 
 
 async def test_a_disabled_endpoint_can_be_tested(room: Room) -> None:

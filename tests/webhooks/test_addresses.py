@@ -103,24 +103,3 @@ def test_urls_that_no_webhook_has(url: str) -> None:
 )
 def test_urls_that_a_webhook_may_have(url: str) -> None:
     OFFICE.check_url(url)
-
-
-@pytest.mark.parametrize(
-    ("url", "taken"),
-    [
-        ("https://hooks.example.com/a", True),
-        ("https://HOOKS.example.com/a", True),
-        ("https://a.n8n.example/", True),
-        ("https://n8n.example/", False),
-        ("https://evil-n8n.example/", False),
-        ("https://hooks.example.com.evil.test/", False),
-        ("https://example.com/hooks.example.com", False),
-    ],
-)
-def test_jobs_name_hosts_of_the_setting_alone(url: str, taken: bool) -> None:
-    addresses = WebhookAddresses((), ("hooks.example.com", "*.n8n.example"))
-    if taken:
-        addresses.check_job_url(url)
-    else:
-        with pytest.raises(WebhookUrlError, match="webhook_hosts"):
-            addresses.check_job_url(url)

@@ -228,7 +228,7 @@ async def test_a_long_failure_disables_an_endpoint_and_its_owner_enables_it_agai
     await post.tell()
     await post.until(endpoint, "failed")
     ((shown, _),) = await post.webhooks.endpoints("anna")
-    assert shown.disabled == "It failed for long. The endpoint answered 500."
+    assert shown.disabled == "It failed for too long. The endpoint answered 500."
     webhook = await post.repository.get(endpoint)
     assert webhook is not None
     changed, _ = await post.webhooks.change(webhook, WebhookFields(disabled=False))

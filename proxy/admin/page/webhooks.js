@@ -73,8 +73,8 @@ export function view(context) {
     return form;
   }
 
-  function made({ id, url, member }) {
-    const name = url ?? "URLs that jobs name", owner = member ?? "all members";
+  function made({ id, url: name, member }) {
+    const owner = member ?? "all members";
     const types = el("span", { class: "what" }), state = el("span", { class: "since" }), off = el("p", { class: "problem", hidden: true });
     const log = el("ol", { class: "log", hidden: true });
     const button = (label, click, more = {}) => el("button", { type: "button", class: "quiet", "aria-label": `${label}: ${name}`, click, ...more }, label);
@@ -82,7 +82,7 @@ export function view(context) {
     const opener = button("Log", () => open(log.hidden), { "aria-expanded": "false" });
     const row = el("li", {}, el("code", {}, name), many && el("span", { class: "chip" }, owner), state, types, off,
       el("span", { class: "acts" },
-        url && button("Test", test), opener, url && toggle,
+        button("Test", test), opener, toggle,
         button("New secret", renew), button("Remove", async () => {
           if (await ask(`Remove the webhook ${name}?`, "Remove")) await changed(act("DELETE", path(id)));
         })), log);
@@ -131,7 +131,7 @@ export function view(context) {
     }
 
     row.draw = (hook) => {
-      text(types, hook.url ? hook.types.map((type) => LABELS.get(type) ?? type).join(" · ") : "The ends of these jobs");
+      text(types, hook.types.map((type) => LABELS.get(type) ?? type).join(" · "));
       text(state, hook.last?.attempted ? `${hook.last.outcome} ${ago(context.now - hook.last.attempted)}` : "Nothing sent yet");
       off.hidden = !hook.disabled;
       text(off, hook.disabled ? `Disabled ${moment(hook.disabled_at)}: ${hook.disabled}` : "");

@@ -9,12 +9,11 @@ from proxy.webhooks.endpoints import types_of
 
 
 class DeliveryShown(TypedDict):
-    """A message to a webhook: its last attempt, and when the `next` one is. `url` is that of a job;
-    `outcome` is `waiting`, `delivered`, `failed` or `dropped`."""
+    """A message to a webhook: its last attempt, and when the `next` one is. `outcome` is
+    `waiting`, `delivered`, `failed` or `dropped`."""
 
     message: str
     type: str
-    url: str | None
     created: int
     outcome: str
     attempts: int
@@ -25,13 +24,12 @@ class DeliveryShown(TypedDict):
 
 
 class WebhookShown(TypedDict):
-    """A webhook, without its secret. One without a `member` is of the gateway, one without a `url`
-    is for those that jobs name. `disabled` says why it gets nothing more, `last` is its last
-    attempt."""
+    """A webhook, without its secret. One without a `member` is of the gateway. `disabled` says why
+    it gets nothing more, `last` is its last attempt."""
 
     id: str
     member: str | None
-    url: str | None
+    url: str
     types: list[str]
     created: int
     disabled: str | None
@@ -76,7 +74,7 @@ def webhook_shown(webhook: StoredWebhook, last: StoredDelivery | None) -> Webhoo
     return {
         "id": webhook.id,
         "member": webhook.member or None,
-        "url": webhook.url or None,
+        "url": webhook.url,
         "types": types_of(webhook),
         "created": webhook.created,
         "disabled": webhook.disabled,
@@ -91,7 +89,6 @@ def delivery_shown(delivery: StoredDelivery) -> DeliveryShown:
     return {
         "message": delivery.message,
         "type": delivery.type,
-        "url": delivery.url or None,
         "created": delivery.created,
         "outcome": delivery.outcome,
         "attempts": delivery.attempts,

@@ -55,9 +55,9 @@ _EXCEPTION = re.compile(r"[A-Za-z_][\w.]*")
 
 #: What is said of an end that has no words of its own.
 _UNEXPLAINED = {
-    "expired": "The deployment gave the job up before it was done (expired). It may have run for "
-    "too long, or waited for too long.",
-    "failed": "The deployment reports that the job failed, and not why. Its worker may have "
+    "expired": "The deployment gave up on the job (expired). It may have run or waited for too "
+    "long.",
+    "failed": "The deployment reports that the job failed, but not why. Its worker may have "
     "crashed or run out of memory.",
 }
 
