@@ -10,7 +10,7 @@ OLDEST := $(VENV)/oldest-ui/.installed
 HAS_CHROMIUM = command -v "$${CHROMIUM:-chromium}" >/dev/null || command -v chromium-browser >/dev/null || \
 	{ echo "Chromium is missing: apt-get install chromium, or name one with CHROMIUM=/path/to/it"; exit 1; }
 
-# What of the suite `make test-cluster` runs on PostgreSQL and Valkey, too. All of it can, but for what has the mark
+# What of the suite `make test-cluster` runs on PostgreSQL, too. All of it can, but for what has the mark
 # `sqlite`: tests of the file of SQLite, its copies and its disk, and of what one process does and replicas do not.
 END_TO_END := main_path refusals restart_order dashboard_api
 ON_POSTGRESQL := tests/jobs/test_service.py tests/engine/test_recorder.py tests/files/test_service.py \
@@ -36,7 +36,7 @@ attacks: $(DEV) ## attack a running proxy, and print what other clients notice; 
 test-probe: $(DEV) ## test the probe, a program of its own
 	$(BIN)/python -m pytest -n auto -q probe/tests
 
-test-cluster: $(DEV) ## test replicas with real servers: PostgreSQL, Valkey, PgBouncer, HAProxy
+test-cluster: $(DEV) ## test leader and standbys with real servers: PostgreSQL, PgBouncer, HAProxy
 	$(BIN)/python -m pytest -n 3 --dist loadfile -q -m cluster tests/cluster
 	$(BIN)/python -m pytest -n auto -q --backend=postgresql $(ON_POSTGRESQL)
 
@@ -97,7 +97,7 @@ bench: $(DEV) ## measure one process, for docs/performance.md
 	$(BIN)/python benchmarks/sockets.py
 	$(BIN)/python benchmarks/start.py --history 100000 --files 100000
 
-bench-cluster: $(DEV) ## measure replicas over PostgreSQL and Valkey, for docs/performance.md
+bench-cluster: $(DEV) ## measure a leader and standbys over PostgreSQL, for docs/performance.md
 	PYTHONPATH=tests $(BIN)/python benchmarks/cluster.py
 
 load: $(DEV) ## measure fair sharing with a thousand jobs of twenty members, and the decisions of one engine
@@ -109,7 +109,7 @@ chaos: $(DEV) ## run hundreds of jobs with faults and kills of real processes an
 	PYTHONPATH=tests $(BIN)/python -m chaos.run
 	PYTHONPATH=tests $(BIN)/python -m chaos.soak
 
-chaos-cluster: $(DEV) ## the same with three replicas, PostgreSQL and Valkey, all of which and their networks fail at times
+chaos-cluster: $(DEV) ## the same with three processes and PostgreSQL, all of which and their networks fail at times
 	PYTHONPATH=tests $(BIN)/python -m chaos.replicas
 	PYTHONPATH=tests $(BIN)/python -m chaos.networks
 

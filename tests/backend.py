@@ -1,4 +1,4 @@
-"""What the tests run on: SQLite, or with `--backend=postgresql` PostgreSQL and Valkey.
+"""What the tests run on: SQLite, or with `--backend=postgresql` PostgreSQL.
 
 Each data folder has a database and channels of its own, which stay for a restart.
 """
@@ -24,17 +24,13 @@ from proxy.storage.start import migrate_server, open_folder, open_server
 @dataclass
 class _Servers:
     postgresql: servers.Postgresql
-    valkey: servers.ServerProcess
     known: dict[Path, dict[str, str]] = field(default_factory=dict)
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def settings(self, folder: Path) -> dict[str, str]:
         if folder not in self.known:
             number = next(self.numbers)
-            self.known[folder] = {
-                "database": self.postgresql.create(f"folder-{number}"),
-                "bus": f"redis://127.0.0.1:{self.valkey.port}/{number}",
-            }
+            self.known[folder] = {"database": self.postgresql.create(f"folder-{number}")}
         return self.known[folder]
 
 
@@ -47,8 +43,8 @@ _empty = b""
 
 
 @contextmanager
-def running_servers(folder: Path) -> Iterator[None]:
-    """Let what the block starts use PostgreSQL and Valkey.
+def running_servers() -> Iterator[None]:
+    """Let what the block starts use PostgreSQL.
 
     Inside the process of tests the database may take its time, however busy the machine: what
     happens while it is away is tested where it is away.
@@ -57,8 +53,8 @@ def running_servers(folder: Path) -> Iterator[None]:
 
     global _running
     module.UNIT_TIMEOUT = 30.0
-    with servers.postgresql() as postgresql, servers.valkey(folder) as valkey:
-        _running = _Servers(postgresql, valkey)
+    with servers.postgresql() as postgresql:
+        _running = _Servers(postgresql)
         try:
             yield
         finally:

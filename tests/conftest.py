@@ -84,7 +84,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--backend",
         choices=["sqlite", "postgresql"],
         default="sqlite",
-        help="what the proxies of the tests run on; with postgresql also on Valkey",
+        help="what the proxies of the tests run on; SQLite or postgresql",
     )
 
 

@@ -157,17 +157,6 @@ def _running(server: ServerProcess) -> Iterator[ServerProcess]:
         server.stop(signal.SIGKILL)
 
 
-@contextmanager
-def valkey(folder: Path) -> Iterator[ServerProcess]:
-    """Valkey, or Redis where it is installed instead; it keeps nothing."""
-    port = free_port()
-    command = (program("valkey-server", "redis-server", package="Valkey"), "--port", str(port))
-    options = ("--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(folder))
-    options = (*options, "--databases", "10000")
-    with _running(ServerProcess("valkey", port, (*command, *options), folder)) as server:
-        yield server
-
-
 @dataclass
 class Postgresql:
     """A server with its databases; `url` is that of the first one, of which nothing is used."""

@@ -156,7 +156,7 @@ def test_the_key_is_in_no_text_of_the_settings(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_there_is_no_option_for_a_secret() -> None:
-    secrets = ["api_key", "credentials_key", "database", "database_direct", "bus"]
+    secrets = ["api_key", "credentials_key", "database", "database_direct"]
     assert [setting.name for setting in SETTINGS if setting.option is None] == secrets
     assert [setting.name for setting in SETTINGS if setting.secret] == secrets
 
@@ -304,12 +304,9 @@ def test_the_addresses_of_replicas_come_from_the_environment_or_from_files(
     monkeypatch: pytest.MonkeyPatch, write
 ) -> None:
     monkeypatch.setenv("COMFY_PROXY_DATABASE", "file:" + write(POSTGRESQL + "\n", "database"))
-    monkeypatch.setenv("COMFY_PROXY_BUS", "rediss://:canary@valkey.internal")
     settings = load()
     assert settings.database is not None
-    assert settings.bus is not None
     assert settings.database.get_secret_value() == POSTGRESQL
-    assert settings.bus.get_secret_value() == "rediss://:canary@valkey.internal"
     assert "canary" not in repr(settings)
 
 
@@ -321,13 +318,7 @@ def test_a_missing_file_of_an_address_is_named(monkeypatch: pytest.MonkeyPatch) 
 def test_one_process_needs_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load().database is None
     monkeypatch.setenv("COMFY_PROXY_DATABASE", "sqlite")
-    monkeypatch.setenv("COMFY_PROXY_BUS", "memory")
-    assert (load().database, load().bus) == (None, None)
-
-
-def test_postgresql_without_a_bus_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COMFY_PROXY_DATABASE", POSTGRESQL)
-    assert "COMFY_PROXY_BUS" in complaint()
+    assert load().database is None
 
 
 @pytest.mark.parametrize(
@@ -335,7 +326,6 @@ def test_postgresql_without_a_bus_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     [
         ("DATABASE", "mysql://u:canary@db/x"),
         ("DATABASE_DIRECT", POSTGRESQL),
-        ("BUS", "http://:canary@valkey"),
         ("BLOBS", "gs://bucket/x"),
         ("BLOBS", "s3:///x"),
         ("ENGINE_LEASE", "0"),

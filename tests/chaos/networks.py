@@ -53,13 +53,6 @@ class NetworkChaos(ReplicaChaos):
             "cloud: refused at the engine": partial(self._lose, _cloud, Forwarder.cut, engine=True),
             "cloud: comes and goes": partial(self._flap, _cloud, 2.0, Forwarder.hole, engine=True),
             "cloud: hole at all replicas": self._lose_cloud,
-            "bus: hole at a replica": partial(self._lose, _bus, Forwarder.hole, engine=False),
-            "bus: hole at the engine": partial(self._lose, _bus, Forwarder.hole, engine=True),
-            "bus: refused at the engine": partial(self._lose, _bus, Forwarder.cut, engine=True),
-            "bus: resets at a replica": partial(self._reset, _bus, engine=False),
-            "bus: resets at the engine": partial(self._reset, _bus, engine=True),
-            "bus: Valkey killed": partial(self._stop, servers.valkey),
-            "bus cut, Valkey killed, engine killed": partial(self._combine, servers),
             "database: hole at a replica": partial(
                 self._lose, _database, Forwarder.hole, engine=False
             ),
@@ -96,7 +89,7 @@ class NetworkChaos(ReplicaChaos):
         """Lose one server at one replica."""
         _, ways = await self._ways(engine=engine)
         weather(way(ways))
-        await self._watch(self._rng.uniform(SHORT, LONG), ready=way is _bus)
+        await self._watch(self._rng.uniform(SHORT, LONG), ready=False)
         way(ways).heal()
         await self._recovered()
 
@@ -117,7 +110,7 @@ class NetworkChaos(ReplicaChaos):
         _, ways = await self._ways(engine=engine)
         for _ in range(12):
             way(ways).reset()
-            await self._watch(self._rng.uniform(0.3, 1.3), ready=way is _bus)
+            await self._watch(self._rng.uniform(0.3, 1.3), ready=False)
         await self._recovered()
 
     async def _lose_cloud(self) -> None:
@@ -126,18 +119,6 @@ class NetworkChaos(ReplicaChaos):
         await asyncio.sleep(self._rng.uniform(SHORT, LONG))
         for ways in self._running.ways:
             ways.cloud.heal()
-        await self._recovered()
-
-    async def _combine(self, servers: Servers) -> None:
-        """Cut the bus at the engine, kill Valkey for everybody, then kill the engine."""
-        victim, ways = await self._ways(engine=True)
-        ways.bus.cut()
-        await asyncio.sleep(self._rng.uniform(1, SHORT))
-        await self._stop(servers.valkey, seconds=2)
-        self._away.add(victim)
-        await victim.kill()
-        ways.bus.heal()
-        await self._start(victim)
         await self._recovered()
 
     async def _freeze_again(self) -> None:
@@ -175,10 +156,6 @@ class NetworkChaos(ReplicaChaos):
 
 def _cloud(ways: Ways) -> Forwarder:
     return ways.cloud
-
-
-def _bus(ways: Ways) -> Forwarder:
-    return ways.bus
 
 
 def _database(ways: Ways) -> Forwarder:

@@ -2,7 +2,7 @@
 
     PYTHONPATH=tests python -m chaos.replicas --jobs 300 --clients 30 --kills 10 [--seed N]
 
-Replicas are killed, frozen and stopped; PostgreSQL and Valkey are stopped, frozen and restarted.
+Replicas are killed, frozen and stopped; PostgreSQL is stopped, frozen and restarted.
 Clients ask any replica, mostly one that answers, as behind a load balancer. What happens is drawn
 from the seed; only the machine's timing is not. Ends with 1 if a number that should be zero is not.
 """
@@ -56,10 +56,8 @@ class ReplicaChaos(Chaos):
 
     async def keep_running(self, simulator: Simulator) -> None:
         """Three replicas, disturbed; at the end each is asked to stop, which it must do."""
-        folder = self._folder / "valkey"
-        folder.mkdir()
-        with server_processes.postgresql() as postgresql, server_processes.valkey(folder) as valkey:
-            servers = Servers(postgresql, valkey)
+        with server_processes.postgresql() as postgresql:
+            servers = Servers(postgresql)
             async with running_cluster(
                 self._folder,
                 servers,
@@ -99,7 +97,7 @@ class ReplicaChaos(Chaos):
 
     def kinds(self, servers: Servers) -> dict[str, Disturbance]:
         """All disturbances by their names."""
-        database, bus = servers.postgresql.server, servers.valkey
+        database = servers.postgresql.server
         return {
             "replicas killed": self._kill,
             "engines killed": lambda: self._kill(engine=True),
@@ -108,9 +106,6 @@ class ReplicaChaos(Chaos):
             "replicas restarted": self._restart,
             "PostgreSQL stopped": lambda: self._stop(database),
             "PostgreSQL frozen": lambda: self._freeze_server(database),
-            "Valkey stopped": lambda: self._stop(bus),
-            "Valkey frozen": lambda: self._freeze_server(bus),
-            "Valkey restarted empty": lambda: self._stop(bus, seconds=0, how=signal.SIGKILL),
         }
 
     async def _victim(self, *, engine: bool) -> Replica:

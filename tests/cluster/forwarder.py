@@ -122,13 +122,11 @@ class Ways:
     """The ways of one replica to each server, by which alone it reaches them."""
 
     database: Forwarder
-    bus: Forwarder
     cloud: Forwarder
 
 
 _SETTINGS = {
     "database": "COMFY_PROXY_DATABASE",
-    "bus": "COMFY_PROXY_BUS",
     "cloud": "COMFY_CLOUD_BASE_URL",
 }
 

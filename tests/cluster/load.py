@@ -104,7 +104,7 @@ class Runner:
             raise AssertionError(f"the socket was not told the end of {states}") from None
 
     def check(self, *, only_ends: bool = False) -> None:
-        """Each job had one life on the socket; where the bus was away it may be its end alone."""
+        """Each job had one life on the socket; with `only_ends` it may be its end alone."""
         lives: defaultdict[str, list[tuple[str, Any]]] = defaultdict(list)
         for type_, data in self.listener.received:
             if "prompt_id" in data:

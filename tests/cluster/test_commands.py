@@ -1,4 +1,4 @@
-"""The commands in place of a data folder: PostgreSQL, Valkey and a folder of blobs."""
+"""The commands in place of a data folder: PostgreSQL and a folder of blobs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def checks(environment: dict[str, str]) -> dict[str, tuple[bool, str]]:
     """What `check` says of what replicas share."""
     _, out, _ = await command("check", "--simulate", "--json", environment=environment)
     rows = {row["check"]: (row["ok"], row["message"]) for row in json.loads(out)["checks"]}
-    return {name: rows[name] for name in ("database", "bus", "blobs")}
+    return {name: rows[name] for name in ("database", "blobs")}
 
 
 async def test_members_and_tokens_are_in_the_database(
@@ -68,7 +68,6 @@ async def test_a_database_is_migrated_once_and_checked_without_a_change(
     assert output == f"The PostgreSQL database is at the schema {HEAD}.\n"
     after = await checks(environment)
     assert after["database"][1].endswith(f"answers and has the schema {HEAD}.")
-    assert after["bus"] == (True, "The server takes messages.")
     assert after["blobs"] == (True, f"{tmp_path / 'blobs'} can be written and read.")
     assert all(ok for ok, _ in after.values())
 
@@ -80,13 +79,11 @@ async def test_what_does_not_work_is_printed_in_a_line_each(
     (tmp_path / "file").write_bytes(b"")
     away = {
         "COMFY_PROXY_DATABASE": f"postgresql://proxy:a-password@127.0.0.1:{port}/nothing",
-        "COMFY_PROXY_BUS": f"redis://:a-password@127.0.0.1:{port}",
         "COMFY_PROXY_BLOBS": str(tmp_path / "file" / "blobs"),
     }
     found = await checks({**environment, **away})
-    assert [ok for ok, _ in found.values()] == [False] * 3
+    assert [ok for ok, _ in found.values()] == [False] * 2
     assert found["database"][1].endswith("start it, or correct COMFY_PROXY_DATABASE.")
-    assert found["bus"][1].endswith("start it, or correct COMFY_PROXY_BUS.")
     assert found["blobs"][1].endswith("correct COMFY_PROXY_BLOBS.")
     assert "a-password" not in str(found)
 
@@ -123,17 +120,9 @@ async def test_a_pooler_is_passed_by_for_migrations(
 async def test_settings_may_be_in_files(
     environment: dict[str, str], tmp_path: Path, servers: Servers
 ) -> None:
-    for name in ("DATABASE", "BUS"):
-        (tmp_path / name).write_text(environment[f"COMFY_PROXY_{name}"] + "\n")
-        environment[f"COMFY_PROXY_{name}"] = f"file:{tmp_path / name}"
+    (tmp_path / "address").write_text(environment["COMFY_PROXY_DATABASE"] + "\n")
+    environment["COMFY_PROXY_DATABASE"] = f"file:{tmp_path / 'address'}"
     assert all(ok for ok, _ in (await checks(environment)).values())
-
-
-async def test_a_database_without_a_bus_is_refused(environment: dict[str, str]) -> None:
-    del environment["COMFY_PROXY_BUS"]
-    code, out, err = await command("serve", "--simulate", environment=environment)
-    assert (code, out) == (2, "")
-    assert "set COMFY_PROXY_BUS to redis://HOST of a Valkey or Redis server" in err
 
 
 async def test_a_secret_of_the_database_is_rotated(environment: dict[str, str]) -> None:
@@ -150,9 +139,7 @@ async def test_a_process_with_a_data_folder_grows_into_replicas(
     environment: dict[str, str], servers: Servers, tmp_path: Path
 ) -> None:
     gate = asyncio.Event()
-    shared = {
-        name: environment[f"COMFY_PROXY_{name.upper()}"] for name in ("database", "bus", "blobs")
-    }
+    shared = {name: environment[f"COMFY_PROXY_{name.upper()}"] for name in ("database", "blobs")}
     async with (
         Simulator(
             switches=Switches(cache_nodes=False), extra_nodes=[gated.gate(gate)]

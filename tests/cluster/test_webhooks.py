@@ -1,4 +1,4 @@
-"""Webhooks of two replicas on PostgreSQL and Valkey: any replica adds one, the engine delivers."""
+"""Webhooks of two processes on PostgreSQL: either adds one, the leader delivers."""
 
 from __future__ import annotations
 

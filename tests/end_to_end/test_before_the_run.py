@@ -49,7 +49,6 @@ async def test_an_accepted_job_is_running_in_all_answers(
         await listener.until("status", status={"exec_info": {"queue_remaining": 2}})
 
 
-@pytest.mark.sqlite  # a bus between processes is flushed first
 async def test_a_client_has_its_answer_before_the_engine_goes_on_with_the_job(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,11 +12,11 @@ from typing import Any
 import aiohttp
 import graphs
 import pytest
-from proxy.jobs.engine_client import EngineClient
 from stack import TIMEOUT
 from team import Team, bearer, running_team
 
 from proxy.jobs.messages import OverviewAnswered
+from proxy.jobs.service import JobService
 from proxy.simulator import Simulator
 
 
@@ -115,12 +115,12 @@ async def test_the_events_end_with_the_access(team: Team, session: aiohttp.Clien
 async def test_many_streams_of_a_member_read_each_state_once(
     team: Team, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url, reads, overview = team.url / "proxy/api/events", 0, EngineClient.overview
+    url, reads, overview = team.url / "proxy/api/events", 0, JobService.overview
 
-    async def counted(client: EngineClient, *asked: Any) -> OverviewAnswered | None:
+    def counted(service: JobService, *asked: Any) -> OverviewAnswered:
         nonlocal reads
         reads += 1
-        return await overview(client, *asked)
+        return overview(service, *asked)
 
     async with contextlib.AsyncExitStack() as opened:
         streams = []
@@ -128,7 +128,7 @@ async def test_many_streams_of_a_member_read_each_state_once(
             opening = session.get(url, headers=bearer(team.bob))
             streams.append(events(await opened.enter_async_context(opening)))
             await anext(streams[-1])
-        monkeypatch.setattr(EngineClient, "overview", counted)
+        monkeypatch.setattr(JobService, "overview", counted)
         await submit(session, team, team.bob, graphs.waiting())
         for stream in streams:
             async for _, seen in stream:

@@ -12,10 +12,9 @@ from stack import TIMEOUT, Client
 
 from proxy.engine.follower import JobFollower
 from proxy.engine.tracker import Tracker
-from proxy.jobs.engine_client import EngineAnswer
 from proxy.jobs.models import Job
 
-OF_A_JOB = (Job, JobFollower, Tracker, EngineAnswer)
+OF_A_JOB = (Job, JobFollower, Tracker)
 
 
 @pytest.fixture

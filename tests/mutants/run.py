@@ -37,7 +37,7 @@ from mutants.judge import (
 T = TypeVar("T")
 
 ROOMS = (
-    *("engine", "jobs", "bus", "storage", "cloud"),
+    *("engine", "jobs", "leader", "storage", "cloud"),
     *("costs", "webhooks", "translate", "files", "edge"),
 )
 STAGES = ("unit", "simulation", "end-to-end")

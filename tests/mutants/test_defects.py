@@ -101,18 +101,18 @@ def test_probes_tell_what_has_run() -> None:
     assert not {number for number in seen if defects[number].line == 15}
 
 
-def all_of_bus() -> list[Defect]:
-    return all_defects(["bus"])
+def all_of_leader() -> list[Defect]:
+    return all_defects(["leader"])
 
 
 def test_a_seed_draws_the_same_defects_again() -> None:
-    defects = all_of_bus()
-    assert drawn(defects, 7, 20) == drawn(all_of_bus(), 7, 20)
+    defects = all_of_leader()
+    assert drawn(defects, 7, 20) == drawn(all_of_leader(), 7, 20)
     assert drawn(defects, 7, 20) != drawn(defects, 8, 20)
 
 
 def test_all_kinds_of_defects_are_drawn() -> None:
-    defects = all_of_bus()
+    defects = all_of_leader()
     assert {defects[number].kind for number in drawn(defects, 1, 200)} == set(KINDS)
 
 
