@@ -1,4 +1,4 @@
-"""What several replicas bring and cost, over PostgreSQL and Valkey.
+"""What several replicas bring and cost, over PostgreSQL.
 
     PYTHONPATH=tests python benchmarks/cluster.py
 
@@ -42,11 +42,8 @@ async def replicas(
     """So many replicas over servers of their own, ready, the engine's first."""
     async with AsyncExitStack() as stack:
         postgresql = stack.enter_context(servers.postgresql())
-        (folder / "valkey").mkdir(parents=True)
-        valkey = stack.enter_context(servers.valkey(folder / "valkey"))
         shared = {
             "COMFY_PROXY_DATABASE": postgresql.create("benchmark"),
-            "COMFY_PROXY_BUS": f"redis://127.0.0.1:{valkey.port}",
             "COMFY_PROXY_BLOBS": str(folder / "blobs"),
         }
         found = []

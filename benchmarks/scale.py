@@ -20,9 +20,6 @@ from itertools import count, cycle, islice
 from typing import Any
 
 import structlog
-from proxy.bus import EventBus
-from proxy.engine.news_publisher import NewsPublisher
-from proxy.jobs.bus_listener import BusListener
 
 from proxy.engine.accounts import Account, Slots
 from proxy.engine.announcer import Announcer
@@ -33,6 +30,7 @@ from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.engine.term import Term
 from proxy.engine.tracker import Ended, EventReceived, SnapshotReceived, Tracker
+from proxy.jobs.messages import JobNews
 from proxy.jobs.models import JobContent, JobState
 from proxy.members.member import Member
 from proxy.metrics import Metrics
@@ -70,6 +68,13 @@ class NoStorage:
         return Recorded()
 
 
+class Deaf:
+    """A listener that takes no notice."""
+
+    def hear(self, news: JobNews) -> None:
+        """Take news."""
+
+
 @dataclass
 class Simulation:
     """The parts of an engine over accounts without a cloud."""
@@ -96,8 +101,7 @@ class Simulation:
             turn=asyncio.Event(),
         )
         self.forecast = Forecast(self.scheduler)
-        bus = EventBus()
-        announcer = Announcer(NewsPublisher(bus, term, BusListener(bus)), Metrics())
+        announcer = Announcer(term, Deaf(), Metrics())
         recorder = JobRecorder(storage, term, 10_000, shares=self.scheduler.shares_of)  # type: ignore[arg-type]
         self.table = JobTable(recorder, announcer)
         self.jobs: dict[LiveJob, Tracker] = {}

@@ -103,7 +103,7 @@ def _backend(
     if request.config.getoption("--backend") == "sqlite":
         yield
         return
-    with running_servers(tmp_path_factory.mktemp("servers")):
+    with running_servers():
         yield
 
 

@@ -254,13 +254,13 @@ default_pool_size = 20
 
 @contextmanager
 def haproxy(folder: Path, replicas: Sequence[int]) -> Iterator[ServerProcess]:
-    """HAProxy before replicas on these ports, without sticky sessions.
-
-    It asks each for `/readyz` every half second, and repeats a request on another one only if no
-    connection came about.
-    """
+    """HAProxy before processes on these ports, as docs/cluster.md has it."""
     port = free_port()
-    servers = "\n".join(f"    server r{replica} 127.0.0.1:{replica} check" for replica in replicas)
+    leaders = "\n".join(f"    server l{one} 127.0.0.1:{one} check" for one in replicas)
+    standbys = "\n".join(
+        f"    server s{one} 127.0.0.1:{one} backup track processes/p{one}" for one in replicas
+    )
+    processes = "\n".join(f"    server p{one} 127.0.0.1:{one} check" for one in replicas)
     (folder / "haproxy.cfg").write_text(
         f"""defaults
     mode http
@@ -274,12 +274,17 @@ def haproxy(folder: Path, replicas: Sequence[int]) -> Iterator[ServerProcess]:
     option redispatch 1
 frontend clients
     bind 127.0.0.1:{port}
-    default_backend replicas
-backend replicas
-    balance roundrobin
-    option httpchk GET /readyz
+    default_backend leader
+backend leader
+    option httpchk GET /leader
+    option allbackups
+    default-server inter 250ms fall 1 rise 1
+{leaders}
+{standbys}
+backend processes
+    option httpchk GET /healthz
     default-server inter 500ms fall 1 rise 1
-{servers}
+{processes}
 """
     )
     command = (program("haproxy", package="HAProxy"), "-db", "-f", folder / "haproxy.cfg")

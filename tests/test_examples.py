@@ -382,7 +382,7 @@ async def test_pods_start_while_the_cloud_is_away(tmp_path: Path) -> None:
 def test_the_variables_of_pods_are_settings_that_can_be_used(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    values = {"api-key": "comfyui-key", "database": SECRETS["database"], "bus": "rediss://x@valkey"}
+    values = {"api-key": "comfyui-key", "database": SECRETS["database"]}
     folder = tmp_path / "run/secrets/comfy"
     folder.mkdir(parents=True)
     for pod, container in containers():

@@ -259,7 +259,7 @@ async def _read(request: web.Request, max_bytes: int) -> bytes:
         body += piece
         if len(body) > max_bytes:
             raise LocalError(
-                "body_too_large",
+                "json_too_large",
                 f"The request body has more than {max_bytes // 2**20} MiB of JSON; upload pictures "
                 "as files.",
                 kind="too_large",

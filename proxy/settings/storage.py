@@ -1,4 +1,4 @@
-"""Settings of what is stored, and of what replicas share."""
+"""Settings of what is stored, and of what several processes share."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ReplicaSettings(SettingsTable):
     blobs: BlobPlace | None = setting(
         None,
         "Where uploads are stored in addition to Comfy Cloud: a folder, or a bucket of an "
-        "S3-compatible store, that all replicas share. The data folder is then only a cache. The "
+        "S3-compatible store, that all processes share. The data folder is then only a cache. The "
         "proxy confirms an upload after it is stored there, and never deletes it. The keys of a "
         "bucket come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, from the file in "
         "AWS_SHARED_CREDENTIALS_FILE, or from the role of the machine. It needs the extra "
@@ -63,7 +63,7 @@ class ReplicaSettings(SettingsTable):
     )
     secret_file: HomePath | None = setting(
         None,
-        "A file with the secrets that replicas use to encrypt and sign shared data, one per line, "
+        "A file with the secrets that all processes use to encrypt and sign shared data, one per line, "
         "each 32 random bytes as from `openssl rand -base64 32`. The proxy uses the first one, "
         "and accepts data made with the others and with `credentials_key`. docs/security.md says "
         "how to change the secret. By default the secret is in the database, or with SQLite in "
@@ -71,9 +71,9 @@ class ReplicaSettings(SettingsTable):
         example="/run/secrets/comfy_proxy_secret",
     )
     engine_lease: Seconds = setting(
-        10.0,
-        "Seconds after which another replica takes over the jobs if the active replica does not "
-        "renew its lease in the database.",
+        6.0,
+        "Seconds after which a standby leads if the leader does not renew its lease in the "
+        "database.",
         ge=2,
         le=300,
     )
@@ -127,7 +127,7 @@ class FileSettings(SettingsTable):
     prefetch: Literal["off", "images", "all"] = setting(
         "images",
         "Which outputs the proxy downloads from the cloud when a job ends: off, images or all. "
-        "With replicas it downloads none, because a client may request them from another replica. "
+        "With PostgreSQL it downloads them when a client asks. "
         "With output_directory it downloads all.",
         metavar="WHICH",
     )

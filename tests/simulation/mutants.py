@@ -50,19 +50,17 @@ MUTANTS = {
         "if False:",
     ),
     "engine_stays_after_its_term": Mutant(
-        "engine.election",
-        "async with self._giving:  # it is not stopped in the middle\n"
-        "                    await self._end()",
-        "pass",
+        "leader.leadership",
+        "        finally:\n            term.over.set()",
+        "        finally:\n            pass",
     ),
     "lease_counted_from_the_answer": Mutant(
-        "engine.election", "began + self.length", "clock.monotonic() + self.length"
+        "leader.leadership", "began + self.length", "clock.monotonic() + self.length"
     ),
     "lease_not_renewed_at_a_start": Mutant(
-        "engine.election",
-        "await engine.start()\n",
-        "await stop(self._renewing); await engine.start()\n"
-        "            self._renewing = asyncio.create_task(self._keep_lease(term))\n",
+        "leader.leadership",
+        "await asyncio.sleep(min(self.length * _RENEWAL,",
+        "await asyncio.sleep(min(self.length,",
     ),
     "check_without_effect": Mutant("engine.term", "if not self.lasts:", "if False:"),
     "term_for_ever": Mutant(
@@ -76,11 +74,6 @@ MUTANTS = {
     # those that the simulation has found in the product
     "lease_not_checked_when_sent": Mutant(
         "cloud.sending", "if check is not None:\n        check()", "pass"
-    ),
-    "cancellation_after_the_term": Mutant(
-        "engine.cancellation",
-        "except StorageError as error:\n            if not",
-        "except ZeroDivisionError as error:\n            if not",
     ),
     # what the database never takes
     "refused_value_tried_for_ever": Mutant(
@@ -97,11 +90,6 @@ MUTANTS = {
     "intent_not_on_disk": Mutant(
         "engine.preparation", "if not await self.recorder.save(job):", "if False:"
     ),
-    "job_taken_in_twice": Mutant(
-        "engine.intake",
-        "if job is None or self._table.get(key) is not None or",
-        "if job is None or",
-    ),
     # the table and its record
     "record_forgotten": Mutant("engine.table", "self.recorder.changed(job)", "pass"),
     "announcement_forgotten": Mutant(
@@ -114,11 +102,6 @@ MUTANTS = {
         "ended = await self._record(job",
         "self._tell(job, ended.result); ended = await self._record(job",
     ),
-    "last_message_not_flushed": Mutant(
-        "engine.following",
-        "await self._publisher.flush()\n        self._tell(job, ended.last)",
-        "self._tell(job, ended.last)",
-    ),
     "end_not_recorded_again": Mutant(
         "engine.follower",
         "next_try=wait)\n            await asyncio.sleep(wait)",
@@ -126,11 +109,13 @@ MUTANTS = {
     ),
     "released_by_nobody": Mutant(
         "engine.following",
-        "asyncio.get_running_loop().call_later(timeout, follower.release)",
+        "asyncio.get_running_loop().call_later(_ANSWER_TIMEOUT, follower.release)",
         "pass",
     ),
     "stored_jobs_not_noticed": Mutant(
-        "engine.engine", "self._receive(JobReceived(row.key, row.order, promised=True))", "pass"
+        "engine.engine",
+        "                    self._resume_waiting(job)\n        self._unanswered",
+        "                    pass\n        self._unanswered",
     ),
     "webhook_forgotten": Mutant(
         "engine.recorder", "messages.append(self.outbox.ended(job, end))", "pass"
@@ -180,6 +165,7 @@ MUTANTS = {
     "budget_read_before_the_transaction": Mutant(
         "storage.jobs",
         """        def work(connection: Connection) -> StoredJob:
+            check_fence(connection, fence)
             number = conditions.number(connection, job.member, job.number)
             estimate = conditions.estimate(connection, job.member)
 """,
@@ -188,6 +174,7 @@ MUTANTS = {
         )
 
         def work(connection: Connection) -> StoredJob:
+            check_fence(connection, fence)
             number = conditions.number(connection, job.member, job.number)
 """,
     ),
@@ -195,7 +182,6 @@ MUTANTS = {
     "end_with_an_unknown_status_ignored": Mutant(
         "translate.snapshots", "if raw not in STATUSES and (", "if False and ("
     ),
-    "bus_not_caught_up": Mutant("jobs.replica_jobs", "await self.bus.catch_up()", "self.bus.whole"),
     "shown_after_leaving": Mutant(
         "engine.table", "if progress != job.progress and job in self:", "if True:"
     ),
@@ -204,19 +190,17 @@ MUTANTS = {
         "self.live.remove(key, order)\n                self._changed",
         "self._changed",
     ),
-    "steps_told_again": Mutant(
-        "jobs.message_order", "return _is_new(step, self.sent_before)", "return True"
-    ),
-    "old_ends_not_read": Mutant(
-        "jobs.replica_feed",
-        "if subscribers.opened_before(",
-        "if False and subscribers.opened_before(",
-    ),
     # what clients were told
     "usage_counted_twice": Mutant(
         "storage.jobs",
         "add_usage(connection, self.usage)\n",
         "add_usage(connection, [*self.usage, *self.usage])\n",
+    ),
+    "submission_without_a_fence": Mutant(
+        "jobs.submission", "payload, conditions, self.fence)", "payload, conditions, None)"
+    ),
+    "lost_request_told_as_not_carried_out": Mutant(
+        "leader.forwarding", "raise _no_leader() if epoch == after else", "raise _no_leader() if"
     ),
     "end_without_a_fence": Mutant(
         "engine.recorder", "EngineWrite(self.term.fence, [usage]", "EngineWrite(None, [usage]"
@@ -231,8 +215,8 @@ MUTANTS = {
     "error_believed": Mutant("engine.submitter", "frozenset({500, 502, 504})", "frozenset()"),
     "interrupted_while_sent_runs": Mutant(
         "engine.life",
-        "if job.interrupted:\n                    await worker.abandon(job.cloud_id)\n",
-        "if job.interrupted:\n",
+        "[self._interrupt_on_cloud(job, follower)] if job.interrupted else []",
+        "[]",
     ),
     "cancelled_while_sent_runs": Mutant(
         "engine.life", "await self._workers[job.account].cloud.cancel(job.cloud_id)", "pass"

@@ -33,44 +33,19 @@ FOUND = {
     82: "a cancellation after the lease ended with a traceback",
     108: "a job that had ended came back into the queue with a reading of its account that failed",
     134: "what an engine decided after its term was written and told to nobody",
-    222: "a replica that started without a word of the engine's did not see an accepted job",
-    20114: "a job that two requests took out, of which one failed, was in the queue without a row",
-    20490: "a job that another engine took out stayed in the queue of a replica that had shown it",
     20504: "a job without an account was looked for on all, for an hour, after a kill",
     30965: "a job that was stored by a clock an hour ahead was not noticed for an hour",
-    30862: "an end that one replica had read was told while another one still showed the job",
-    103232: "beats that had waited while a replica stood still passed for news of the engine",
-    107056: "what a frozen engine had said came to another replica after the job's end",
-    107565: "a slow message brought a job back whose end another replica had read",
-    107869: "a late beat ended the silence of an engine whose messages were still on their way",
     107991: "a refused job that the database did not delete ran after another engine began",
     111799: "an accepted job that had given its slot back was dropped by the next engine",
     111824: "what was sent of a job that was withdrawn then was remembered until its socket closed",
     114797: "a job that was cancelled on the cloud before its answer came was refused",
-    116959: "a job whose answer was read in the database was not in the queue of a third replica",
-    117253: "a replica that started read the jobs before it asked the engine for unwritten ones",
-    119189: "an end was told to nobody on a websocket that had opened without the database",
-    119248: "a reading that began before a job came answered who asked for it",
-    125676: "a list of the history was kept whose newest end another replica had read and told",
     133393: "a withdrawn job that could not be deleted ran, and its client did not hear the end",
-    142814: "a withdrawn job that another engine found had ended, and its client did not hear it",
-    143106: "a replica without the bus told what the engine's message had brought to no other one",
     143947: "a job that ran and was withdrawn before its row was written was refused",
-    143963: "an acceptance was in the database before other replicas could hear of it",
-    151753: "a beat that came late hid for too long that the engine had lost the bus",
     157854: "jobs whose prices were not known yet were sent together, and passed a hard budget",
     158760: "a job that was put off was accepted before it was stored, and a kill forgot it",
-    169531: "a replica that had reconnected relied on an engine that was cut off from the bus",
     170850: "a job that was accepted after a freeze, as its refusal came, was taken out",
-    172585: "a job that was read without an answer was in the queue after its end, on a slow bus",
     180646: "a job that was withdrawn as an engine began ended as unreadable, without a history",
     881: "a replica that stopped while its engine began, and the database was away, did not stop",
-    1189: "a replica that had lost the bus passed for a leader whose messages arrive",
-}
-
-#: Those of runs that take hours.
-FOUND_LONG = {
-    95: "a replica did not connect to the bus again after a thousand failures",
 }
 
 
@@ -95,11 +70,6 @@ def test_all_promises_are_kept(first: int) -> None:
 @pytest.mark.parametrize("seed", LONG)
 def test_all_promises_are_kept_for_hours(seed: int) -> None:
     simulate("--long", "--seed", str(seed))
-
-
-def test_what_found_a_defect_finds_none_now() -> None:
-    simulate("--only", ",".join(map(str, FOUND)), "--failures", str(len(FOUND)))
-    simulate("--long", "--only", ",".join(map(str, FOUND_LONG)), "--failures", str(len(FOUND_LONG)))
 
 
 @pytest.mark.parametrize("seed", [6, 8, 25, DEPLOYMENTS + 9])
@@ -131,3 +101,7 @@ def test_each_planted_defect_is_one_line_of_the_product(name: str) -> None:
 @pytest.mark.parametrize("name", MUTANTS)
 def test_each_planted_defect_is_caught(name: str) -> None:
     assert caught(name).startswith("seed ")
+
+
+def test_what_found_a_defect_finds_none_now() -> None:
+    simulate("--only", ",".join(map(str, FOUND)), "--failures", str(len(FOUND)))
