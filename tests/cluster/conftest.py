@@ -40,7 +40,7 @@ async def simulator() -> AsyncIterator[Simulator]:
 @pytest.fixture
 async def cluster(tmp_path: Path, servers: Servers, simulator: Simulator) -> AsyncIterator[Cluster]:
     """Three replicas that take jobs, with the default lease."""
-    async with running_cluster(tmp_path, servers, simulator, engine_lease="10") as running:
+    async with running_cluster(tmp_path, servers, simulator, engine_lease="6") as running:
         yield running
 
 

@@ -28,7 +28,7 @@ AWAY = 12.0
 async def cluster(tmp_path: Path, servers: Servers, simulator: Simulator) -> AsyncIterator[Cluster]:
     """Three replicas with ways that can be cut, with the default lease."""
     async with running_cluster(
-        tmp_path, servers, simulator, forwarded=True, engine_lease="10"
+        tmp_path, servers, simulator, forwarded=True, engine_lease="6"
     ) as running:
         yield running
 
