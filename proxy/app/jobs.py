@@ -122,7 +122,7 @@ def _feed(
     bus: EventBus,
     repository: JobRepository,
 ) -> LiveFeed:
-    """Return what hears of jobs: from the engine of this process, or over a bus of replicas."""
+    """Return the feed of jobs: from the engine of this process, or over a bus of replicas."""
     supervisor, budget = storage.supervisor, process.budget
     rest = (
         Subscribers(bus, supervisor, process.loop_turns, budget),

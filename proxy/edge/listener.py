@@ -88,7 +88,7 @@ def _limit_unread(sockets: Sequence[socket.socket], timeout: float) -> None:
 
 
 class SentAnswers(AbstractAccessLogger):
-    """Tells connections that an answer has been sent, or cannot be since its client is gone."""
+    """Tells connections that an answer was sent, or cannot be because its client disconnected."""
 
     __slots__ = ()
 

@@ -37,7 +37,7 @@ class WebhookRunner:
         fence: Fence,
         views: Callable[[], Sequence[AccountView]],
     ) -> list[Subscription]:
-        """Deliver what waits, and tell of budgets and of the accounts in `views`, as tasks of the
+        """Deliver messages, and report budgets and the accounts in `views`, as tasks of the
         supervisor of an engine, which closes the subscriptions that this returns."""
         watch = AccountWatch(
             repository=self.repository, outbox=self.outbox, fence=fence, views=views
