@@ -127,8 +127,11 @@ class EventRouter:
             self._deliver(cloud_id, early.item)
 
     def forget(self, cloud_id: str) -> None:
-        """Forget that a job runs."""
+        """Forget that a job runs; with the last one of ours, those of others, too: the cloud need
+        not tell when they end."""
         self._running.discard(cloud_id)
+        if self._jobs.keys() <= {cloud_id}:
+            self._running.clear()
 
     def events_lost(self) -> None:
         """Forget what ran when events were lost: it may have ended unseen."""

@@ -231,8 +231,8 @@ MUTANTS = {
     "error_believed": Mutant("engine.submitter", "frozenset({500, 502, 504})", "frozenset()"),
     "interrupted_while_sent_runs": Mutant(
         "engine.life",
-        "if job.interrupted:\n                    await worker.abandon(job.cloud_id)\n",
-        "if job.interrupted:\n",
+        "[self._interrupt_on_cloud(job, follower)] if job.interrupted else []",
+        "[]",
     ),
     "cancelled_while_sent_runs": Mutant(
         "engine.life", "await self._workers[job.account].cloud.cancel(job.cloud_id)", "pass"
