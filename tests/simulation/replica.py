@@ -226,7 +226,7 @@ class Replica:
     @property
     def is_asked(self) -> bool:
         """Whether a client waits for an answer."""
-        return bool(self._answers)
+        return any(not answer.done() for answer in self._answers.values())
 
     async def ask(
         self,
