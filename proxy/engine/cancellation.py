@@ -20,6 +20,9 @@ from proxy.translate.errors import LocalError, from_cloud
 
 log = structlog.get_logger(__name__)
 
+#: `Retry-After` in seconds where the cloud did not cancel a job.
+_RETRY_AFTER = 10.0
+
 
 class Cancellation:
     """Ends jobs that clients want no more."""
@@ -118,15 +121,18 @@ class Cancellation:
         try:
             self._term.check()
             cancelled = await worker.cloud.cancel(job.cloud_id)
-        except CloudRefused as error:
-            raise from_cloud(error.status, error.body, error.retry_after) from error
         except CloudError as error:
+            is_unknown = isinstance(error, CloudRefused) and error.status == 404
+            if is_unknown:  # it may be known in a moment, or never again
+                follower.read_detail()
+            elif isinstance(error, CloudRefused):
+                raise from_cloud(error.status, error.body, error.retry_after) from error
             raise LocalError(
                 "cloud_unreachable",
                 f"{worker.cloud.title} did not cancel the job, which continues; try again.",
                 kind="unavailable",
                 details=job.prompt_id,
-                retry_after=error.retry_after or 10.0,
+                retry_after=error.retry_after or _RETRY_AFTER,
             ) from error
         waits = job.state is JobState.SUBMITTED and job in self._table
         if not cancelled or interrupt or not waits:

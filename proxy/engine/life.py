@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 
 from proxy.backoff import Backoff
-from proxy.cloud.errors import CloudError
+from proxy.cloud.errors import CloudError, CloudRefused
 from proxy.cloud.upstream import Upstream
 from proxy.engine.follower import JobFollower, retried
 from proxy.engine.following import Following
@@ -62,6 +62,8 @@ _QUEUED_MAX_WAIT = 2.0
 
 #: Between two tries to cancel a job on the cloud.
 _RETRY = Backoff(first=0.5, longest=30.0)
+#: How often the cloud does not know a job before it need not be cancelled: that takes a minute.
+_MAX_UNKNOWN = 7
 
 
 class JobLife:
@@ -282,7 +284,8 @@ class JobLife:
         follower.read_detail()
 
     async def _end_on_cloud(self, job: LiveJob) -> None:
-        """Ask the cloud to end a job, again and again until it answers."""
+        """Ask the cloud to end a job, again and again until it answers; one that it does not know
+        for a minute is not there."""
         failures = 0
         while True:
             try:
@@ -291,6 +294,9 @@ class JobLife:
                 return
             except (CloudError, StorageError) as error:
                 log.warning("cancel_failed", error=str(error))
+                is_unknown = isinstance(error, CloudRefused) and error.status == 404
+                if is_unknown and failures == _MAX_UNKNOWN:
+                    return
             except Exception:
                 log.exception("cancel_crashed")
             failures += 1
