@@ -216,14 +216,13 @@ class JobLife:
         at_home = job.account in self._workers
         if job.state is JobState.SUBMITTING:
             self._table.advance(job, JobState.UNKNOWN)
-        if not at_home:
-            self._table.show(job, reason="no_account")
+        self._table.show(job, reason="unanswered" if at_home else "no_account")
         if isinstance(outcome, Lost) and outcome.refusal is not None and not job.accepted:
             self._announcer.refuse(job.key, outcome.refusal)
         outcome = await self._workers.recovery.look(job)
+        self._table.show(job, reason=None)
         if not at_home and isinstance(outcome, Sent):
             self._table.change(job, JobChanges(account=outcome.account or job.account))
-            self._table.show(job, reason=None)
             self._scheduler.keep(job)
         return outcome
 
