@@ -14,6 +14,7 @@ from proxy.cloud.errors import CloudError, CloudRefused
 from proxy.cloud.upstream import Upstream
 from proxy.engine.follower import JobFollower, retried
 from proxy.engine.following import Following
+from proxy.engine.inbox import Inbox
 from proxy.engine.live_job import JobChanges, LiveJob
 from proxy.engine.localiser import Localiser
 from proxy.engine.outcomes import (
@@ -378,6 +379,7 @@ class JobLife:
             cloud,
             self._policy.detail,
             resources.run_times,
+            Inbox(partial(resources.budget.member, job.member, "job")),
             held=not job.answered,
         )
 
