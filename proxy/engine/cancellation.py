@@ -14,6 +14,7 @@ from proxy.engine.table import JobTable
 from proxy.engine.workers import Workers
 from proxy.jobs.messages import CancelAnswered, CancelRequested
 from proxy.jobs.models import JobState, Wish
+from proxy.owners import ENGINE, acting_for
 from proxy.storage.database import FencedError, StorageError
 from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError, from_cloud
@@ -81,8 +82,9 @@ class Cancellation:
         try:
             await self._table.write()  # before it is promised
         finally:
-            for job in jobs:
-                self._supervisor.spawn(self._life.interrupt(job), f"job {job.prompt_id}")
+            with acting_for(ENGINE):
+                for job in jobs:
+                    self._supervisor.spawn(self._life.interrupt(job), f"job {job.prompt_id}")
 
     async def _withdraw(self, jobs: list[LiveJob], *, cleared: bool) -> None:
         """Take waiting jobs out without a trace; if they cannot be removed they still wait."""

@@ -48,6 +48,7 @@ from proxy.jobs.messages import (
 )
 from proxy.jobs.models import AccountView, Job, JobState, Wish
 from proxy.logging import FailureLines
+from proxy.owners import ENGINE, acting_for
 from proxy.storage.database import StorageError
 from proxy.storage.job_tables import JobKey, StoredJob
 from proxy.supervisor import Supervisor
@@ -189,7 +190,8 @@ class Engine:
             self.scheduler.enqueue(job)
 
     def _spawn(self, work: Coroutine[None, None, None], key: JobKey) -> None:
-        self.background.supervisor.spawn(work, f"job {key.prompt_id}")
+        with acting_for(ENGINE):
+            self.background.supervisor.spawn(work, f"job {key.prompt_id}")
 
     # --- what is asked of the engine -------------------------------------------------------
 
@@ -215,7 +217,8 @@ class Engine:
             if answer is not None and not answered.done():
                 answered.set_result(answer)
 
-        self.background.supervisor.spawn(cancel(), "cancel jobs")
+        with acting_for(ENGINE):
+            self.background.supervisor.spawn(cancel(), "cancel jobs")
         return answered
 
     def overview(self, member: str | None) -> OverviewAnswered:
