@@ -19,6 +19,7 @@ import typer.main
 
 from proxy.cli.commands import app
 from proxy.cli.common import shown_default
+from proxy.metrics import METRICS
 from proxy.settings import ACCOUNT_SETTINGS, PROVIDER_SETTINGS, SETTINGS, Setting
 
 _REGENERATE = "Written by `make docs` from the code: change it there."
@@ -99,10 +100,24 @@ def leaves(group: Any, name: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{name}{word}", command
 
 
+def metrics_page() -> str:
+    """`docs/metrics.md`: the page as it is, with the table of all metrics."""
+    text = (Path(__file__).parent / "metrics.md").read_text(encoding="utf-8")
+    before, head, rest = text.partition("| Metric | Type | Labels | Meaning |\n|---|---|---|---|\n")
+    after = rest[rest.index("\n\n") :]
+    rows = (
+        f"| `{metric.shown}` | {metric.kind} | "
+        f"{', '.join(f'`{label}`' for label in metric.labels)} | {metric.help} |"
+        for metric in METRICS
+    )
+    return f"{before}{head}" + "\n".join(rows) + after
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "config.example.toml": config_example,
     "docs/settings.md": settings_page,
     "docs/commands.md": commands_page,
+    "docs/metrics.md": metrics_page,
     "docs/openapi.json": openapi.page,
 }
 

@@ -409,7 +409,7 @@ class _MembersLines(logging.Handler):
 
 
 def _for_members(logger: WrappedLogger, method: str, event_dict: EventDict) -> EventDict:
-    """Remove what is told beside the line, and the insides of the server."""
+    """Remove fields that the line does not show, and internals of the server."""
     hidden = ("timestamp", "member", "exception", "stack", "account", "cloud_job", "token_id")
     return {name: value for name, value in event_dict.items() if name not in hidden}
 

@@ -12,7 +12,7 @@ iterations are shorter. A step that goes beyond them is charged as a whole.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from functools import partial
 from types import coroutine
@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from proxy import clock
+from proxy.turns import AddressQueue
 
 T = TypeVar("T")
 
@@ -46,7 +47,7 @@ class LoopAccount:
         #: What was woken and found no time left; it is first in the next turn.
         self._returned: deque[_Waiting] = deque()
         #: What waits, by address.
-        self._waiting: OrderedDict[str, deque[_Waiting]] = OrderedDict()
+        self._waiting: AddressQueue[_Waiting] = AddressQueue()
         #: Seconds used in this round.
         self.used = 0.0
 
@@ -62,7 +63,7 @@ class LoopAccount:
 
     def add(self, address: str, waiting: _Waiting) -> None:
         """Let something wait for the next turn, last of its address."""
-        self._waiting.setdefault(address, deque()).append(waiting)
+        self._waiting.add(address, waiting)
         self._turns.renew(self)
 
     async def turn(self, address: str) -> None:
@@ -82,11 +83,7 @@ class LoopAccount:
         while self._returned and self.used < QUANTUM:
             woken += self._returned.popleft()()
         while self._waiting and self.used < QUANTUM and woken < MAX_WOKEN:
-            address, queue = self._waiting.popitem(last=False)
-            waiting = queue.popleft()
-            if queue:
-                self._waiting[address] = queue  # behind the other addresses
-            woken += waiting()
+            woken += self._waiting.pop()()
         if self.must_wait:
             self._turns.renew(self)
 

@@ -90,7 +90,7 @@ class Metric(Struct, frozen=True):
         return f"{PREFIX}{self.name}{suffix}"
 
 
-#: `name | kind | labels | help`; `docs/metrics.md` has the same.
+#: `name | kind | labels | help`; `make docs` writes them to `docs/metrics.md`.
 _TABLE = """
 build | info | version | The version of the proxy.
 requests | counter | member method route status | Answered requests; status is a class such as \
@@ -164,16 +164,6 @@ def _row(line: str) -> Metric:
 METRICS = tuple(map(_row, _TABLE.strip().splitlines()))
 
 _BY_NAME = {metric.name: metric for metric in METRICS}
-
-
-def lines() -> list[str]:
-    """Return the table in Markdown, by lines."""
-    head = ["| Metric | Type | Labels | Meaning |", "|---|---|---|---|"]
-    return head + [
-        f"| `{metric.shown}` | {metric.kind} | "
-        f"{', '.join(f'`{label}`' for label in metric.labels)} | {metric.help} |"
-        for metric in METRICS
-    ]
 
 
 def find(name: str) -> Metric:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -20,6 +23,33 @@ class Owner(NamedTuple):
 
     member: str = ""
     address: str = ""
+
+
+#: Work of the proxy itself, such as running jobs. No member has this name.
+ENGINE = Owner("the engine")
+
+#: For whom the current task, and those that it starts, use what is shared.
+_acting: ContextVar[Owner] = ContextVar("acting", default=ENGINE)
+
+
+def acting_owner() -> Owner:
+    """Return the owner that the current task works for, which is that of its request."""
+    return _acting.get()
+
+
+def act_for(owner: Owner) -> None:
+    """Let the current task, and those that it starts from now on, work for an owner."""
+    _acting.set(owner)
+
+
+@contextmanager
+def acting_for(owner: Owner) -> Iterator[None]:
+    """Let the block, and the tasks that it starts, work for an owner."""
+    before = _acting.set(owner)
+    try:
+        yield
+    finally:
+        _acting.reset(before)
 
 
 @lru_cache(maxsize=4096)

@@ -175,7 +175,7 @@ class _Process(asyncio.SubprocessProtocol):
         self._input().close()
 
     async def end(self) -> None:
-        """Kill it unless it ends by itself, and wait until it has ended."""
+        """Kill it unless it exits, and wait until it has ended."""
         if not self.is_open:
             # asyncio loses the status of a process that it kills while that ends.
             with suppress(TimeoutError):

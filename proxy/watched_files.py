@@ -26,7 +26,7 @@ class WatchedFiles(Generic[K]):
         self._seen: Mapping[K, _Stamp] = {}
 
     def look(self) -> list[K]:
-        """Return the keys of the files that have changed since the last look, or are gone."""
+        """Return the keys of the files that have changed or were deleted since the last call."""
         before = self._seen
         self._seen = {key: _stamp(path) for key, path in self._files.items()}
         return [key for key, stamp in self._seen.items() if stamp != before.get(key)]

@@ -434,7 +434,7 @@ async def test_check_shows_what_the_account_tells(tmp_path: Path) -> None:
     async with Simulator(key=KEY, plan="creator") as simulator:
         _, lines = await checked(tmp_path, simulator.base_url)
         assert lines["plan"][1].startswith("The cloud does not say")
-        assert "Enter a balance" in lines["billing"][1]
+        assert "enter it on the page" in lines["billing"][1]
         simulator.switches.update({"announced_slots": True, "billing_for_keys": True})
         _, lines = await checked(tmp_path, simulator.base_url)
     plan = "Creator plan, 3 jobs at once, 30 minutes for a run, balance 12.34 USD."

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [
     name
     for name in ("README.md", *sorted(f"docs/{path.name}" for path in ROOT.glob("docs/*.md")))
-    if name not in reference.PAGES
+    if name not in reference.PAGES or name == "docs/metrics.md"  # of which only a table is drawn
 ]
 #: Names of other programs' things, so that only commands are looked at.
 OF_OTHERS = "docs/recipes.md"

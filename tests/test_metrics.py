@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -18,10 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from proxy.admin.metrics import Gauges
 from proxy.budget import MemoryBudget
 from proxy.jobs.models import AccountView
-from proxy.metrics import MAX_EXPECTED, METRICS, PREFIX, QUICK, Metrics, lines
+from proxy.metrics import MAX_EXPECTED, METRICS, PREFIX, QUICK, Metrics
 from proxy.pool import Pool
-
-DOCS = Path(__file__).parent.parent / "docs" / "metrics.md"
 
 
 @dataclass
@@ -235,11 +232,3 @@ async def test_series_have_the_labels_of_the_table(metrics: Metrics) -> None:
     for family in parse_text(body.decode()):
         for sample in family.samples if family.name in labels else ():
             assert set(sample.labels) - {"le"} == labels[family.name]
-
-
-def documented() -> Iterator[str]:
-    return (line for line in DOCS.read_text().splitlines() if line.startswith("| `" + PREFIX))
-
-
-def test_the_page_has_the_table() -> None:
-    assert list(documented()) == lines()[2:]

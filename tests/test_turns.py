@@ -10,8 +10,19 @@ import pytest
 from stack import Proxy
 
 from proxy.api.keys import JOBS, TURNS
+from proxy.owners import ENGINE, Owner, member_owner, stranger
 from proxy.packs.service import Packs
-from proxy.turns import WORKERS, Turns, thread_turns
+from proxy.pool import Pool
+from proxy.turns import (
+    ENGINE_QUANTUM,
+    WORKERS,
+    CrowdedError,
+    TurnQueue,
+    Turns,
+    thread_turns,
+)
+
+ANN, BOB, EVE = member_owner("ann"), member_owner("bob"), member_owner("eve")
 
 
 async def test_an_owner_has_one_piece_of_work_at_a_time() -> None:
@@ -141,6 +152,102 @@ async def test_requests_checks_estimates_and_packs_share_their_turns(proxy: Prox
     checks, turns = submissions.checks, proxy.services[TURNS]
     assert isinstance(checks.packs, Packs)
     assert checks.turns is submissions.limits.estimator.turns is checks.packs.turns is turns
+
+
+async def test_what_waits_has_a_share_of_a_pool_but_not_the_engine() -> None:
+    pool = Pool(64, 1)
+    turns = Turns(1, 1, waiting=pool)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(turns.hold(EVE))
+        waiting = [asyncio.create_task(_hold(turns, EVE)) for _ in range(pool.most(EVE))]
+        waiting += [asyncio.create_task(_hold(turns, ENGINE)) for _ in range(100)]
+        await asyncio.sleep(0)
+        with pytest.raises(CrowdedError):
+            await _hold(turns, EVE)
+        waiting.append(asyncio.create_task(_hold(turns, BOB)))
+        await asyncio.sleep(0)
+    await asyncio.gather(*waiting)
+    assert pool.used == 0
+
+
+async def _hold(turns: Turns, owner: Owner) -> None:
+    async with turns.hold(owner):
+        pass
+
+
+def popped(queue: TurnQueue[str], seconds: float = 0.0) -> list[str]:
+    """Take all that waits; each piece of Eve's takes these seconds."""
+    found = []
+    while (name := queue.pop()) is not None:
+        queue.end(EVE if name.startswith("eve") else BOB, seconds * name.startswith("eve"))
+        found.append(name)
+    return found
+
+
+def test_the_owner_that_has_used_least_is_next() -> None:
+    queue: TurnQueue[str] = TurnQueue()
+    for number in range(4):
+        queue.add(EVE, f"eve {number}")
+    for number in range(4):
+        queue.add(BOB, f"bob {number}")
+    assert popped(queue, 1.0) == [
+        "eve 0",
+        *(f"bob {n}" for n in range(4)),
+        "eve 1",
+        "eve 2",
+        "eve 3",
+    ]
+
+
+def test_who_comes_back_after_a_pause_has_saved_up_nothing() -> None:
+    queue: TurnQueue[str] = TurnQueue()
+    for number in range(3):
+        queue.add(EVE, f"eve {number}")
+        assert queue.pop() == f"eve {number}"
+        queue.end(EVE, 10.0)
+    for number in range(3):
+        queue.add(BOB, f"bob {number}")
+        queue.add(EVE, f"eve {number}")
+    assert queue.pop() == "bob 0"
+    queue.end(BOB, 11.0)
+    assert queue.pop() == "eve 0"
+
+
+def test_what_ran_without_waiting_counts() -> None:
+    queue: TurnQueue[str] = TurnQueue()
+    queue.begin(EVE)
+    queue.end(EVE, 0.3)
+    queue.add(EVE, "eve")
+    queue.add(BOB, "bob")
+    assert popped(queue) == ["bob", "eve"]
+
+
+def test_strangers_are_one_owner_whose_addresses_take_turns() -> None:
+    queue: TurnQueue[str] = TurnQueue()
+    for number in range(3):
+        queue.add(stranger("192.0.2.1"), f"eve {number}")
+    queue.add(stranger("192.0.2.2"), "eve's neighbour")
+    queue.add(BOB, "bob")
+    assert [queue.pop(), queue.pop()] == ["eve 0", "bob"]
+    queue.end(stranger("192.0.2.1"), 1.0)
+    assert popped(queue) == ["eve's neighbour", "eve 1", "eve 2"]
+
+
+def test_the_engine_goes_first_and_leaves_turns_to_others() -> None:
+    queue: TurnQueue[str] = TurnQueue()
+    for number in range(5):
+        queue.add(BOB, f"bob {number}")
+    for number in range(4):
+        queue.add(ENGINE, f"engine {number}")
+    order = []
+    while (name := queue.pop()) is not None:
+        order.append(name)
+        if name.startswith("engine"):
+            queue.end(ENGINE, ENGINE_QUANTUM / 2)
+    assert order == [
+        *("engine 0", "engine 1", "bob 0", "engine 2", "engine 3", "bob 1", "bob 2", "bob 3"),
+        "bob 4",
+    ]
 
 
 def _soon() -> float:

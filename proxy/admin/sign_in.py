@@ -222,7 +222,7 @@ def _provider_of(request: web.Request, token: Token) -> SignInProvider | None:
 
 
 async def _signed_out(request: web.Request) -> str:
-    """Return the way out of the provider, for who has signed out here."""
+    """Return a link to sign out at the provider, after signing out here."""
     provider = request.app[PROVIDERS].get(request.query.get("signed-out", ""))
     if provider is None:
         return ""

@@ -46,6 +46,7 @@ REASONS = {
     "dead_key": "the account's key does not work",
     "queue_limit": "the cloud's queue is full",
     "rate_limited": "the cloud limits requests",
+    "unanswered": "its submission was not answered: the proxy looks for it on the account",
     "unreachable": "the cloud cannot be reached",
     "stopped": "the deployment is stopped",
     "no_nodes": "the deployment's list of nodes cannot be read",

@@ -1,4 +1,4 @@
-"""`/proxy/api/webhooks`: the webhooks of the member who asks, and for admins those of everybody."""
+"""`/proxy/api/webhooks`: the webhooks of the caller, and for admins those of everybody."""
 
 from __future__ import annotations
 

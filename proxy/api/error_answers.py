@@ -8,7 +8,7 @@ from aiohttp import web
 from proxy.api import bodies
 from proxy.edge.aiohttp_internals import has_route
 from proxy.logging import RequestContext
-from proxy.storage.database import BusyError, StorageError, ValueRefusedError
+from proxy.storage.database import BusyError, StorageError, TooManyUnitsError, ValueRefusedError
 from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)
@@ -51,7 +51,16 @@ def failed(context: RequestContext) -> web.Response:
 
 def not_stored(request: web.Request, error: StorageError) -> web.Response:
     """Return the answer where the database could not be used."""
-    if isinstance(error, BusyError):
+    if isinstance(error, TooManyUnitsError):
+        log.info("request_shed", path=request.path, reason=str(error))
+        refused = LocalError(
+            "too_many_requests",
+            "Too many of your requests wait for the database. Nothing was changed; wait for the "
+            "answers of the others, and try again.",
+            kind="rate_limited",
+            retry_after=bodies.STORE_WAIT,
+        )
+    elif isinstance(error, BusyError):
         log.warning("request_shed", path=request.path, reason=str(error))
         refused = LocalError(
             "busy",

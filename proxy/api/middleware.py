@@ -29,6 +29,7 @@ from proxy.api.requests import connection_of, services_of
 from proxy.edge.aiohttp_internals import has_route, set_route
 from proxy.logging import RequestContext, SummedLines, begin_request
 from proxy.members.accounting import LIMIT_REACHED
+from proxy.owners import act_for
 from proxy.storage.database import OutcomeUnknownError, StorageError
 from proxy.translate.errors import LocalError
 
@@ -101,6 +102,7 @@ class Gate:
         connection = connection_of(request)
         began = connection.driver.turns.now
         context = begin_request()
+        act_for(connection.sender)
         try:
             answer = await self._answer(request, connection, context)
         except web.HTTPException as error:
@@ -159,6 +161,7 @@ class Gate:
             if admission is not None:
                 context.member, context.token_id = admission.member, admission.shown
                 if connection.admit(admission):
+                    act_for(connection.sender)
                     await connection.driver.give_way()  # and wait for a turn of the member
                 if admission.token is not None and request.path not in _UNLIMITED:
                     self._limiter.request(admission.member)

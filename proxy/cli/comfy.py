@@ -221,7 +221,7 @@ def _trusting(file: Path) -> ssl.SSLContext:
 
 
 def _reason(error: Exception) -> str:
-    """Return why there is no connection, without the words of libraries and systems around it."""
+    """Return why there is no connection, without the wording of libraries around it."""
     match error:
         case aiohttp.ClientConnectorCertificateError(certificate_error=inner):
             return getattr(inner, "verify_message", "") or str(inner)

@@ -278,9 +278,9 @@ class CloudClient(AccountClient):
                 lambda answer: (bool(answer.object().get("cancelled")), answer.attempts),
             )
         except CloudRefused as error:
-            if error.status in (400, 404):
+            if error.status == 400:
                 return False
-            raise
+            raise  # a 404 as well: a job that has just been taken may not be known yet
         if cancelled or attempts == 1:
             return cancelled
         job = await self.job(cloud_id)

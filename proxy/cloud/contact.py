@@ -38,7 +38,7 @@ class Contact:
         self.unanswered_since = now if self._calls else None
 
     def lost(self, now: float) -> None:
-        """Note that a connection was lost or did not come about."""
+        """Record a connection that was lost or could not be opened."""
         if self.unanswered_since is None:
             self.unanswered_since = now
 

@@ -100,7 +100,7 @@ class Connection(LimitedConnection):
         return True
 
     def sent_from(self, address: str) -> None:
-        """Note that somebody who is not signed in sends from an address."""
+        """Record a sender without authentication by its address."""
         self.address, self.sender = address, stranger(address)
         self.driver.address = self.sender.address
         self.driver.account = self.context.turns.of_stranger(self.sender.address)

@@ -146,8 +146,8 @@ class CountedConnections(Generic[C]):
     def _replaceable(self, owner: Owner, now: float) -> C | None:
         """Return the connection that is closed for a new one of a stranger.
 
-        That is the oldest one of a stranger that is old enough or whose address has more than the
-        owner; who has many gets the place of an own one. While there are few strangers, it may be
+        That is the oldest one that is old enough, or one from an address with more than the
+        owner. An owner with many loses one of its own. While there are few strangers, it may be
         one of a member that is idle.
         """
         few, own = self._pool.minimum, self._by_owner.get(owner, {}) if owner.address else {}

@@ -94,7 +94,7 @@ def address_of(sockets: Sequence[socket.socket], host: str, *, tls: bool) -> str
 
 
 class SentAnswers(AbstractAccessLogger):
-    """Tells connections that an answer has been sent, or cannot be since its client is gone."""
+    """Tells connections that an answer was sent, or cannot be because its client disconnected."""
 
     __slots__ = ()
 

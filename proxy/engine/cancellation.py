@@ -14,12 +14,16 @@ from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.engine.workers import Workers
 from proxy.jobs.models import JobState, Wish
+from proxy.owners import ENGINE, acting_for
 from proxy.storage.database import StorageError
 from proxy.storage.job_tables import JobKey
 from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError, from_cloud
 
 log = structlog.get_logger(__name__)
+
+#: `Retry-After` in seconds where the cloud did not cancel a job.
+_RETRY_AFTER = 10.0
 
 
 class Cancellation:
@@ -70,8 +74,9 @@ class Cancellation:
         try:
             await self._table.write()  # before it is promised
         finally:
-            for job in jobs:
-                self._supervisor.spawn(self._life.interrupt(job), f"job {job.prompt_id}")
+            with acting_for(ENGINE):
+                for job in jobs:
+                    self._supervisor.spawn(self._life.interrupt(job), f"job {job.prompt_id}")
 
     async def _withdraw(self, jobs: list[LiveJob], *, cleared: bool) -> None:
         """Take waiting jobs out without a trace; if they cannot be removed they still wait."""
@@ -110,15 +115,18 @@ class Cancellation:
         try:
             self._term.check()
             cancelled = await worker.cloud.cancel(job.cloud_id)
-        except CloudRefused as error:
-            raise from_cloud(error.status, error.body, error.retry_after) from error
         except CloudError as error:
+            is_unknown = isinstance(error, CloudRefused) and error.status == 404
+            if is_unknown:  # it may be known in a moment, or never again
+                follower.read_detail()
+            elif isinstance(error, CloudRefused):
+                raise from_cloud(error.status, error.body, error.retry_after) from error
             raise LocalError(
                 "cloud_unreachable",
                 f"{worker.cloud.title} did not cancel the job, which continues; try again.",
                 kind="unavailable",
                 details=job.prompt_id,
-                retry_after=error.retry_after or 10.0,
+                retry_after=error.retry_after or _RETRY_AFTER,
             ) from error
         waits = job.state is JobState.SUBMITTED and job in self._table
         if not cancelled or interrupt or not waits:

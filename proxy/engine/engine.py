@@ -32,6 +32,7 @@ from proxy.engine.workers import Workers
 from proxy.jobs.messages import OverviewAnswered, RunAnswered
 from proxy.jobs.models import AccountView, Job, JobState, Wish
 from proxy.logging import FailureLines
+from proxy.owners import ENGINE, acting_for
 from proxy.storage.database import StorageError
 from proxy.storage.job_tables import JobKey
 from proxy.supervisor import Supervisor
@@ -153,7 +154,8 @@ class Engine:
             self.scheduler.enqueue(job)
 
     def _spawn(self, work: Coroutine[None, None, None], key: JobKey) -> None:
-        self.background.supervisor.spawn(work, f"job {key.prompt_id}")
+        with acting_for(ENGINE):
+            self.background.supervisor.spawn(work, f"job {key.prompt_id}")
 
     # --- what is asked of the engine -------------------------------------------------------
 
@@ -182,7 +184,8 @@ class Engine:
             except (LocalError, StorageError) as error:
                 return kept(error)
 
-        return self.background.supervisor.spawn(cancel(), "cancel jobs")
+        with acting_for(ENGINE):
+            return self.background.supervisor.spawn(cancel(), "cancel jobs")
 
     def overview(self, member: str | None) -> OverviewAnswered:
         """Return all live jobs, or those of one member, and the accounts."""

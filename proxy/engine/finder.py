@@ -56,7 +56,7 @@ class JobFinder:
         That takes `timeout` seconds beside the calls. Once is enough where it is to be sent `again`
         and that does no harm. Raises `UnansweredError`.
         """
-        begun = clock.monotonic()
+        ends = clock.monotonic() + self.timeout
         for looks in itertools.count(1):
             at = clock.monotonic()
             try:
@@ -65,9 +65,9 @@ class JobFinder:
                 raise UnansweredError from error
             if cloud_id is not None:
                 return cloud_id
-            if at - begun >= self.timeout or (again and self.cloud.may_repeat):
+            if at >= ends or (again and self.cloud.may_repeat):
                 return None
-            await asyncio.sleep(min(_LOOKS.after(looks), begun + self.timeout - at))
+            await asyncio.sleep(min(_LOOKS.after(looks), ends - at))
         raise AssertionError("the looks never end")
 
     def claim(self, cloud_id: str) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +21,7 @@ from proxy.backoff import Backoff
 from proxy.clock import now
 from proxy.cloud.errors import CloudError, CloudOversized
 from proxy.cloud.upstream import Upstream
+from proxy.engine.inbox import Inbox
 from proxy.engine.localiser import Localiser, of_member
 from proxy.engine.node_states import NodeReport
 from proxy.engine.policy import DetailTimeouts
@@ -41,7 +42,6 @@ from proxy.engine.tracker import (
 from proxy.jobs.models import Job
 from proxy.storage.database import StorageError, ValueRefusedError
 from proxy.translate.events import Message, Preview, is_terminal
-from proxy.translate.frames import CloudPicture, CloudText
 from proxy.translate.graph_shape import class_of
 from proxy.translate.packs import Failure, NodeFailedError
 
@@ -51,10 +51,6 @@ T = TypeVar("T")
 
 #: Between two tries to read or write what a job cannot continue without.
 _RETRY = Backoff(0.05, 2.0, factor=1.7)
-
-#: Above this many waiting inputs pictures are dropped, and an input that says the same as the last
-#: one takes its place; above the second number all but ends are dropped, and the detail is read.
-_MAX_INPUTS, _MOST_INPUTS = 64, 5000
 
 #: A detail that was too large so often is not read again.
 _MAX_OVERSIZED = 3
@@ -123,6 +119,7 @@ class JobFollower:
     cloud: Upstream | None
     timeouts: DetailTimeouts
     run_times: RunTimes
+    inbox: Inbox
     held: bool = False
     finished: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     end_reported: asyncio.Event = field(init=False, default_factory=asyncio.Event)
@@ -131,7 +128,6 @@ class JobFollower:
     #: When the job was read last while the list of its account failed.
     read_alone_at: float = field(init=False, default=-math.inf)
     _progress: RunProgress | None = field(init=False, default=None)
-    _inbox: deque[Input] = field(init=False, default_factory=deque)
     #: Whether the inbox waits for more than a turn: for the answer, or while an input is taken.
     _is_held_up: bool = field(init=False, default=True)
     _news: asyncio.Event = field(init=False, default_factory=asyncio.Event)
@@ -168,7 +164,7 @@ class JobFollower:
     @property
     def waiting(self) -> int:
         """How many inputs wait."""
-        return len(self._inbox)
+        return len(self.inbox)
 
     @property
     def reading(self) -> bool:
@@ -196,8 +192,7 @@ class JobFollower:
     # --- inputs ----------------------------------------------------------------------------
 
     def post(self, happening: Input) -> None:
-        """Take what happened; while one input is long in its turn and many wait, pictures are
-        dropped."""
+        """Take what happened. The detail is read instead of what there is no room for."""
         view = self.localiser.view
         for what in [happening] if view is None else of_member(view, happening):
             match what:
@@ -206,20 +201,13 @@ class JobFollower:
                     self.end_reported.set()
                 case SnapshotReceived(snapshot=snapshot) if snapshot.ended:
                     self.end_reported.set()
-                case CloudPicture() if self._is_held_up and len(self._inbox) > _MAX_INPUTS:
-                    continue
-                case EventReceived() | CloudText() if len(self._inbox) > _MAX_INPUTS:
-                    if len(self._inbox) > _MOST_INPUTS:
-                        self.read_detail()
-                        continue
-                    if _says_the_same(self._inbox[-1], what):
-                        self._inbox.pop()
-            self._inbox.append(what)
+            if not self.inbox.put(what, is_held_up=self._is_held_up):
+                self.read_detail()
             self._news.set()
 
     def fail(self, failure: Failure) -> None:
         """End the job with a node that fails, whatever the cloud does."""
-        self._inbox.extendleft(reversed(self.localiser.failing(failure)))
+        self.inbox.put_first(self.localiser.failing(failure))
         self._news.set()
 
     # --- the way to the end ----------------------------------------------------------------
@@ -228,11 +216,11 @@ class JobFollower:
         """Yield what happens to the job, in order; the last is its end, unless it is withdrawn."""
         ended, taken = False, 0
         while not ended and not self._withdrawn:
-            if self._inbox and not self.held:
+            if self.inbox and not self.held:
                 self._is_held_up = True
                 if self.tracker.started_at is None:
                     yield Starting()
-                for happening in await self._follow_from(self._inbox.popleft()):
+                for happening in await self._follow_from(self.inbox.pop()):
                     if self._withdrawn:  # meanwhile: its client hears of no start without an end
                         break
                     ended = isinstance(happening, Ended)
@@ -244,7 +232,7 @@ class JobFollower:
             else:
                 self._news.clear()
                 await self._news.wait()
-        self._inbox.clear()
+        self.inbox.clear()
 
     async def _follow_from(self, what: Input) -> list[Happening]:
         """Return what follows from an input."""
@@ -351,14 +339,3 @@ class JobFollower:
             if waited[given_up] > limit:
                 return given_up
         raise AssertionError("the waits never end")
-
-
-def _says_the_same(last: Input, newer: Input) -> bool:
-    """Return whether an input says all that the last one does."""
-    match last, newer:
-        case (
-            EventReceived(type="progress" | "progress_state" as type_, data=before),
-            EventReceived(type=other, data=data),
-        ):
-            return type_ == other and before.get("node") == data.get("node")
-    return last == newer

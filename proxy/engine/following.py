@@ -23,6 +23,7 @@ from proxy.engine.table import JobTable
 from proxy.engine.tracker import Ended, JobStarted, OutputsSent
 from proxy.jobs.conversion import run_of
 from proxy.jobs.models import JobState
+from proxy.loop_turns import Driver
 from proxy.storage.database import ValueRefusedError
 from proxy.translate import workflow_metadata
 from proxy.translate.events import Message
@@ -59,13 +60,21 @@ class Following:
         finally:
             self._scheduler.free(job)
             self._table.unfollow(job)
+            follower.inbox.clear()
             follower.finished.set()
 
     async def lead_to_end(
         self, job: LiveJob, follower: JobFollower, beside: Iterable[Coroutine[Any, Any, None]] = ()
     ) -> None:
         """Do what follows from what happens to a job that is followed, until it is over, and more
-        `beside` it."""
+        `beside` it. Its member is charged."""
+        turns = self._resources.loop_turns
+        driver = Driver(turns, turns.of_member(job.member), "")
+        await driver.drive(self._lead_to_end(job, follower, beside))
+
+    async def _lead_to_end(
+        self, job: LiveJob, follower: JobFollower, beside: Iterable[Coroutine[Any, Any, None]]
+    ) -> None:
         ended = None
         if not job.answered:
             asyncio.get_running_loop().call_later(_ANSWER_TIMEOUT, follower.release)

@@ -10,10 +10,11 @@ from typing import Any
 import structlog
 
 from proxy.backoff import Backoff
-from proxy.cloud.errors import CloudError
+from proxy.cloud.errors import CloudError, CloudRefused
 from proxy.cloud.upstream import Upstream
 from proxy.engine.follower import JobFollower, retried
 from proxy.engine.following import Following
+from proxy.engine.inbox import Inbox
 from proxy.engine.live_job import JobChanges, LiveJob
 from proxy.engine.localiser import Localiser
 from proxy.engine.outcomes import (
@@ -62,6 +63,8 @@ _QUEUED_MAX_WAIT = 2.0
 
 #: Between two tries to cancel a job on the cloud.
 _RETRY = Backoff(first=0.5, longest=30.0)
+#: How often the cloud does not know a job before it need not be cancelled: that takes a minute.
+_MAX_UNKNOWN = 7
 
 
 class JobLife:
@@ -214,14 +217,13 @@ class JobLife:
         at_home = job.account in self._workers
         if job.state is JobState.SUBMITTING:
             self._table.advance(job, JobState.UNKNOWN)
-        if not at_home:
-            self._table.show(job, reason="no_account")
+        self._table.show(job, reason="unanswered" if at_home else "no_account")
         if isinstance(outcome, Lost) and outcome.refusal is not None and not job.accepted:
             self._announcer.refuse(job.key, outcome.refusal)
         outcome = await self._workers.recovery.look(job)
+        self._table.show(job, reason=None)
         if not at_home and isinstance(outcome, Sent):
             self._table.change(job, JobChanges(account=outcome.account or job.account))
-            self._table.show(job, reason=None)
             self._scheduler.keep(job)
         return outcome
 
@@ -282,7 +284,8 @@ class JobLife:
         follower.read_detail()
 
     async def _end_on_cloud(self, job: LiveJob) -> None:
-        """Ask the cloud to end a job, again and again until it answers."""
+        """Ask the cloud to end a job, again and again until it answers; one that it does not know
+        for a minute is not there."""
         failures = 0
         while True:
             try:
@@ -291,6 +294,9 @@ class JobLife:
                 return
             except (CloudError, StorageError) as error:
                 log.warning("cancel_failed", error=str(error))
+                is_unknown = isinstance(error, CloudRefused) and error.status == 404
+                if is_unknown and failures == _MAX_UNKNOWN:
+                    return
             except Exception:
                 log.exception("cancel_crashed")
             failures += 1
@@ -373,6 +379,7 @@ class JobLife:
             cloud,
             self._policy.detail,
             resources.run_times,
+            Inbox(partial(resources.budget.member, job.member, "job")),
             held=not job.answered,
         )
 

@@ -14,10 +14,11 @@ from msgspec import Struct
 
 from proxy import clock
 from proxy.engine.follower import JobFollower
+from proxy.engine.inbox import size_of
 from proxy.engine.live_job import LiveJob
 from proxy.engine.tracker import EventReceived, SnapshotReceived
-from proxy.translate import codec, events
-from proxy.translate.frames import CloudFrame, CloudPicture, CloudText
+from proxy.translate import events
+from proxy.translate.frames import CloudFrame, CloudPicture
 from proxy.translate.snapshots import Snapshot
 
 #: Bytes of events of unknown jobs that are kept: some ten thousand usual ones.
@@ -32,9 +33,6 @@ LONGEST = 120.0
 
 #: Types of events that show that their job runs.
 _OF_RUNNING_JOBS = frozenset({"executing", "progress", "progress_state"})
-
-#: What a message takes in memory in addition to its text, and each of its values, in bytes.
-_OVERHEAD, _VALUE_BYTES = 256, 96
 
 
 class _Early(Struct, frozen=True, order=True):
@@ -127,8 +125,11 @@ class EventRouter:
             self._deliver(cloud_id, early.item)
 
     def forget(self, cloud_id: str) -> None:
-        """Forget that a job runs."""
+        """Forget that a job runs; with the last one of ours, those of others, too: the cloud need
+        not tell when they end."""
         self._running.discard(cloud_id)
+        if self._jobs.keys() <= {cloud_id}:
+            self._running.clear()
 
     def events_lost(self) -> None:
         """Forget what ran when events were lost: it may have ended unseen."""
@@ -192,17 +193,5 @@ class EventRouter:
         if picture and not self._submissions:
             return
         self._number += 1
-        early = _Early(self._number, now, cloud_id, item, _size(item))
+        early = _Early(self._number, now, cloud_id, item, size_of(item))
         (self._pictures if picture else self._events).append(early)
-
-
-def _size(item: EventReceived | CloudFrame) -> int:
-    """Return the approximate bytes of a message: those of its text, and some for each value."""
-    match item:
-        case CloudPicture(image=image):
-            return _OVERHEAD + len(image)
-        case CloudText(text=text):
-            return _OVERHEAD + len(text)
-        case EventReceived(data=data):
-            text = codec.dumps(data)
-            return _OVERHEAD + len(text) + _VALUE_BYTES * codec.breadth(text)

@@ -40,6 +40,7 @@ from proxy.engine.outcomes import (
 )
 from proxy.engine.preparation import Preparation, WithdrawnError
 from proxy.engine.resources import JobResources
+from proxy.engine.table import JobTable
 from proxy.storage.database import StorageError, ValueRefusedError
 from proxy.translate.errors import (
     WITHOUT_NODES,
@@ -118,6 +119,7 @@ class Submitter:
 
     cloud: Upstream
     finder: JobFinder
+    table: JobTable
     preparation: Preparation
     resources: JobResources
     expecting: Callable[[], AbstractContextManager[None]]
@@ -162,7 +164,7 @@ class Submitter:
         """
         spent, bound = 0.0, tried.bound
         for tries in count(1):
-            if tried.lost and (cloud_id := await self.finder.search(job, again=True)) is not None:
+            if tried.lost and (cloud_id := await self._found(job)) is not None:
                 log.info("submission_adopted", cloud_job=cloud_id)
                 return Sent(cloud_id)
             wait = tried.retry_after or _RETRY.whole(tries)
@@ -180,6 +182,15 @@ class Submitter:
             tried = outcome
             bound = bound or tried.bound
         return _bound(tried.outcome) if bound else tried.outcome
+
+    async def _found(self, job: LiveJob) -> str | None:
+        """Return the id of a job whose answer is no use, if the cloud has it; meanwhile it shows
+        that it is looked for. Raises `UnansweredError`."""
+        self.table.show(job, reason="unanswered")
+        try:
+            return await self.finder.search(job, again=True)
+        finally:
+            self.table.show(job, reason=None)
 
     async def _try(self, job: LiveJob, prompt: Prompt, *, again: bool = False) -> Outcome | _Try:
         """Call the cloud once; return the outcome, or what to do about it."""

@@ -244,8 +244,10 @@ class Tracker:
             self._end(lost, now)
 
     def _end(self, snapshot: Snapshot, now: int) -> None:
+        has_run = self.started_at is not None or snapshot.start_time is not None
         started_at = self._start(snapshot.start_time or now)
-        ended_at = snapshot.ended_at(started_at, now)
+        # What never ran has taken no time, whatever the clocks of the proxy and the cloud say.
+        ended_at = snapshot.ended_at(started_at, now) if has_run else started_at
         self.nodes.ended(ended_at)
         self._running(now)
         outputs = snapshot.outputs or {}

@@ -72,6 +72,7 @@ class AccountWorker:
         self.submitter = Submitter(
             account.cloud,
             self.finder,
+            table,
             Preparation(account, table.recorder, resources, self.feed, policy),
             resources,
             expecting=self.router.submission,

@@ -51,7 +51,7 @@ class UnusualError(Exception):
 if sys.platform == "win32":
 
     def _limit_size() -> None:
-        """Do nothing: who waits for the process ends it in time."""
+        """Do nothing: the server ends the process in time."""
 
     def _limit_time(seconds: float) -> None:
         """Do nothing."""

@@ -1,4 +1,4 @@
-"""The workflow of a job in its pictures, where what ran it was not told of it.
+"""The workflow of a job in its pictures, where the upstream does not write it.
 
 The web interface opens it from a PNG (a `tEXt` chunk named `workflow`) or a WebP (the tag
 `Make` of its EXIF, as ComfyUI writes it). Other formats stay as they are.
@@ -44,7 +44,7 @@ class JobWorkflows:
 
 
 def edits_for(read: Read, size: int, workflow: bytes) -> Edits:
-    """Return what writes a workflow into a complete picture of this size."""
+    """Return a function that writes a workflow into a complete picture of this size."""
     head = read(0, _AFTER_HEADER)
     if head.startswith(PNG) and len(head) == _AFTER_HEADER:
         chunk = png_chunk(b"tEXt", b"workflow\0" + workflow)

@@ -125,7 +125,8 @@ class JobProgress(msgspec.Struct, frozen=True):
     `reason` is why the job does not continue: `turn`, `slot`, `client` (another job of its client
     has a slot), `model` (the accounts that have its models are busy), `limit`, `budget` and
     `ceiling` (the member's own; `ceiling` is what its jobs under way may cost at most), `disabled`
-    (the member), `restored` (an admin must release it), `no_account`, or what the account suffers
+    (the member), `restored` (an admin must release it), `no_account`, `unanswered` (it is looked
+    for on its account, since the answer to its submission is no use), or what the account suffers
     (`no_credits`, `dead_key`, `queue_limit`, `rate_limited`, `unreachable`); `message` is a
     sentence about it.
     `finishing` says that the client has all outputs. Admins see more: a waiting job has `before` it

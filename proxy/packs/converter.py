@@ -20,7 +20,7 @@ _ABOUT = {
 
 
 async def about(call: PackCall, _: PackServices) -> PackReply:
-    """Return what the pack tells of itself."""
+    """Return the pack's description of itself."""
     return call.json(_ABOUT)
 
 

@@ -330,7 +330,7 @@ def located(path: str) -> dict[str, str]:
 
 
 def named_files(shown: Mapping[str, Any], own: str, key: str) -> PackNode:
-    """Return a node that tells of the files that the text of its input `own` names."""
+    """Return a node that reports the files that its text input `own` names."""
     return core(
         shown,
         "PreviewAny",

@@ -1,7 +1,7 @@
 """Graphs with nodes of packs: what the cloud runs in their place.
 
 The cloud's graph keeps the member's ids; nodes that are added have ids that no graph of the member
-has and belong to one node each, whose life they live: nobody hears of them.
+has and belong to one node each, whose life they live: no client sees them.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ async def get_image(call: PackCall, services: PackServices) -> PackReply:
 
 
 async def get_model_info(call: PackCall, services: PackServices) -> PackReply:
-    """Return the models of a folder with what their names tell of them, in pages."""
+    """Return the models of a folder with what their names reveal, in pages."""
     folder = call.path.get("folder", "checkpoints")
     await _check_folder(services, folder)
     limit, offset = call.integer("limit", 1000), call.integer("offset", 0)

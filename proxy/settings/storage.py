@@ -63,11 +63,11 @@ class ReplicaSettings(SettingsTable):
     )
     secret_file: HomePath | None = setting(
         None,
-        "A file with the secrets that all processes use to encrypt and sign shared data, one per line, "
-        "each 32 random bytes as from `openssl rand -base64 32`. The proxy uses the first one, "
-        "and accepts data made with the others and with `credentials_key`. docs/security.md says "
-        "how to change the secret. By default the secret is in the database, or with SQLite in "
-        "the file credentials.key of the data folder.",
+        "A file with the secrets that all processes use to encrypt and sign shared data, one per "
+        "line, each 32 random bytes as from `openssl rand -base64 32`. The proxy uses the first "
+        "one, and accepts data made with the others and with `credentials_key`. docs/security.md "
+        "says how to change the secret. By default the secret is in the database, or with SQLite "
+        "in the file credentials.key of the data folder.",
         example="/run/secrets/comfy_proxy_secret",
     )
     engine_lease: Seconds = setting(

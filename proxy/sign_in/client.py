@@ -87,7 +87,7 @@ class ProviderClient:
     async def metadata(self) -> Metadata:
         """Return the metadata; while they cannot be read again, those that were read before.
 
-        Those who come while they are read wait for that reading, and share its outcome. Raises
+        Callers during a reading wait for it and share its outcome. Raises
         `ProviderUnavailableError`.
         """
         readings = self._readings

@@ -303,7 +303,7 @@ def _copy_rows(source: Connection, target: Connection) -> dict[str, int]:
 
 
 def _continue_keys(source: Connection, target: Connection) -> None:
-    """Let new keys be higher than all before, also than those whose rows are gone."""
+    """Make new keys higher than all before, also than those of deleted rows."""
     ever = "SELECT seq FROM sqlite_sequence WHERE name = 'jobs'"
     used = source.execute(text(ever)).scalar() or 0
     for key, others in ((jobs.c.order, (history.c.order,)), (audit.c.key, ())):

@@ -75,7 +75,7 @@ class BudgetNoticeRepository(Repository):
         return bool(await self.database.write(lambda connection: add_notices(connection, [notice])))
 
     async def untold(self) -> list[BudgetNotice]:
-        """Return the notices of which webhooks were not told, the oldest first."""
+        """Return the notices that were not sent to webhooks, the oldest first."""
         query = select(budget_notices).where(~_N.told).order_by(_N.at)
         return await self._records(BudgetNotice, query)
 

@@ -2,6 +2,10 @@
 
 A unit is a synchronous function over a Core connection, so that a repository is written once for
 SQLite and PostgreSQL. It has no effect but on the database, and it never commits.
+
+A unit belongs to the owner that its task works for: the engine, a member, or strangers. Owners have
+turns by the time that their units take (`proxy.turns`). A unit must be short, some 20 ms: work on
+many rows goes in slices of rows, each in a unit of its own.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from typing import Any, TypeVar
 from msgspec import Struct
 from sqlalchemy import Connection, Executable, Row
 
+from proxy.pool import Pool
 from proxy.supervisor import OutsideError
 
 T = TypeVar("T")
@@ -47,6 +52,13 @@ class BusyError(StorageError):
     """Raised when the database answers, and too many units wait for it. Nothing was written."""
 
 
+class TooManyUnitsError(BusyError):
+    """Raised when too many units of one owner wait. Nothing was written."""
+
+    def __init__(self) -> None:
+        super().__init__("too many units of one owner wait for the database")
+
+
 class OutcomeUnknownError(StorageError):
     """Raised when the connection is lost during a commit, so that its outcome is unknown."""
 
@@ -54,6 +66,10 @@ class OutcomeUnknownError(StorageError):
 class UnitRefusedError(Exception):
     """Raised by a unit that refuses what is asked by what is stored: a limit is reached, a record
     was changed or is gone. The database is well, and nothing of the unit is written."""
+
+
+#: Units that may wait at once, of which owners have shares, and those that each may have.
+MAX_WAITING, MIN_WAITING = 2048, 64
 
 
 class Database(ABC):
@@ -70,10 +86,13 @@ class Database(ABC):
         self.commits = 0
         self.units = 0
         self.problem: str | None = None
+        #: The units that wait, but for those of the engine, which its jobs limit.
+        self.waiting = Pool(MAX_WAITING, MIN_WAITING)
 
     @property
     def busy(self) -> bool:
-        """Whether units that write wait so long that new work should be refused."""
+        """Whether units of the current owner wait so long to write that new work should be
+        refused."""
         return False
 
     @abstractmethod

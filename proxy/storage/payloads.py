@@ -99,7 +99,7 @@ class PayloadRepository(Repository):
         return replace(payload, credentials=self._cipher.encrypt(payload.credentials))
 
     async def get(self, order: int) -> Payload | None:
-        """Return what the client sent, `None` if the job is gone."""
+        """Return what the client sent, `None` if there is no such job."""
         return (await self.get_many([order])).get(order)
 
     async def get_many(self, orders: Iterable[int]) -> dict[int, Payload]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Literal, TypeVar, cast
 
 import psycopg
@@ -19,7 +20,14 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from proxy.logging import register_secret
-from proxy.storage.database import BusyError, Database, OutcomeUnknownError, StorageError
+from proxy.owners import ENGINE, acting_owner
+from proxy.storage.database import (
+    BusyError,
+    Database,
+    OutcomeUnknownError,
+    StorageError,
+    TooManyUnitsError,
+)
 from proxy.storage.postgresql_connection import (
     AnswerLostError,
     DeadlockError,
@@ -33,7 +41,7 @@ from proxy.storage.postgresql_connection import (
     run_work,
     translated,
 )
-from proxy.turns import Turns
+from proxy.turns import CrowdedError, Turns
 
 log = structlog.get_logger(__name__)
 
@@ -46,6 +54,8 @@ Use = Literal["read", "write", "urgent"]
 CONNECTIONS = 10
 #: Of these, as many as units that write may use at once: reads never wait for all of them.
 WRITES = 7
+#: As many of these connections as one owner may use at once, and as many to write.
+CONNECTIONS_EACH, WRITES_EACH = 6, 4
 #: Seconds that a unit may be expected to wait for its turn to write before the database is `busy`.
 MAX_WAIT = 0.5
 #: What the last unit counts in the average of the time that one takes.
@@ -99,7 +109,10 @@ class PostgresqlDatabase(Database):
             pool_timeout=self._timeout,
             use_native_hstore=False,
         )
-        self._turns = Turns(CONNECTIONS, CONNECTIONS, limits={"write": WRITES})
+        self._turns = Turns(
+            CONNECTIONS_EACH, CONNECTIONS, limits={ENGINE: CONNECTIONS}, waiting=self.waiting
+        )
+        self._writes = Turns(WRITES_EACH, WRITES, limits={ENGINE: WRITES}, waiting=self.waiting)
         self._urgent_turns = Turns(1)
         self._write_seconds = 0.0
         self._writing: set[asyncio.Task[Any]] = set()
@@ -109,8 +122,9 @@ class PostgresqlDatabase(Database):
 
     @property
     def busy(self) -> bool:
-        """Whether a unit that writes is expected to wait for more than `MAX_WAIT`."""
-        return self._turns.waiting("write") * self._write_seconds / WRITES > MAX_WAIT
+        """Whether a unit of the current owner that writes is expected to wait for more than
+        `MAX_WAIT`."""
+        return self._writes.waiting(acting_owner()) * self._write_seconds / WRITES > MAX_WAIT
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Run a unit that only reads, on one snapshot. Raises `StorageError`."""
@@ -236,15 +250,30 @@ class PostgresqlDatabase(Database):
     ) -> T:
         """Run a unit in a transaction. Raises `StorageError`, `AnswerLostError`."""
         ends = None if unit_timeout is None else loop_time() + unit_timeout
-        turns = self._urgent_turns if use == "urgent" else self._turns
         with translated(ends):
-            async with turns.hold(use, until=ends):
+            async with self._turn(use, ends):
                 began = loop_time()
                 value = await self._run_once(work, begin, ends)
                 if use == "write":
                     seconds = loop_time() - began
                     self._write_seconds += _WEIGHT * (seconds - self._write_seconds)
                 return value
+
+    @asynccontextmanager
+    async def _turn(self, use: Use, until: float | None) -> AsyncIterator[None]:
+        """Hold a turn of the current owner. Raises `TimeoutError`, `TooManyUnitsError`."""
+        owner = acting_owner()
+        async with AsyncExitStack() as held:
+            try:
+                if use == "urgent":
+                    await held.enter_async_context(self._urgent_turns.hold(ENGINE, until=until))
+                else:
+                    if use == "write":
+                        await held.enter_async_context(self._writes.hold(owner, until=until))
+                    await held.enter_async_context(self._turns.hold(owner, until=until))
+            except CrowdedError:
+                raise TooManyUnitsError from None
+            yield
 
     async def _run_once(self, work: Callable[[Connection], T], begin: str, ends: float | None) -> T:
         """Run a unit in a transaction, on a connection that works."""

@@ -2,7 +2,7 @@
 
 SQLite has one writer. Units that arrive while a transaction is being synced wait and share the
 next one, each in a savepoint of its own: many small writers cost one sync and not one each, and a
-unit that fails fails alone.
+unit that fails fails alone. Of those that wait the owners have turns.
 """
 
 from __future__ import annotations
@@ -11,21 +11,19 @@ import asyncio
 import contextlib
 import itertools
 import os
-import queue
 import sqlite3
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from msgspec import Struct
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
 
-from proxy import threads
+from proxy import clock, threads
 from proxy.storage.database import DamagedError, Database, StorageError, ValueRefusedError
+from proxy.storage.unit_queue import Unit, UnitQueue
 
 T = TypeVar("T")
 
@@ -36,8 +34,10 @@ FILE = "proxy.db"
 BUSY_TIMEOUT = 5000
 #: Maximum number of units in a transaction, so that the first does not wait for ever.
 MAX_UNITS = 256
-#: Maximum number of concurrent reads.
-READERS = 2
+#: Seconds of a transaction from which on it takes no more units.
+MAX_TRANSACTION = 0.02
+#: Maximum number of concurrent reads, and of those of one owner.
+READERS, READERS_EACH = 2, 1
 #: Bytes of a database that is checked whole at each start; of a larger one the first pages are.
 CHECKED_BYTES = 128 * 1024 * 1024
 #: Bytes of the write-ahead log that are kept on disk after a checkpoint.
@@ -59,19 +59,19 @@ class SqliteDatabase(Database):
         super().__init__()
         self.path = path
         self._engine = engine
-        self._queue: queue.SimpleQueue[_Unit | None] = queue.SimpleQueue()
-        self._local = threading.local()
-        self._opened: list[Connection] = []
-        self._readers = threads.pool(READERS, "database reader")
+        self._writes = UnitQueue(self.waiting)
+        self._reads = UnitQueue(self.waiting, READERS_EACH)
         self._closed = False
-        self._writer = threads.start(partial(self._write_on, writer), "database writer")
+        self._threads = [
+            threads.start(partial(self._write_on, writer), "database writer"),
+            *(threads.start(self._read_on, f"database reader {n}") for n in range(READERS)),
+        ]
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Run a unit that only reads, on one snapshot. Raises `StorageError`."""
         if self._closed:
             raise self._refusal()
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._readers, self._read, work)
+        return await self._reads.run(work)
 
     async def write(
         self, work: Callable[[Connection], T], *, long: bool = False, urgent: bool = False
@@ -79,68 +79,73 @@ class SqliteDatabase(Database):
         """Run a unit that writes; it is on disk when this returns. Raises `StorageError`."""
         if self._closed:
             raise self._refusal()
-        result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._queue.put(_Unit(work, result))
-        return await result
+        return await self._writes.run(work)
 
     async def close(self) -> None:
         """Finish the units that were asked for, and close."""
         if not self._closed:
             self._closed = True
-            self._queue.put(None)
+            self._writes.close()
+            self._reads.close()
             await asyncio.to_thread(self._end)
 
     def _end(self) -> None:
-        self._writer.join()
-        self._readers.shutdown()
-        for connection in self._opened:
-            connection.close()
+        for thread in self._threads:
+            thread.join()
         self._engine.dispose()
 
     def _refusal(self) -> StorageError:
         return StorageError(f"the database {self.path} is closed")
 
-    def _read(self, work: Callable[[Connection], T]) -> T:
-        with _translated(self.path):
-            connection: Connection | None = getattr(self._local, "connection", None)
-            if connection is None:
-                connection = self._local.connection = self._engine.connect()
-                self._opened.append(connection)
-            raw = _raw(connection)
-            raw.execute("BEGIN")
-            try:
-                return work(connection)
-            finally:
-                raw.execute("ROLLBACK")
+    # --- the readers' threads ---------------------------------------------------------------
+
+    def _read_on(self) -> None:
+        connection: Connection | None = None
+        while (unit := self._reads.next(wait=True)) is not None:
+            began = clock.monotonic()
+            if not unit.result.cancelled():
+                try:
+                    if connection is None:
+                        connection = self._engine.connect()
+                    unit.value = _read(connection, unit.work)
+                except BaseException as error:  # noqa: BLE001 (who waits must hear of it)
+                    unit.error = _translate(self.path, error)
+            self._reads.end(unit, clock.monotonic() - began)
+            self._reads.settle([unit])
+            del unit  # its result may be large
+        if connection is not None:
+            connection.close()
 
     # --- the writer's thread ----------------------------------------------------------------
 
     def _write_on(self, connection: Connection) -> None:
-        open_ = True
-        while open_:
-            units: list[_Unit] = []
-            unit = self._queue.get()
-            while unit is not None:
-                units.append(unit)
-                if len(units) == MAX_UNITS or self._queue.empty():
-                    break
-                unit = self._queue.get()
-            open_ = unit is not None
-            if units:
-                self._transaction(connection, units)
-                # The event loop is one for all units; if it is closed, nobody waits.
-                with contextlib.suppress(RuntimeError):
-                    units[0].result.get_loop().call_soon_threadsafe(_settle, units)
+        while (unit := self._writes.next(wait=True)) is not None:
+            units, began = [unit], clock.monotonic()
+            self._transaction(connection, units)
+            self._writes.charge_rest(units, clock.monotonic() - began)
+            self._writes.settle(units)
+            del unit, units
         connection.close()
 
-    def _transaction(self, connection: Connection, units: Sequence[_Unit]) -> None:
-        """Run units; what came of each is known when this has been synced or has failed."""
+    def _transaction(self, connection: Connection, units: list[Unit]) -> None:
+        """Run the first unit, and those that wait meanwhile, which are added to `units`; what came
+        of each is known when this has been synced or has failed."""
         raw = _raw(connection)
+        ends = clock.monotonic() + MAX_TRANSACTION
         try:
             raw.execute("BEGIN IMMEDIATE")
-            apart = len(units) > 1
-            for unit in units:
+            unit: Unit | None = units[0]
+            apart = bool(self._writes)
+            while unit is not None:
+                began = clock.monotonic()
                 self._apply(connection, raw, unit, apart)
+                now = clock.monotonic()
+                self._writes.end(unit, now - began)
+                unit = None
+                if apart and now < ends and len(units) < MAX_UNITS:
+                    unit = self._writes.next(wait=False)
+                if unit is not None:
+                    units.append(unit)
             if apart or units[0].error is None:
                 raw.execute("COMMIT")
                 self.commits += 1
@@ -156,7 +161,7 @@ class SqliteDatabase(Database):
                 unit.error = failure
 
     def _apply(
-        self, connection: Connection, raw: sqlite3.Connection, unit: _Unit, apart: bool
+        self, connection: Connection, raw: sqlite3.Connection, unit: Unit, apart: bool
     ) -> None:
         """Run one unit of several, `apart` from the others. Raises what ends the transaction."""
         if apart:
@@ -173,23 +178,14 @@ class SqliteDatabase(Database):
             raw.execute("RELEASE unit")
 
 
-class _Unit(Struct, eq=False):
-    """A unit that waits for the writer, where its result goes, and what came of it."""
-
-    work: Callable[[Connection], Any]
-    result: asyncio.Future[Any]
-    value: Any = None
-    error: BaseException | None = None
-
-
-def _settle(units: Sequence[_Unit]) -> None:
-    for unit in units:
-        if unit.result.done():
-            continue
-        if unit.error is not None:
-            unit.result.set_exception(unit.error)
-        else:
-            unit.result.set_result(unit.value)
+def _read(connection: Connection, work: Callable[[Connection], T]) -> T:
+    """Run a unit on one snapshot."""
+    raw = _raw(connection)
+    raw.execute("BEGIN")
+    try:
+        return work(connection)
+    finally:
+        raw.execute("ROLLBACK")
 
 
 @contextlib.asynccontextmanager

@@ -145,7 +145,7 @@ def unlisted_end(outputs: object) -> Status:
 
 
 def unlisted_message(status: str) -> str:
-    """Return what is told of a job that has ended without outputs, with such a status."""
+    """Return the error of a job that has ended with such a status, without outputs."""
     return f'The job has ended with the status "{status[:_MAX_STATUS]}" and without outputs.'
 
 

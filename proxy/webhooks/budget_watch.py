@@ -31,7 +31,7 @@ class BudgetWatch:
     fence: Fence
 
     async def run(self) -> None:
-        """Tell of new notices, until cancelled."""
+        """Send new notices, until cancelled."""
         while True:
             self.outbox.budgets.clear()
             try:

@@ -178,7 +178,7 @@ class WebhookDelivery:
             log.warning("webhook_save_failed", webhook=claimed.webhook, error=str(error))
 
     async def _send(self, claimed: Claimed) -> EndpointAnswer:
-        """Send a message, and return what became of it. Raises `StorageError`."""
+        """Send a message, and return the outcome. Raises `StorageError`."""
         secret = self.cipher.decrypt(claimed.secret)
         if secret is None:
             return EndpointAnswer(

@@ -34,7 +34,7 @@ class WebhookRunner:
         fence: Fence,
         views: Callable[[], Sequence[AccountView]],
     ) -> None:
-        """Deliver what waits, and tell of budgets and of the accounts in `views`, as tasks of the
+        """Deliver messages, and report budgets and the accounts in `views`, as tasks of the
         supervisor of an engine."""
         watch = AccountWatch(
             repository=self.repository, outbox=self.outbox, fence=fence, views=views

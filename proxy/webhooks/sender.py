@@ -58,7 +58,7 @@ class WebhookSender:
     async def send(
         self, url: str, secret: str, id_: str, body: bytes, timeout: float
     ) -> EndpointAnswer:
-        """Post a message, signed with the secret (`whsec_…`), and return what became of it.
+        """Post a message, signed with the secret (`whsec_…`), and return the outcome.
 
         Redirects are not followed, and the body of the answer is not read.
         """

@@ -7,10 +7,12 @@ import gzip
 import json
 from typing import Any
 
+import graphs
 import pytest
 import structlog
-from aiohttp import ClientError, web
+from aiohttp import ClientError, ClientSession, web
 from aiohttp.test_utils import TestClient
+from stack import Proxy
 
 from proxy.admin import (
     balances,
@@ -22,11 +24,19 @@ from proxy.admin import (
 )
 from proxy.api import cloud_routes, downloads, userdata, websocket
 from proxy.api.answer_headers import cache_control
+from proxy.api.keys import READINESS
 from proxy.app.routes import ROUTES
 from proxy.app.server import server_logger
 from proxy.members.directory import Directory
-from proxy.members.member import Member
-from proxy.storage.database import BusyError, OutcomeUnknownError, StorageError
+from proxy.members.member import LOCAL, Member
+from proxy.owners import ENGINE, Owner, acting_owner, member_owner
+from proxy.storage.database import (
+    BusyError,
+    Database,
+    OutcomeUnknownError,
+    StorageError,
+    TooManyUnitsError,
+)
 from proxy.translate.errors import LocalError
 
 Client = TestClient[Any, Any]
@@ -293,6 +303,41 @@ async def test_what_is_shed_is_503_and_says_when_to_try_again(
     response = await client.get("/queue")
     assert (response.status, (await response.json())["error"]["type"]) == (503, "busy")
     assert response.headers["Retry-After"] == "2"
+
+
+async def test_too_much_of_one_client_is_429_and_says_when_to_try_again(
+    client: Client, room_of_jobs: Any
+) -> None:
+    room_of_jobs.failure = TooManyUnitsError()
+    response = await client.get("/queue")
+    error = (await response.json())["error"]
+    assert (response.status, error["type"]) == (429, "too_many_requests")
+    assert response.headers["Retry-After"] == "2"
+
+
+async def test_units_belong_to_who_sent_the_request_and_those_of_its_job_to_the_engine(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owners = list[Owner]()
+    database = proxy.services[READINESS].database
+    write = type(database).write
+
+    async def noted(self: Database, work: Any, **options: Any) -> Any:
+        owners.append(acting_owner())
+        return await write(self, work, **options)
+
+    monkeypatch.setattr(type(database), "write", noted)
+    async with ClientSession(proxy.url) as session:
+        await session.post("/settings/name", json="value")
+        assert owners.count(member_owner(LOCAL)) == 1
+        owners.clear()
+        async with session.ws_connect("/ws?clientId=me") as socket:
+            await session.post("/prompt", json={"prompt": graphs.plain(), "client_id": "me"})
+            async for message in socket:
+                if "execution_success" in str(message.data):
+                    break
+    assert set(owners) == {member_owner(LOCAL), ENGINE}
+    assert owners.count(member_owner(LOCAL)) == 1
 
 
 async def test_where_nobody_knows_what_was_written_there_is_no_answer(

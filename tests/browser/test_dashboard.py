@@ -554,7 +554,7 @@ async def test_jobs_of_a_restored_backup_are_sent_on_the_page(
         await page.goto(str(proxy.url / "proxy/"))
         waiting = page.locator("#waiting")
         await waiting.get_by_text("an admin must release it").wait_for()
-        await waiting.get_by_text("may have run since: 1 job.").wait_for()
+        await waiting.get_by_text("1 job of a restored backup held").wait_for()
         assert (await Axe().run(page)).violations_count == 0
         await waiting.get_by_role("button", name="Send them").click()
         await page.get_by_role("dialog").get_by_role("button", name="Send them").click()

@@ -291,7 +291,6 @@ async def test_jobs_without_a_list_are_garbage(serve: Serve, connect: Connect) -
         (200, {"cancelled": False}, False),
         (200, {"cancelled": ["a"]}, True),
         (200, {"cancelled": []}, False),
-        (404, {"code": "NOT_FOUND"}, False),
         (400, {"code": "BAD_REQUEST"}, False),
     ],
 )

@@ -159,6 +159,20 @@ async def test_a_job_that_cannot_be_cancelled_continues(
         assert (await rig.ended(running)).state == "succeeded"
 
 
+async def test_a_job_that_the_cloud_does_not_know_yet_is_not_said_to_be_cancelled(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    async with running_engine(simulator, tmp_path) as rig:
+        running, _ = await rig.submit(gated.GRAPH)
+        await until(lambda: "executing 1" in rig.messages_of(running))
+        simulator.faults.add(HttpFault(CANCEL.replace("{id}", "*"), status=404))
+        answer = await rig.cancel(running, interrupt=True)
+        assert answer.error is not None
+        assert answer.error.type == "cloud_unreachable"
+        assert (await rig.cancel(running, interrupt=True)).cancelled
+        assert (await rig.ended(running)).state == "cancelled"
+
+
 async def test_a_cancellation_after_the_term_is_left_to_the_next_engine(
     simulator: Simulator, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,15 @@ from engine.rig import Files, running_engine
 from jobs.samples import job
 from waiting import until
 
+from proxy.budget import MemoryBudget
 from proxy.engine.follower import JobFollower, Starting
+from proxy.engine.inbox import Inbox
 from proxy.engine.localiser import Localiser, Secrets
 from proxy.engine.policy import DetailTimeouts
 from proxy.engine.tracker import Ended, EventReceived, Tracker
 from proxy.jobs.messages import JobMessage
 from proxy.jobs.models import JobState
+from proxy.loop_turns import LoopAccount, LoopTurns
 from proxy.simulator import HttpFault, Simulator, SocketFault
 from proxy.storage.database import ValueRefusedError
 from proxy.translate import codec
@@ -129,13 +133,17 @@ async def test_pictures_give_way_only_while_an_input_takes_long(
     assert len(previews) == (65 if held_up else 200)
 
 
+def inbox(budget: MemoryBudget | None = None) -> Inbox:
+    return Inbox(partial((budget or MemoryBudget(2**28)).member, "ann", "job"))
+
+
 def waiting_follower() -> JobFollower:
     """One that takes nothing yet."""
     live_job, unused = job(state=JobState.SUBMITTED), None
     tracker = Tracker(live_job.prompt_id, live_job.graph)
     given: Any = unused
     localiser = Localiser(live_job, given, given, Secrets(()))
-    return JobFollower(live_job, tracker, localiser, None, DetailTimeouts(), given)
+    return JobFollower(live_job, tracker, localiser, None, DetailTimeouts(), given, inbox())
 
 
 def test_of_many_inputs_those_that_say_the_same_are_one() -> None:
@@ -160,6 +168,48 @@ def test_of_an_endless_flood_the_end_is_kept() -> None:
     assert follower.end_reported.is_set()
 
 
+def test_inputs_that_wait_take_their_memory_from_the_budget() -> None:
+    budget = MemoryBudget(2**20)
+    waiting = inbox(budget)
+    text = EventReceived("executed", {"node": "1", "output": {"text": ["x" * 100_000]}})
+    taken = [waiting.put(text, is_held_up=False) for _ in range(20)]
+    assert taken[:4] == [True] * 4
+    assert not taken[-1]
+    assert budget.held()["job"] <= 2**19
+    assert waiting.put(CloudPicture(b"x" * 100_000, "image/jpeg"), is_held_up=False)
+    assert waiting.put(EventReceived("execution_success", {}), is_held_up=False)
+    while len(waiting) > 1:
+        assert waiting.pop() == text
+    assert waiting.pop() == EventReceived("execution_success", {})
+    assert budget.held()["job"] == 0
+
+
+def test_inputs_of_a_job_that_nobody_follows_are_forgotten() -> None:
+    budget = MemoryBudget(2**20)
+    waiting = inbox(budget)
+    for _ in range(3):
+        waiting.put(CloudPicture(b"x" * 100_000, "image/jpeg"), is_held_up=False)
+    assert budget.held()["job"] > 200_000
+    waiting.clear()
+    assert budget.held()["job"] == 0
+
+
+async def test_what_happens_to_a_job_is_charged_to_its_member(
+    simulator: Simulator, tmp_path: Path, opened: asyncio.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    charged: set[LoopAccount] = set()
+    monkeypatch.setattr(LoopAccount, "charge", lambda account, _: charged.add(account))
+    monkeypatch.setattr(LoopTurns, "is_calm", lambda _: False)
+    of_member = LoopAccount(LoopTurns())
+    monkeypatch.setattr(LoopTurns, "of_member", lambda *_: of_member)
+    async with running_engine(simulator, tmp_path) as rig:
+        job, _ = await rig.submit(gated.GRAPH)
+        await until(lambda: "executing 1" in rig.messages_of(job))
+        assert of_member in charged
+        opened.set()
+        await rig.ended(job)
+
+
 async def test_a_job_that_is_withdrawn_as_it_starts_tells_nothing() -> None:
     live_job = job(state=JobState.SUBMITTED)
     unused: Any = None
@@ -170,6 +220,7 @@ async def test_a_job_that_is_withdrawn_as_it_starts_tells_nothing() -> None:
         None,
         DetailTimeouts(),
         unused,
+        inbox(),
     )
     follower.post(EventReceived("execution_start", {}))
     happenings = follower.follow()
@@ -201,6 +252,7 @@ async def test_what_slow_readings_take_counts_for_a_job_that_is_gone(
         slow,
         DetailTimeouts(first=0.001, longest=0.001, lost=60.0),
         unused,
+        inbox(),
     )
     follower.read_detail()
     reading = asyncio.create_task(follower.read_when_wanted())

@@ -232,6 +232,17 @@ def test_a_job_with_a_blocked_branch_runs_on(router: EventRouter) -> None:
     assert types(inbox)[-1] == "frame"
 
 
+def test_a_strangers_job_is_forgotten_with_the_last_of_ours(router: EventRouter) -> None:
+    router.on_event("executing", {"prompt_id": "stranger", "node": "1"})
+    follow(router, "a")
+    router._jobs.pop("a")  # type: ignore[attr-defined]
+    router.forget("a")
+    inbox = follow(router, "b")
+    router.on_event("executing", {"prompt_id": "b", "node": "1"})
+    router.on_frame(parse_frame(PLAIN))
+    assert types(inbox) == ["executing", "frame"]
+
+
 def test_after_lost_events_nobody_is_known_to_run(router: EventRouter) -> None:
     inbox = follow(router, "a")
     router.on_event("executing", {"prompt_id": "a", "node": "1"})

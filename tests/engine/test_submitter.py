@@ -12,6 +12,7 @@ from engine.rig import running_engine
 from waiting import until
 
 from proxy.engine.submitter import fault_of
+from proxy.jobs.messages import JobChanged
 from proxy.simulator import HttpFault, Simulator
 
 SUBMIT = "POST /api/prompt"
@@ -36,6 +37,29 @@ async def test_a_job_is_there_once_after_a_fault(
         assert answer.error is None
         assert (await rig.ended(job)).state == "succeeded"
     assert len(simulator.jobs) == 1
+
+
+@pytest.mark.parametrize("processed", [True, False])
+async def test_a_job_that_was_answered_with_nonsense_shows_that_it_is_looked_for(
+    simulator: Simulator, tmp_path: Path, opened: asyncio.Event, processed: bool
+) -> None:
+    async with running_engine(simulator, tmp_path, adoption_timeout=0.5) as rig:
+        reasons: list[str | None] = []
+
+        def hear(message: object) -> None:
+            if isinstance(message, JobChanged):
+                reasons.append(message.progress.reason)
+
+        await rig.submit(gated.GRAPH)
+        nonsense = HttpFault(SUBMIT, status=200, body="nonsense", processed=processed)
+        simulator.faults.add(nonsense)
+        waiting, _ = await rig.submit(graphs.plain())
+        rig.bus.subscribe("jobs", hear)
+        opened.set()
+        assert (await rig.ended(waiting)).state == "succeeded"
+    assert "unanswered" in reasons
+    assert reasons[-1] is None
+    assert len(simulator.jobs) == 2
 
 
 async def test_an_answer_that_got_lost_is_found_again_for_waiting_jobs_too(

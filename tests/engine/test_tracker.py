@@ -320,6 +320,15 @@ def test_an_interrupted_run_names_the_node_that_ran() -> None:
     ]
 
 
+def test_a_job_that_never_ran_has_taken_no_time_whatever_the_clock_of_the_cloud_says() -> None:
+    commands = play(
+        event("execution_interrupted"),
+        done(status="cancelled", outputs={}, start_time=None, end_time=20_000),
+    )
+    [end] = [command for command in commands if isinstance(command, JobEnd)]
+    assert end.ended_at == end.started_at
+
+
 def test_an_unsettled_failure_waits_for_the_final_word() -> None:
     erroring = SnapshotReceived(Snapshot("cloud-id", "failed", settled=False, outputs={}))
     assert received(play(erroring)) == ["-> read"]

@@ -85,6 +85,8 @@ class CloudJob:
     #: Whether it is found by its mark.
     is_found: bool = True
     cancelled: bool = False
+    #: The nodes that have run to their ends.
+    ran: set[str] = field(default_factory=set)
 
     @property
     def counts(self) -> bool:
@@ -279,7 +281,7 @@ class CloudModel:
 
     def _cancel(self, id_: str) -> tuple[int, dict[str, Any]]:
         job = self.jobs.get(id_)
-        if job is None or job.forgotten:
+        if job is None or job.forgotten or job.known_at > self._loop.time():
             return 404, {"code": "NOT_FOUND", "message": "no such job"}
         if not job.live or job.cancelled:
             return 200, {"cancelled": False}
@@ -339,6 +341,7 @@ class CloudModel:
         self._loop.in_world(seconds, self._node_done, job, node, nodes)
 
     def _node_done(self, job: CloudJob, node: str, nodes: Any) -> None:
+        job.ran.add(node)
         if job.graph[node]["class_type"] == "SaveImage" and not job.cancelled:
             file = {"filename": f"{job.id}-{node}.png", "subfolder": "", "type": "output"}
             job.outputs[node] = {"images": [file]}

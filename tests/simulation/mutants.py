@@ -84,9 +84,9 @@ MUTANTS = {
         "engine.submitter", "if tried.lost and (", "if False and ("
     ),
     "looks_for_two_seconds": Mutant(
-        "engine.finder", "if at - begun >= self.timeout", "if at - begun >= 2.0"
+        "engine.finder", "if at >= ends", "if at >= ends - self.timeout + 2.0"
     ),
-    "search_given_up_at_once": Mutant("engine.finder", "if at - begun >= self.timeout", "if True"),
+    "search_given_up_at_once": Mutant("engine.finder", "if at >= ends", "if True"),
     "intent_not_on_disk": Mutant(
         "engine.preparation", "if not await self.recorder.save(job):", "if False:"
     ),

@@ -69,7 +69,8 @@ class Plan:
     the number of slots where it is fixed, and learn it where it is not. With a `hook` a webhook
     hears of all jobs. Where `reads_often`, the jobs of accounts are read every few seconds. A run
     that `is_long` takes hours, and begins `after_noon` (s). Without `accounts` there is a
-    `deployment` alone. An account has as many jobs of `strangers`, and gets more."""
+    `deployment` alone. An account has as many jobs of `strangers`, and gets more. A second of a job
+    costs `credits_per_second`."""
 
     seed: int
     replicas: int
@@ -89,6 +90,7 @@ class Plan:
     actions: tuple[Action, ...]
     faults: tuple[Fault, ...]
     strangers: int = 0
+    credits_per_second: float = 0.0
     is_long: bool = False
     after_noon: float = 0.0
     deployment: DeploymentPlan | None = None
@@ -212,6 +214,7 @@ def _with_more(plan: Plan, rng: random.Random) -> Plan:
         previews=True,
         actions=tuple(sorted((*plan.actions, *aimed))),
         strangers=rng.choice((0, 0, 0, 0, 3, 150)),
+        credits_per_second=random.Random(f"price {plan.seed}").choice((0.0, 0.0, 0.002, 0.27)),
         rates=plan.rates if calm else {**plan.rates, **rates},
     )
 

@@ -236,7 +236,6 @@ def check_end(run: Run) -> None:
         if count and not job.submitted_again:
             _check_heard(run, job)
     _check_ends(run.world)
-    _check_budget()
     _check_hooks(run)
     _check_waits(run)
     active = [each.name for each in run.replicas if each.leads]
@@ -309,19 +308,14 @@ def _check_waits(run: Run) -> None:
                 raise BrokenPromiseError("starved", f"{job.prompt_id} waited {waited:.0f} s")
 
 
-def _check_budget() -> None:
-    for day, amount in _spent_by_day():
-        if amount > BUDGET * 1_000_000:
-            raise BrokenPromiseError("budget_passed", f"{day} {amount}")
-
-
-def is_budget_spent(world: World) -> bool:
-    """Return whether the hard budget of today has less left than a job of its member costs, since a
-    job was taken in or sent while no price was known."""
-    spent = dict(_spent_by_day())
+def is_budget_spent(run: Run, estimate: int) -> bool:
+    """Return whether the hard budget of today has less left than a job of its member is expected to
+    cost, since a job was taken in or sent while no price was known, or has run for longer."""
+    spent, world = dict(_spent_by_day()), run.world
     days = {day_of(world.true_time() + ahead) for ahead in (0.0, *world.clock.ahead.values())}
     most = max(spent.get(day, 0) for day in days)
-    return SPENDER in server().unpriced and most > (BUDGET - PRICE) * 1_000_000
+    has_reason = SPENDER in server().unpriced or run.plan.credits_per_second > 0
+    return has_reason and most + max(estimate, PRICE * 1_000_000) > BUDGET * 1_000_000
 
 
 def _spent_by_day() -> list[tuple[str, int]]:

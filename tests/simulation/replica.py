@@ -271,7 +271,7 @@ class Replica:
         settings = Settings(
             data_dir=self._world.folder / self.name,
             prefetch="off",
-            credits_per_second=0.0,
+            credits_per_second=self._plan.credits_per_second,
             **({} if self._plan.alone else server),
         )
         policy = policy_of(settings)

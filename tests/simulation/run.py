@@ -264,13 +264,14 @@ class Run:
             await asyncio.sleep(60.0)
 
     async def _give_up_over_budget(self) -> None:
-        """Let clients cancel what waits until their budget is renewed (`docs/costs.md`): a job that
-        was accepted while no price was known may do."""
-        waiting = server().raw.execute("SELECT prompt_id FROM jobs WHERE state = 'queued'")
-        for (prompt_id,) in waiting.fetchall():
+        """Let clients cancel what waits until their budget is renewed (`docs/costs.md`): one may
+        that was accepted while no price was known, or before others have run for longer."""
+        waiting = server().raw.execute(
+            "SELECT prompt_id, estimate FROM jobs WHERE state = 'queued' AND member = ?", (SPENDER,)
+        )
+        for prompt_id, estimate in waiting.fetchall():
             job = self.find(prompt_id)
-            spends = job is not None and job.client.member == SPENDER
-            if job is not None and spends and promises.is_budget_spent(self.world):
+            if job is not None and promises.is_budget_spent(self, estimate):
                 await job.client.give_up(job)
 
     def _stops(self) -> bool:

@@ -7,11 +7,13 @@ import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from simulation.cloud import PRICE
+from simulation.cloud import PRICE, CloudJob, CloudModel
 from simulation.database import server
 from simulation.plan import BUDGET, SPENDER
 from simulation.promises import BrokenPromiseError
-from simulation.weather import LOSSES
+
+from proxy.costs.credits import from_credits
+from proxy.costs.job_cost import seconds_cost
 
 if TYPE_CHECKING:
     from simulation.run import Run
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 _COUNTS = {"succeeded": "completed", "failed": "failed", "cancelled": "cancelled"}
 
 
+#: What lets it go unheard that a node has run, while the connection is not lost.
+UNHEARD = frozenset({"event_lost", "event_reordered", "node_unheard", "slow_call"})
 #: What lets writes fail.
 _UNWRITTEN = frozenset({"unit_failed", "unit_refused", "answer_lost"})
 
@@ -29,8 +33,10 @@ def check_sums(run: Run) -> None:
     used_again = {job.client.member for job in run.jobs if job.submitted_again}
     _check_usage(used_again)
     _check_costs(used_again)
+    _check_what_ran(run)
+    _check_prices(run)
     if not run.plan.is_long:
-        _check_spending(run)
+        _check_budget(run)
     if run.has_hook:
         _check_messages(run)
 
@@ -77,26 +83,80 @@ def _check_costs(used_again: set[str]) -> None:
             raise BrokenPromiseError("numbers_differ", f"costs of {about}: {known}")
 
 
-def _check_spending(run: Run) -> None:
-    """What the jobs of the cloud have cost the member with a budget, whatever the ledger says. A
-    node of which nothing was heard costs nothing (`docs/costs.md`)."""
-    world = run.world
-    charged = {
-        mark: sum(charge["nodes"] for charge in json.loads(details)["cost"])
-        for mark, details in _rows(
-            "SELECT member || '/' || prompt_id || '/' || created_at, details FROM history"
+def _check_what_ran(run: Run) -> None:
+    """What has run on the cloud is in the history once, under the name that it has there, unless
+    its client has taken it out; what is there has run under this name, or on no account."""
+    entries = Counter(
+        (mark, cloud_id)
+        for mark, cloud_id in _rows(
+            "SELECT member || '/' || prompt_id || '/' || created_at, cloud_id FROM history"
         )
-    }
-    paid = [
-        job.mark
-        for job in world.cloud_jobs()
-        if job.mark.startswith(f"{SPENDER}/") and job.status == "completed" and not job.forgotten
-    ]
-    is_heard = not run.plan.faults and not LOSSES & run.plan.rates.keys()
-    if is_heard and (free := [mark for mark in paid if charged.get(mark) == 0]):
-        raise BrokenPromiseError("numbers_differ", f"nothing is charged for {free}")
-    if is_heard and SPENDER not in server().unpriced and len(paid) * PRICE > BUDGET:
-        raise BrokenPromiseError("budget_passed", f"{len(paid)} jobs of {SPENDER} have run")
+    )
+    unwanted = {job.prompt_id for job in run.jobs if job.unwanted or job.submitted_again}
+    for job in run.world.cloud_jobs():
+        is_known = job.is_found and not job.forgotten and not _is_refused(job.mark)
+        if job.status != "completed" or not is_known or job.mark.split("/")[1] in unwanted:
+            continue
+        if entries[job.mark, job.id] != 1:
+            raise BrokenPromiseError("numbers_differ", f"{job.mark} has run as {job.id}: {entries}")
+
+
+def _check_prices(run: Run) -> None:
+    """What is charged for a job is what it has cost on Comfy Cloud: its seconds by the clock of the
+    cloud, and the partner nodes that have run, unless nothing could be heard of them."""
+    rate = from_credits(run.plan.credits_per_second)
+    jobs = {job.mark: job for job in _cloud_jobs(run)}
+    is_heard = not UNHEARD & run.plan.rates.keys()
+    for mark, details in _rows(
+        "SELECT member || '/' || prompt_id || '/' || created_at, details FROM history"
+    ):
+        job = jobs.get(mark)
+        if job is None or job.forgotten or job.ended is None or _is_refused(mark):
+            continue
+        charges = json.loads(details)["cost"]
+        seconds = sum(charge["amount"] for charge in charges if not charge["node_class"])
+        cost = 0 if job.started is None else seconds_cost(job.ended - job.started, rate)
+        if seconds != cost:
+            about = f"{seconds} charged for the seconds of {mark}, which cost {cost}"
+            raise BrokenPromiseError("numbers_differ", about)
+        nodes = sum(charge["nodes"] for charge in charges)
+        began = [node for node in _partner_nodes(job) if job.started is not None]
+        ran = [node for node in began if node in job.ran]
+        if nodes > len(began) or (is_heard and job.status == "completed" and nodes < len(ran)):
+            raise BrokenPromiseError("numbers_differ", f"{nodes} partner nodes charged of {mark}")
+
+
+def _check_budget(run: Run) -> None:
+    """What the jobs of the cloud have cost the member with a budget, whatever the ledger says: one
+    job at most has passed it."""
+    rate = from_credits(run.plan.credits_per_second)
+    price = from_credits(PRICE)
+    spent, last = 0, 0
+    for job in _cloud_jobs(run):
+        if job.mark.startswith(f"{SPENDER}/") and job.started is not None and job.ended is not None:
+            partner = sum(node in job.ran for node in _partner_nodes(job)) * price
+            last = partner + seconds_cost(job.ended - job.started, rate)
+            spent += last
+    is_known = SPENDER not in server().unpriced and not UNHEARD & run.plan.rates.keys()
+    forgotten = any(job.forgotten for job in _cloud_jobs(run))
+    most = from_credits(BUDGET) + (last if rate else 0)
+    if is_known and not forgotten and spent > most:
+        raise BrokenPromiseError("budget_passed", f"{SPENDER} has spent {spent}")
+
+
+def _cloud_jobs(run: Run) -> list[CloudJob]:
+    """Return the jobs of the accounts of Comfy Cloud, in the order in which they came."""
+    clouds = run.world.clouds.values()
+    jobs = [job for cloud in clouds if isinstance(cloud, CloudModel) for job in cloud.jobs.values()]
+    return sorted(jobs, key=lambda job: job.created)
+
+
+def _is_refused(mark: str) -> bool:
+    return server().refuses(mark.split("/")[1])
+
+
+def _partner_nodes(job: CloudJob) -> list[str]:
+    return [id_ for id_, node in job.graph.items() if node["class_type"] == "PartnerImage"]
 
 
 def _check_messages(run: Run) -> None:

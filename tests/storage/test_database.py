@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
+from functools import partial
 
 import pytest
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, insert, select, text
 from storage.units import names, put
 
-from proxy.storage.database import Database, StorageError, ValueRefusedError
+from proxy.owners import ENGINE, Owner, acting_for, member_owner
+from proxy.storage.database import (
+    MAX_WAITING,
+    BusyError,
+    Database,
+    StorageError,
+    TooManyUnitsError,
+    ValueRefusedError,
+)
+from proxy.storage.postgresql import WRITES_EACH
 from proxy.storage.sqlite import SqliteDatabase
 from proxy.storage.tables import leases, meta
 
@@ -124,6 +135,53 @@ async def test_what_cannot_be_looked_for_is_a_value_that_is_refused(database: Da
     query = select(leases).where(leases.c.epoch == 2**70)
     with pytest.raises(ValueRefusedError):
         await database.read(lambda connection: connection.execute(query).all())
+
+
+# --- turns of owners -----------------------------------------------------------------------
+
+
+async def test_units_of_owners_take_turns(database: Database) -> None:
+    """A member's unit does not wait for all units of another one, and the engine's first."""
+    order: list[str] = []
+
+    def unit(name: str, connection: Connection) -> None:
+        if name.startswith("eve"):
+            _take_long(connection)
+        order.append(name)
+
+    async def write(owner: Owner, name: str) -> None:
+        with acting_for(owner):
+            await database.write(partial(unit, name))
+
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(12):
+            tasks.create_task(write(member_owner("eve"), f"eve {number}"))
+        await asyncio.sleep(0)
+        tasks.create_task(write(member_owner("bob"), "bob"))
+        tasks.create_task(write(ENGINE, "engine"))
+    assert order.index("bob") <= WRITES_EACH + 1
+    assert order.index("engine") <= WRITES_EACH + 1
+
+
+def _take_long(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_sleep(0.05)"))
+    else:
+        time.sleep(0.05)
+
+
+async def test_too_many_units_of_an_owner_are_refused(database: Database) -> None:
+    async def ask() -> None:
+        with acting_for(member_owner("eve")):
+            await database.write(lambda connection: connection.execute(select(meta)).all())
+
+    results = await asyncio.gather(*(ask() for _ in range(MAX_WAITING)), return_exceptions=True)
+    refused = [result for result in results if result is not None]
+    assert all(isinstance(error, BusyError) for error in refused)
+    assert sum(isinstance(error, TooManyUnitsError) for error in refused) > MAX_WAITING / 4
+    assert len(refused) < MAX_WAITING
+    await ask()
+    assert database.waiting.used == 0
 
 
 # --- SQLite --------------------------------------------------------------------------------

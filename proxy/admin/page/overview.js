@@ -46,7 +46,7 @@ export function view(context) {
     keyed(jobs, state.running, key, (job) => runningRow(job), (row, job) => row.draw(job, now));
     waiting.isEmpty(!state.counts.waiting);
     held.hidden = !(state.counts.held && context.isAdmin());
-    text(heldCount, `Held, since they are from a backup and may have run since: ${plural(state.counts.held, "job")}.`);
+    text(heldCount, `${plural(state.counts.held, "job")} of a restored backup held: they may have run since.`);
     keyed(groups, grouped(state), (group) => group.member, groupOf, (box, group) => box.draw(group, now));
     usage.isEmpty(!state.usage.length);
     const most = Math.max(1, ...state.usage.map((row) => row.seconds));
@@ -135,7 +135,7 @@ export function view(context) {
 
   async function release() {
     const jobs = plural(context.state.counts.held, "job");
-    if (await ask(`Send ${jobs} from a restored backup? Cancel those that have run since before.`, "Send them")) {
+    if (await ask(`Send ${jobs} from a restored backup? First cancel those that have run since.`, "Send them")) {
       await act("POST", "api/jobs/release");
     }
   }

@@ -48,7 +48,7 @@ class UsageToday(TypedDict):
 
 
 class Viewer(TypedDict):
-    """Who is asking. A `gateway` has members."""
+    """The caller. A `gateway` has members."""
 
     name: str
     role: Role

@@ -234,9 +234,9 @@ class DeploymentClient(AccountClient):
         try:
             job = await self.http.read(call, Answer.object)
         except CloudRefused as error:
-            if error.status in (400, 404, 409):
+            if error.status in (400, 409):
                 return False
-            raise
+            raise  # a 404 as well: a job that has just been taken may not be known yet
         return job.get("status") not in ("succeeded", "failed")
 
     # --- following -------------------------------------------------------------------------

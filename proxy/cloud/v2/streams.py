@@ -141,7 +141,7 @@ class JobStreams:
         await self.observer.driver.drive(self._observe(run))
 
     async def _observe(self, run: RunObserver) -> None:
-        """Keep a job's stream open until it reports the end, or none comes about for good."""
+        """Keep a job's stream open until it reports the end, or it cannot be opened at all."""
         failures = 0
         while self._offered:
             opened, wait = clock.monotonic(), 0.0

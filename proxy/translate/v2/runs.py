@@ -1,7 +1,7 @@
 """What the stream and the readings of one job show of its nodes.
 
 The stream has snapshots, about two a second: what runs between two of them is not seen, and is not
-made up. A node's files are told together, when another node runs or the job has ended.
+made up. A node's files are reported together, when another node runs or the job has ended.
 """
 
 from __future__ import annotations
