@@ -259,7 +259,6 @@ def sign_in_page(form: str, problem: LocalError | None = None, *, script: str = 
             + (f"script-src 'nonce-{nonce}'; " if script else "")
             + "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
             "X-Content-Type-Options": "nosniff",
-            **({"Referrer-Policy": "no-referrer"} if script else {}),
         },
     )
 

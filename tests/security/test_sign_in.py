@@ -210,3 +210,11 @@ async def test_a_request_with_a_token_of_its_own_makes_no_session(
         assert (await answer.json())["error"]["type"] == "sign_in_with_token"
     async with browser.get(team.url / "queue") as answer:
         assert answer.status == 401
+
+
+async def test_a_browser_names_the_page_that_its_form_comes_from(
+    team: Team, browser: aiohttp.ClientSession
+) -> None:
+    """With `no-referrer` it would send `Origin: null`, and over plain HTTP nothing else."""
+    async with browser.get(team.url / "proxy/sign-in") as answer:
+        assert answer.headers["Referrer-Policy"] == "same-origin"
