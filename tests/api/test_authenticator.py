@@ -188,7 +188,7 @@ async def test_a_browser_is_led_to_the_sign_in_page(
     async with session.get(deep, headers=headers) as answer:
         assert answer.status == 200
         assert answer.url.query["next"] == "/view?filename=a+b.png"
-        assert answer.headers["Referrer-Policy"] == "no-referrer"
+        assert answer.headers["Referrer-Policy"] == "same-origin"
 
 
 async def test_a_disabled_member_and_a_revoked_token_are_shown_out(
