@@ -26,7 +26,7 @@ import structlog
 from msgspec import Struct
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from proxy import clock, randomness
+from proxy.runtime import clock, randomness
 
 _log = structlog.get_logger(__name__)
 

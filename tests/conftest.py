@@ -21,9 +21,9 @@ from hypothesis import settings
 from quiet import logging_restored
 from stack import Client, Proxy, running_proxy
 
-from proxy.backoff import Backoff
 from proxy.cli import main
 from proxy.engine import accounts as health
+from proxy.runtime.backoff import Backoff
 from proxy.simulator import Simulator
 from proxy.simulator.deployment import SimulatedDeployment
 from proxy.storage.database import Database

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from proxy.clock import SystemClock
+from proxy.runtime.clock import SystemClock
 
 
 @dataclass

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from proxy import clock
-from proxy.clock import SystemClock
+from proxy.runtime import clock
+from proxy.runtime.clock import SystemClock
 
 
 class StoppedClock(SystemClock):

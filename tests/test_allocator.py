@@ -11,7 +11,7 @@ import pytest
 #: Reads pieces as they come from a socket, and prints how many pages were new.
 PROGRAM = """
 import resource, sys
-from proxy.allocator import keep_freed_memory
+from proxy.runtime.allocator import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 held = [bytes(262_000) for _ in range(4)]

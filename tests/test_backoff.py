@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.backoff import Backoff
+from proxy.runtime.backoff import Backoff
 
 
 def test_waits_double_up_to_the_longest_and_are_jittered_by_half() -> None:

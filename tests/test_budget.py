@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.budget import (
+from proxy.sharing.budget import (
     MemoryBudget,
     MemoryLimitError,
     ThresholdAllocation,
 )
-from proxy.owners import stranger
+from proxy.sharing.owners import stranger
 
 LIMIT = 1000
 HALF = LIMIT // 2

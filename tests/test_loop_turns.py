@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from proxy import clock as clock_module
-from proxy import loop_turns
-from proxy.loop_turns import QUANTUM, Driver, LoopTurns
+from proxy.runtime import clock as clock_module
+from proxy.sharing import loop_turns
+from proxy.sharing.loop_turns import QUANTUM, Driver, LoopTurns
 
 #: Four of them use up a turn.
 STEP = 0.3 * QUANTUM

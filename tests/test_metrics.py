@@ -15,10 +15,10 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from proxy.admin.metrics import Gauges
-from proxy.budget import MemoryBudget
 from proxy.jobs.models import AccountView
 from proxy.metrics import MAX_EXPECTED, METRICS, PREFIX, QUICK, Metrics
-from proxy.pool import Pool
+from proxy.sharing.budget import MemoryBudget
+from proxy.sharing.pool import Pool
 
 
 @dataclass

@@ -23,8 +23,8 @@ from yarl import URL
 
 from proxy.api.keys import OBSERVATIONS
 from proxy.cloud.client import CloudClient
+from proxy.cloud.observations import MAX_ANOMALIES, AccountObservations, Observations
 from proxy.logging import without_secrets, word
-from proxy.observations import MAX_ANOMALIES, AccountObservations, Observations
 from proxy.simulator import HttpFault, Simulator
 from proxy.storage.database import StorageError
 from proxy.storage.leases import Batch

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.owners import Owner, network_of, stranger
-from proxy.pool import Pool
+from proxy.sharing.owners import Owner, network_of, stranger
+from proxy.sharing.pool import Pool
 
 CAPACITY, MINIMUM = 10_000, 40
 ANN, BOB, EVE = Owner("ann"), Owner("bob"), Owner("eve")

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from waiting import until
 
+from proxy.api.readiness import Readiness, Report
 from proxy.cloud.errors import CloudDown, refusal
+from proxy.cloud.key_checks import KeyChecks
 from proxy.jobs.models import AccountView
-from proxy.key_checks import KeyChecks
-from proxy.readiness import Readiness, Report
 from proxy.storage.database import BusyError, OutcomeUnknownError, StorageError
 
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from waiting import until
 
-from proxy.shared_work import NextReading, SharedWork
+from proxy.runtime.shared_work import NextReading, SharedWork
 
 
 class Work:

@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 import pytest
 from structlog.testing import capture_logs
 
-from proxy import supervisor as module
-from proxy.backoff import Backoff
 from proxy.cloud.errors import CloudError
+from proxy.runtime import supervisor as module
+from proxy.runtime.backoff import Backoff
+from proxy.runtime.supervisor import Supervisor
 from proxy.storage.database import StorageError
-from proxy.supervisor import Supervisor
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import pytest
 from stack import Proxy
 
 from proxy.api.keys import JOBS, TURNS
-from proxy.owners import ENGINE, Owner, member_owner, stranger
 from proxy.packs.service import Packs
-from proxy.pool import Pool
-from proxy.turns import (
+from proxy.sharing.owners import ENGINE, Owner, member_owner, stranger
+from proxy.sharing.pool import Pool
+from proxy.sharing.turns import (
     ENGINE_QUANTUM,
     WORKERS,
     CrowdedError,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from proxy.waits import stop, until_set
+from proxy.runtime.waits import stop, until_set
 
 
 async def test_a_wait_ends_when_the_event_is_set() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.watched_files import WatchedFiles
+from proxy.runtime.watched_files import WatchedFiles
 
 
 @pytest.fixture

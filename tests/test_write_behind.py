@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from proxy.storage.database import OutcomeUnknownError, StorageError, ValueRefusedError
 from proxy.storage.leases import Batch
-from proxy.write_behind import WriteBehind
+from proxy.storage.write_behind import WriteBehind
 
 
 class Storage:

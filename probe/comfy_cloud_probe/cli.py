@@ -19,8 +19,8 @@ from proxy.catalog.owners import parted
 from proxy.cli.common import CommandError, UsageError, chosen_accounts
 from proxy.cli.tables import say
 from proxy.cloud.errors import CloudError
+from proxy.cloud.observations import identity_of, keep_facts
 from proxy.cloud.v2.catalog import NodeList
-from proxy.observations import identity_of, keep_facts
 from proxy.settings import AccountAccess, ConfigError, Settings, load
 from proxy.storage.database import StorageError
 from proxy.storage.start import has_database, opened_database

@@ -14,9 +14,9 @@ import aiohttp
 from yarl import URL
 
 from comfy_cloud_probe.points import Findings
+from proxy.runtime.waits import stop, until_set
 from proxy.translate import codec
 from proxy.translate.reading import field_of, object_of, objects_of
-from proxy.waits import stop, until_set
 
 Graph: TypeAlias = dict[str, dict[str, Any]]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from proxy import clock
 from proxy.admin.schema.state import BudgetShown
 from proxy.api.keys import ACCOUNTING, JOBS, MEMBERS, Services
 from proxy.costs.budgets import Budget, renewal
 from proxy.costs.credits import to_credits
+from proxy.runtime import clock
 from proxy.storage.spending import Spending
 from proxy.storage.usage import day_of
 

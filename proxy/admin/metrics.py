@@ -20,16 +20,16 @@ from proxy.api import bodies
 from proxy.api.bodies import JsonAnswer
 from proxy.api.keys import ACCOUNTING, OBSERVATIONS
 from proxy.api.requests import member_of, services_of
-from proxy.budget import MemoryBudget
 from proxy.jobs.models import shown_state
 from proxy.metrics import PREFIX, find
+from proxy.sharing.budget import MemoryBudget
 from proxy.storage.database import StorageError
 
 if TYPE_CHECKING:
     from proxy.files.cache import Cache
     from proxy.jobs.models import AccountView, Shown
     from proxy.jobs.service import JobService
-    from proxy.pool import Pool
+    from proxy.sharing.pool import Pool
 
 
 async def get_anomalies(request: web.Request) -> JsonAnswer[Anomalies]:

@@ -7,7 +7,6 @@ import hmac
 import structlog
 from aiohttp import web
 
-from proxy import clock
 from proxy.admin.sign_in import (
     begin_session,
     form_of,
@@ -23,6 +22,7 @@ from proxy.api.callers import address_of
 from proxy.api.credentials import cookie
 from proxy.api.keys import CIPHER, OPTIONS, PROVIDERS
 from proxy.api.middleware import note
+from proxy.runtime import clock
 from proxy.sign_in.provider import (
     ATTEMPT_LIFETIME,
     Attempt,

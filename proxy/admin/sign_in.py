@@ -11,7 +11,6 @@ import structlog
 from aiohttp import web
 from yarl import URL
 
-from proxy import randomness
 from proxy.api import bodies, request_bodies
 from proxy.api.authenticator import SIGN_IN, SIGN_OUT, authenticator_of
 from proxy.api.callers import address_of, site_of
@@ -22,6 +21,7 @@ from proxy.api.requests import connection_of
 from proxy.edge.admission import Admission
 from proxy.members.directory import Access
 from proxy.members.tokens import SESSION_LIFETIME, Token, digest
+from proxy.runtime import randomness
 from proxy.sign_in.provider import SignInProvider
 from proxy.translate.errors import LocalError
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import web
 
-from proxy import __version__, clock
+from proxy import __version__
 from proxy.admin.budgets import shown_budgets
 from proxy.admin.members import is_admin
 from proxy.admin.schema.jobs import LiveJobShown, WaitingJobShown
@@ -19,6 +19,7 @@ from proxy.api.requests import admission_of, member_of
 from proxy.costs.credits import to_credits
 from proxy.jobs.messages import JobChanged
 from proxy.jobs.models import shown_state
+from proxy.runtime import clock
 from proxy.storage.webhooks import GATEWAY
 
 if TYPE_CHECKING:

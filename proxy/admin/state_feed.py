@@ -16,10 +16,10 @@ from proxy.admin.schema.state import State
 from proxy.admin.state import StateScope
 from proxy.jobs.live_feed import LiveFeed
 from proxy.members.directory import Directory
-from proxy.shared_work import NextReading
-from proxy.supervisor import Supervisor
+from proxy.runtime.shared_work import NextReading
+from proxy.runtime.supervisor import Supervisor
+from proxy.runtime.waits import until_set
 from proxy.translate import codec
-from proxy.waits import until_set
 
 #: Seconds: the least between two states, the most while a job runs, the most while none does.
 OFTEN, LIVELY, QUIET = 0.25, 1.0, 15.0

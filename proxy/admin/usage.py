@@ -7,7 +7,6 @@ from functools import partial
 
 from aiohttp import web
 
-from proxy import clock
 from proxy.admin.members import is_admin
 from proxy.admin.reports import costs_csv, usage_csv
 from proxy.admin.schema.usage import Usage, cost_of_day, usage_shown
@@ -17,6 +16,7 @@ from proxy.api.content import filename_parameter
 from proxy.api.holding import in_turn
 from proxy.api.keys import ACCOUNTING
 from proxy.api.requests import member_of
+from proxy.runtime import clock
 from proxy.storage.usage import day_of
 from proxy.translate.errors import LocalError
 

@@ -17,7 +17,6 @@ from aiohttp import web
 from msgspec import Struct
 from yarl import URL
 
-from proxy import clock
 from proxy.api.callers import address_of, site_of
 from proxy.api.credentials import KEY_HEADER, Credential, cookie_of, credentials_of, is_anonymous
 from proxy.api.header_sign_in import identity_of
@@ -33,6 +32,7 @@ from proxy.members.directory import Access
 from proxy.members.member import LOCAL
 from proxy.members.provisioning import Provisioner
 from proxy.members.tokens import digest
+from proxy.runtime import clock
 from proxy.translate.errors import LocalError
 
 if TYPE_CHECKING:

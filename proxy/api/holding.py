@@ -15,8 +15,8 @@ from aiohttp.abc import AbstractStreamWriter
 
 from proxy.api.keys import BUDGET, STREAMS, TURNS
 from proxy.api.requests import connection_of, services_of
-from proxy.budget import Allocation, Purpose
-from proxy.owners import Owner
+from proxy.sharing.budget import Allocation, Purpose
+from proxy.sharing.owners import Owner
 from proxy.translate.errors import LocalError
 
 T = TypeVar("T")

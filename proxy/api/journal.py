@@ -6,8 +6,8 @@ import asyncio
 from collections import deque
 from datetime import datetime
 
+from proxy.jobs.listening_clients import ListeningClients
 from proxy.jobs.subscribers import Subscribers
-from proxy.listening_clients import ListeningClients
 from proxy.translate.events import Event
 
 #: Maximum log lines of a member, as in ComfyUI.

@@ -13,26 +13,26 @@ if TYPE_CHECKING:
 
     from proxy.api import ApiOptions
     from proxy.api.journal import Journal
+    from proxy.api.readiness import Readiness
     from proxy.api.spool import Spool
     from proxy.api.web_interface import WebInterface
-    from proxy.budget import MemoryBudget
     from proxy.catalog.service import Catalog
+    from proxy.cloud.observations import Observations
     from proxy.costs.balances import Balances
     from proxy.files.assets import Assets
     from proxy.files.service import Files
     from proxy.jobs.service import JobService
-    from proxy.loop_turns import LoopTurns
     from proxy.members.accounting import Accounting
     from proxy.members.directory import Directory
-    from proxy.observations import Observations
     from proxy.packs.pack import PackServices
-    from proxy.pool import Pool
-    from proxy.readiness import Readiness
+    from proxy.runtime.supervisor import Supervisor
+    from proxy.sharing.budget import MemoryBudget
+    from proxy.sharing.loop_turns import LoopTurns
+    from proxy.sharing.pool import Pool
+    from proxy.sharing.turns import Turns
     from proxy.sign_in.provider import SignInProvider
     from proxy.storage.encryption import Cipher
     from proxy.storage.history import HistoryRepository
-    from proxy.supervisor import Supervisor
-    from proxy.turns import Turns
     from proxy.userdata.on_cloud import UserData
     from proxy.webhooks.endpoints import Webhooks
 

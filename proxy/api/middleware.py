@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import structlog
 from aiohttp import web
 
-from proxy import clock
 from proxy.api import bodies
 from proxy.api.answer_headers import finish
 from proxy.api.bodies import Handler
@@ -29,7 +28,8 @@ from proxy.api.requests import connection_of, services_of
 from proxy.edge.aiohttp_internals import has_route, set_route
 from proxy.logging import RequestContext, SummedLines, begin_request
 from proxy.members.accounting import LIMIT_REACHED
-from proxy.owners import act_for
+from proxy.runtime import clock
+from proxy.sharing.owners import act_for
 from proxy.storage.database import OutcomeUnknownError, StorageError
 from proxy.translate.errors import LocalError
 

@@ -15,7 +15,7 @@ from aiohttp import web
 from proxy.api import unpacking
 from proxy.api.holding import UNCOUNTED, hold, in_turn
 from proxy.api.unpacking import PackedWronglyError
-from proxy.budget import Allocation
+from proxy.sharing.budget import Allocation
 from proxy.translate import codec, media_types
 from proxy.translate.errors import LocalError
 

@@ -12,8 +12,8 @@ from aiohttp import web
 from proxy.api.answer_headers import prepare
 from proxy.api.bodies import JSON_TYPE
 from proxy.api.holding import forget_frames
-from proxy.budget import MemoryLimitError
 from proxy.files.contents import ContentBrokenError
+from proxy.sharing.budget import MemoryLimitError
 
 log = structlog.get_logger(__name__)
 

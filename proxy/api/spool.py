@@ -11,11 +11,11 @@ from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
-from proxy.budget import Allocation
-from proxy.owners import Owner
-from proxy.pool import Pool
+from proxy.runtime.waits import stop
+from proxy.sharing.budget import Allocation
+from proxy.sharing.owners import Owner
+from proxy.sharing.pool import Pool
 from proxy.translate.errors import LocalError
-from proxy.waits import stop
 
 #: Bytes on disk for all members, as a multiple of the largest upload; a member has at most half.
 MAX_UPLOADS = 16

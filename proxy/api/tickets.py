@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from yarl import URL
 
-from proxy import clock
+from proxy.runtime import clock
 from proxy.storage.encryption import Cipher
 
 #: The route that takes tickets, the name of their parameter, and their lifetime in seconds.

@@ -13,8 +13,8 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.compression_utils import BrotliDecompressor, ZLibDecompressor, ZSTDDecompressor
 from aiohttp.http_exceptions import HttpProcessingError
 
+from proxy.runtime.waits import stop
 from proxy.translate.errors import LocalError
-from proxy.waits import stop
 
 #: Maximum bytes of a decompressed piece; other tasks run between two pieces.
 PIECE = 256 * 1024

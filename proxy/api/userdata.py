@@ -16,7 +16,6 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from proxy import randomness
 from proxy.api import bodies, request_bodies
 from proxy.api.content import SAFETY_HEADERS, content_headers
 from proxy.api.downloads import Stamp, send_part, stamped, without_body
@@ -25,6 +24,7 @@ from proxy.api.keys import ACCOUNTING, SPOOL, USERDATA
 from proxy.api.requests import member_of, token_of
 from proxy.api.sending import delivering
 from proxy.files.cache import write_all
+from proxy.runtime import randomness
 from proxy.translate import codec
 from proxy.translate.errors import LocalError, PlainError
 from proxy.translate.media_types import media_type

@@ -21,18 +21,18 @@ import structlog
 from aiohttp import web
 from msgspec import Struct, field
 
-from proxy import randomness
 from proxy.api.holding import CountedStream
 from proxy.api.keys import ACCOUNTING, BUDGET, JOBS, features
 from proxy.api.requests import connection_of, member_of, way_of
 from proxy.api.send_queue import SendQueue
-from proxy.budget import Allocation, ThresholdAllocation
 from proxy.edge.connections import Connection
-from proxy.loop_turns import Driver
-from proxy.supervisor import Supervisor
+from proxy.runtime import randomness
+from proxy.runtime.supervisor import Supervisor
+from proxy.runtime.waits import stop
+from proxy.sharing.budget import Allocation, ThresholdAllocation
+from proxy.sharing.loop_turns import Driver
 from proxy.translate import codec, frames
 from proxy.translate.events import Binary, Event, Message, NodeText, Preview, status
-from proxy.waits import stop
 
 log = structlog.get_logger(__name__)
 

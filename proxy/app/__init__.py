@@ -17,13 +17,13 @@ from proxy.app.process import Process, policy_of
 from proxy.app.resources import open_resources
 from proxy.app.storage import Records, open_records, open_storage
 from proxy.app.webhooks import open_webhooks
-from proxy.budget import MemoryBudget
 from proxy.cloud.event_socket import Timeouts
 from proxy.engine.policy import Policy
 from proxy.engine.term import Term
 from proxy.leader.handover import Handover
 from proxy.metrics import Metrics
 from proxy.settings import AccountAccess, AccountKeys, Settings
+from proxy.sharing.budget import MemoryBudget
 
 
 @asynccontextmanager

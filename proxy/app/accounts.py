@@ -13,12 +13,12 @@ from yarl import URL
 from proxy.app.process import Process, read_at_start
 from proxy.app.storage import OpenStorage
 from proxy.cloud.client import CloudClient
+from proxy.cloud.observations import AccountObservations, Observations, identity_of
 from proxy.cloud.resilience import CallGate, RateLimiter
 from proxy.cloud.upstream import CloudDocuments, Upstream
 from proxy.cloud.v2.catalog import NodeList
 from proxy.cloud.v2.client import DeploymentClient
 from proxy.engine.accounts import Account, Eligibility, Slots, best_first
-from proxy.observations import AccountObservations, Observations, identity_of
 from proxy.settings import AccountAccess
 from proxy.storage.usage import ObservationRepository
 

@@ -39,6 +39,7 @@ from proxy.api.keys import (
     WEBHOOKS,
     Services,
 )
+from proxy.api.readiness import Readiness
 from proxy.api.spool import Spool
 from proxy.api.web_interface import WebInterface
 from proxy.app.accounts import CloudAccounts
@@ -46,20 +47,19 @@ from proxy.app.process import Process
 from proxy.app.resources import Resources
 from proxy.app.sign_in import header_sign_in, open_providers
 from proxy.app.storage import OpenStorage
+from proxy.cloud.key_checks import KeyChecks
 from proxy.costs.balances import Balances
 from proxy.files.asset_learner import AssetLearner
 from proxy.files.assets import Assets
 from proxy.files.exports import Exports
 from proxy.jobs.service import JobService
-from proxy.key_checks import KeyChecks
 from proxy.members.directory import Directory
 from proxy.metrics import Metrics
 from proxy.packs.notices import Notices
 from proxy.packs.pack import PackServices
 from proxy.packs.workflows import WorkflowExchange
-from proxy.pool import Pool
-from proxy.readiness import Readiness
 from proxy.settings import Settings
+from proxy.sharing.pool import Pool
 from proxy.storage.assets import AssetRepository
 from proxy.storage.balances import BalanceRepository
 from proxy.storage.temporary import ExportRepository

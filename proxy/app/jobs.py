@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from proxy import clock
 from proxy.app.accounts import CloudAccounts
 from proxy.app.pricing import pricing_of
 from proxy.app.process import Process, read_at_start
@@ -34,10 +33,11 @@ from proxy.jobs.submission import SubmissionService
 from proxy.jobs.submission_limits import SubmissionLimits
 from proxy.jobs.subscribers import Subscribers
 from proxy.jobs.views import LiveJobs
+from proxy.runtime import clock
+from proxy.runtime.supervisor import Supervisor
 from proxy.storage.budget_notices import BudgetNoticeRepository
 from proxy.storage.jobs import JobRepository
 from proxy.storage.run_times import RunTimeRepository
-from proxy.supervisor import Supervisor
 from proxy.webhooks.outbox import Outbox
 from proxy.webhooks.runner import WebhookRunner
 

@@ -6,10 +6,10 @@ import os
 import socket
 from collections.abc import Callable
 
-from proxy import randomness
 from proxy.app.storage import Records
 from proxy.leader.handover import Handover
 from proxy.leader.leadership import Leadership
+from proxy.runtime import randomness
 from proxy.settings import Settings
 from proxy.storage.leases import LeaseRepository
 

@@ -7,15 +7,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from proxy.budget import MemoryBudget
 from proxy.cloud.event_socket import Timeouts
 from proxy.engine.policy import Policy
-from proxy.loop_turns import LoopTurns
 from proxy.metrics import Metrics
 from proxy.settings import ConfigError, Settings
+from proxy.sharing.budget import MemoryBudget
+from proxy.sharing.loop_turns import LoopTurns
+from proxy.sharing.turns import Turns, thread_turns
 from proxy.storage.database import StorageError
 from proxy.storage.start import at_start
-from proxy.turns import Turns, thread_turns
 
 T = TypeVar("T")
 

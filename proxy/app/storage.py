@@ -12,13 +12,13 @@ from pathlib import Path
 from proxy.app.process import Process, read_at_start
 from proxy.members.directory import Directory
 from proxy.members.marker import marker_of
+from proxy.runtime.supervisor import Supervisor
 from proxy.settings import ConfigError, Settings, read_secrets
 from proxy.storage.database import Database
 from proxy.storage.encryption import SECRET_FILE, Cipher, follow_secrets, stored_secrets
 from proxy.storage.members import MemberRepository
 from proxy.storage.sqlite import FILE
 from proxy.storage.start import locked_folder, migrate_server, open_folder, open_server
-from proxy.supervisor import Supervisor
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from msgspec import Struct
 
 from proxy.catalog.file_lists import Listing, Slot
-from proxy.shared_work import SharedWork
+from proxy.runtime.shared_work import SharedWork
 
 if TYPE_CHECKING or sys.version_info < (3, 14):
     from backports import zstd

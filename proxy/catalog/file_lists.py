@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from msgspec import Struct
 from msgspec.structs import replace
 
-from proxy import randomness
+from proxy.runtime import randomness
 from proxy.translate import codec
 from proxy.translate.media_types import kind
 from proxy.translate.names import is_hash_name

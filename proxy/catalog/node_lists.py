@@ -14,8 +14,8 @@ from yarl import URL
 from proxy.catalog.owners import Merging, Owners, parted
 from proxy.cloud.errors import CloudError
 from proxy.cloud.upstream import Upstream
+from proxy.runtime.watched_files import WatchedFiles
 from proxy.translate import codec
-from proxy.watched_files import WatchedFiles
 
 log = structlog.get_logger(__name__)
 

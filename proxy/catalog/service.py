@@ -9,7 +9,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
-from proxy import clock
 from proxy.catalog.bodies import Bodies, Body, Coding, Whole
 from proxy.catalog.documents import Documents
 from proxy.catalog.extras import CatalogExtras
@@ -28,13 +27,14 @@ from proxy.catalog.owners import (
 )
 from proxy.catalog.source import Accounts, CachedResource
 from proxy.members.rates import Buckets
-from proxy.shared_work import SharedWork
+from proxy.runtime import clock
+from proxy.runtime.shared_work import SharedWork
+from proxy.runtime.waits import stop
 from proxy.translate import codec, model_extensions
 from proxy.translate.errors import LocalError
 from proxy.translate.graph_shape import class_of
 from proxy.translate.reading import field_of
 from proxy.translate.shapes import Shapes
-from proxy.waits import stop
 
 #: Seconds in which the copy of the node classes is read after the start.
 COPY_TIMEOUT = 1.0

@@ -14,11 +14,11 @@ from cachetools import TLRUCache
 from msgspec import Struct
 from yarl import URL
 
-from proxy import clock
 from proxy.cloud.errors import CloudError, CloudUnreachable
-from proxy.shared_work import SharedWork
+from proxy.runtime import clock
+from proxy.runtime.shared_work import SharedWork
+from proxy.runtime.waits import stop
 from proxy.translate.errors import LocalError
-from proxy.waits import stop
 
 log = structlog.get_logger(__name__)
 

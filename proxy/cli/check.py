@@ -21,11 +21,11 @@ from proxy.cli.check_accounts import check_accounts, listed_accounts
 from proxy.cli.check_report import CheckError, CheckReport
 from proxy.cli.common import chosen_accounts
 from proxy.cli.tables import print_json
+from proxy.cloud.observations import AccountObservations, identity_of
 from proxy.cloud.v2.catalog import NodeList
 from proxy.cloud.v2.releases import Releases
 from proxy.files.blobs import BlobError, open_blobs
 from proxy.members.directory import Directory
-from proxy.observations import AccountObservations, identity_of
 from proxy.settings import ConfigError, LoadedSettings, Settings, nodes_of
 from proxy.storage.database import Database, StorageError
 from proxy.storage.members import MemberRepository

@@ -15,8 +15,8 @@ import typer
 from msgspec import Struct
 from typer.core import TyperCommand
 
-from proxy import randomness
 from proxy.logging import register_secret
+from proxy.runtime import randomness
 from proxy.settings import (
     PLANS,
     SERVE_SETTINGS,

@@ -10,12 +10,12 @@ from typing import Any
 
 import aiohttp
 
-from proxy.backoff import Backoff
 from proxy.cli.comfy import Comfy
 from proxy.cli.common import CommandError
 from proxy.cli.progress import Display
+from proxy.runtime.backoff import Backoff
+from proxy.runtime.waits import until_set
 from proxy.translate import codec
-from proxy.waits import until_set
 
 #: Seconds between two queries of the history, with the websocket open and without it.
 POLL_WITH_SOCKET = 3.0

@@ -20,7 +20,6 @@ from msgspec import Struct, field
 from msgspec.structs import asdict
 from rich.console import Console
 
-from proxy import clock, randomness
 from proxy.cli.comfy import Comfy, Graph, RefusedError
 from proxy.cli.common import CommandError, UsageError
 from proxy.cli.follower import Follower
@@ -28,6 +27,7 @@ from proxy.cli.outputs import download, failure_of, files_of, require_writable, 
 from proxy.cli.progress import Display, counted
 from proxy.cli.tables import say
 from proxy.cli.workflows import SUFFIXES, Workflow, assignment_of, load_workflow, value_of
+from proxy.runtime import clock, randomness
 from proxy.translate.reading import field_of, object_of, objects_of, text_of
 
 #: Seconds between two scans of a folder.

@@ -27,11 +27,11 @@ from proxy.edge.accepting import listen
 from proxy.edge.context import ConnectionLimits
 from proxy.edge.tls import Certificate, CertificateError
 from proxy.members.marker import any_members
+from proxy.runtime.supervisor import Supervisor
 from proxy.settings import ConfigError, Settings, default_data_dir, pictures_folder, record_options
 from proxy.storage.database import StorageError
 from proxy.storage.members import MemberRepository
 from proxy.storage.start import at_start, opened_database
-from proxy.supervisor import Supervisor
 
 if sys.platform == "win32":
     _LOOP_FACTORY = None

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from proxy import clock
-from proxy.allocator import keep_freed_memory
 from proxy.api.keys import MEMBERS, PROVIDERS, READINESS, Services
 from proxy.app import lead, new_process
 from proxy.app.leadership import leadership_of
@@ -27,10 +25,12 @@ from proxy.cli.tables import say
 from proxy.edge.context import ConnectionLimits
 from proxy.edge.listener import address_of
 from proxy.engine.term import Term
+from proxy.runtime import clock
+from proxy.runtime.allocator import keep_freed_memory
+from proxy.runtime.supervisor import Supervisor
+from proxy.runtime.waits import stop
 from proxy.settings import ConfigError, Settings
 from proxy.storage.database import StorageError
-from proxy.supervisor import Supervisor
-from proxy.waits import stop
 
 log = structlog.get_logger(__name__)
 

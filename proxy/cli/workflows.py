@@ -8,10 +8,10 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from proxy import randomness
 from proxy.cli.comfy import Graph
 from proxy.cli.common import UsageError
 from proxy.files.opened_pictures import NotAPictureError, opened
+from proxy.runtime import randomness
 from proxy.translate import codec, editor
 from proxy.translate.reading import field_of
 

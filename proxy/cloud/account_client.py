@@ -13,6 +13,7 @@ from proxy.cloud.connections import CloudAddresses
 from proxy.cloud.contact import CallMonitor
 from proxy.cloud.downloads import Downloads
 from proxy.cloud.http import Http
+from proxy.cloud.observations import AccountObservations
 from proxy.cloud.resilience import (
     ONCE,
     ApiKey,
@@ -22,7 +23,6 @@ from proxy.cloud.resilience import (
     RateLimiter,
     RetryPolicy,
 )
-from proxy.observations import AccountObservations
 
 
 class ClientOptions(TypedDict, total=False):

@@ -24,7 +24,7 @@ Messages, bodies and causes of these errors contain no key, token or signed URL.
 
 from __future__ import annotations
 
-from proxy.supervisor import OutsideError
+from proxy.runtime.supervisor import OutsideError
 from proxy.translate.errors import LocalError
 
 #: Default `Retry-After` of answers to clients, in seconds.

@@ -16,24 +16,24 @@ import aiohttp
 import msgspec
 import structlog
 
-from proxy import clock, randomness
-from proxy.backoff import Backoff, jittered
 from proxy.cloud.connections import (
     CONNECT_TIMEOUT,
     CONNECTION_ERRORS,
     CloudAddresses,
     Connections,
 )
+from proxy.cloud.observations import AccountObservations
 from proxy.cloud.observer import Observer
 from proxy.cloud.rejections import Rejections
 from proxy.cloud.resilience import CircuitBreaker, RetryPolicy, retry_after
 from proxy.logging import FailureLines, word
-from proxy.observations import AccountObservations
+from proxy.runtime import clock, randomness
+from proxy.runtime.backoff import Backoff, jittered
+from proxy.runtime.waits import stop, until_set
 from proxy.translate import codec
 from proxy.translate.codec import redact
 from proxy.translate.events import LISTED_EVENTS, unlisted
 from proxy.translate.frames import LISTED_FRAMES, parse_frame, without_secret
-from proxy.waits import stop, until_set
 
 log = structlog.get_logger(__name__)
 

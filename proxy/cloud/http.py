@@ -16,7 +16,6 @@ from urllib.parse import quote
 import aiohttp
 from aiohttp import MultipartWriter
 
-from proxy import clock
 from proxy.cloud.answers import MAX_PARSED_INLINE, USUAL, Answer, AnswerLimits
 from proxy.cloud.calls import OTHER, CloudApi, CloudCall, Query, SentFile
 from proxy.cloud.connections import (
@@ -37,10 +36,11 @@ from proxy.cloud.errors import (
     CloudUnreachable,
     refusal,
 )
+from proxy.cloud.observations import AccountObservations
 from proxy.cloud.resilience import TRIAL, ApiKey, Attempts, CallGate, RetryPolicy, retry_after
 from proxy.cloud.sending import TrackedRequest, request_sent
 from proxy.logging import word
-from proxy.observations import AccountObservations
+from proxy.runtime import clock
 from proxy.translate import codec
 from proxy.translate.codec import redact
 from proxy.translate.errors import type_of, unlisted

@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from proxy.loop_turns import Driver, new_driver
+from proxy.sharing.loop_turns import Driver, new_driver
 from proxy.translate.frames import CloudFrame
 from proxy.translate.snapshots import Snapshot
 

@@ -14,8 +14,6 @@ from email.utils import parsedate_to_datetime
 import structlog
 from msgspec import Struct
 
-from proxy import clock
-from proxy.backoff import Backoff, jittered
 from proxy.cloud.errors import (
     UNAVAILABLE_STATUSES,
     CloudDown,
@@ -27,6 +25,8 @@ from proxy.cloud.errors import (
     refusal,
 )
 from proxy.logging import FailureLines
+from proxy.runtime import clock
+from proxy.runtime.backoff import Backoff, jittered
 from proxy.translate.errors import is_throttling
 
 log = structlog.get_logger(__name__)

@@ -18,8 +18,8 @@ from proxy.cloud.answers import Submission
 from proxy.cloud.contact import Contact
 from proxy.cloud.downloads import Download
 from proxy.cloud.event_socket import Timeouts
+from proxy.cloud.observations import AccountObservations
 from proxy.cloud.observer import Observer
-from proxy.observations import AccountObservations
 from proxy.translate.assets import CloudAsset
 from proxy.translate.plans import AccountPlan
 from proxy.translate.snapshots import Snapshot

@@ -8,8 +8,8 @@ from typing import Annotated, Literal, TypeAlias
 
 from msgspec import Meta, Struct
 
-from proxy import clock
 from proxy.costs.credits import CREDITS_PER_USD, MAX_CREDITS, MILLIONTHS, from_credits
+from proxy.runtime import clock
 from proxy.storage.balances import BalanceRepository, EnteredBalance
 from proxy.translate.plans import AccountPlan
 

@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from proxy.edge.input import InputProtocol
-from proxy.supervisor import Supervisor
+from proxy.runtime.supervisor import Supervisor
 
 log = structlog.get_logger(__name__)
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from proxy.owners import Address, parse_address
+from proxy.sharing.owners import Address, parse_address
 from proxy.translate.errors import LocalError
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network

@@ -9,8 +9,8 @@ from proxy.edge.admission import Admission
 from proxy.edge.connections import Connection
 from proxy.edge.context import EdgeContext
 from proxy.edge.counted_connections import MIN_SHARE, CountedConnections
-from proxy.pool import Pool
-from proxy.waits import until_set
+from proxy.runtime.waits import until_set
+from proxy.sharing.pool import Pool
 
 
 class ConnectionManager:

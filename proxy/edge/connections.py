@@ -12,8 +12,6 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_parser import RawRequestMessage
 from yarl import URL
 
-from proxy import clock
-from proxy.budget import Allocation
 from proxy.edge.addressing import (
     EXCESSIVE,
     MAX_SEGMENTS,
@@ -34,7 +32,9 @@ from proxy.edge.aiohttp_internals import BY_ANSWER, has_waiting_request
 from proxy.edge.context import EdgeContext
 from proxy.edge.counted_connections import CountedConnections
 from proxy.edge.limited_connection import LEAVE_TIMEOUT, Leave, LimitedConnection
-from proxy.owners import member_owner, stranger
+from proxy.runtime import clock
+from proxy.sharing.budget import Allocation
+from proxy.sharing.owners import member_owner, stranger
 
 log = structlog.get_logger(__name__)
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from proxy.budget import MemoryBudget
 from proxy.edge.addressing import Network
 from proxy.logging import SummedLines
-from proxy.loop_turns import LoopTurns
 from proxy.members.directory import Directory
-from proxy.supervisor import Supervisor
+from proxy.runtime.supervisor import Supervisor
+from proxy.sharing.budget import MemoryBudget
+from proxy.sharing.loop_turns import LoopTurns
 
 
 class ConnectionLimits(Struct, frozen=True):

@@ -17,8 +17,8 @@ import structlog
 
 from proxy.edge.limited_connection import LimitedConnection
 from proxy.edge.raw_answers import RefusedConnection
-from proxy.owners import Owner, member_owner
-from proxy.pool import Pool
+from proxy.sharing.owners import Owner, member_owner
+from proxy.sharing.pool import Pool
 from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)

@@ -15,12 +15,12 @@ from typing import Any
 import structlog
 from aiohttp import StreamReader, WSCloseCode, WSMessage, WSMsgType, web
 
-from proxy.budget import Allocation, ThresholdAllocation
 from proxy.edge.aiohttp_internals import BY_ANSWER, PausedReading, has_waiting_request
 from proxy.edge.context import EdgeContext
 from proxy.edge.raw_answers import HEADERS_TOO_LARGE
-from proxy.loop_turns import Driver
-from proxy.owners import Owner
+from proxy.sharing.budget import Allocation, ThresholdAllocation
+from proxy.sharing.loop_turns import Driver
+from proxy.sharing.owners import Owner
 from proxy.translate.errors import LocalError, kept
 
 log = structlog.get_logger(__name__)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import structlog
 
-from proxy.watched_files import WatchedFiles
+from proxy.runtime.watched_files import WatchedFiles
 
 log = structlog.get_logger(__name__)
 

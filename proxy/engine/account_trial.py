@@ -7,11 +7,11 @@ import math
 
 import structlog
 
-from proxy import clock
-from proxy.backoff import Backoff
 from proxy.cloud.errors import CloudError, CloudRefused, CloudUnreachable
 from proxy.engine.accounts import Account
 from proxy.engine.scheduler import Scheduler
+from proxy.runtime import clock
+from proxy.runtime.backoff import Backoff
 from proxy.translate.errors import WITHOUT_NODES, LocalError
 
 log = structlog.get_logger(__name__)

@@ -13,9 +13,9 @@ from typing import Literal
 import structlog
 from msgspec import Struct
 
-from proxy.backoff import Backoff
 from proxy.cloud.upstream import Upstream
 from proxy.jobs.models import AccountKind
+from proxy.runtime.backoff import Backoff
 from proxy.translate.errors import (
     LocalError,
     kept,

@@ -7,7 +7,6 @@ from typing import Any
 
 import structlog
 
-from proxy.clock import now
 from proxy.costs.credits import to_credits
 from proxy.engine.live_job import LiveJob
 from proxy.engine.term import Term
@@ -23,6 +22,7 @@ from proxy.jobs.messages import (
 )
 from proxy.jobs.models import JobEnd, JobState, is_shown
 from proxy.metrics import Metrics
+from proxy.runtime.clock import now
 from proxy.storage.history import Recorded
 from proxy.storage.job_tables import JobKey
 from proxy.translate.errors import LocalError

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from proxy.backoff import Backoff
 from proxy.engine.outcomes import OverBudget
 from proxy.jobs.models import Job
+from proxy.runtime.backoff import Backoff
 
 #: The longest time in seconds until a job asks again that waits for others, where none has ended.
 _LONGEST = 60.0

@@ -14,10 +14,10 @@ from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.engine.workers import Workers
 from proxy.jobs.models import JobState, Wish
-from proxy.owners import ENGINE, acting_for
+from proxy.runtime.supervisor import Supervisor
+from proxy.sharing.owners import ENGINE, acting_for
 from proxy.storage.database import StorageError
 from proxy.storage.job_tables import JobKey
-from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError, from_cloud
 
 log = structlog.get_logger(__name__)

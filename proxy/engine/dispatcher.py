@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
-from proxy import clock
-from proxy.clock import now
 from proxy.engine.forecast import Forecast
 from proxy.engine.life import JobLife
 from proxy.engine.live_job import JobChanges
@@ -15,7 +13,9 @@ from proxy.engine.queue_news import QueueNews
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.jobs.models import JobProgress, JobState
-from proxy.supervisor import Supervisor
+from proxy.runtime import clock
+from proxy.runtime.clock import now
+from proxy.runtime.supervisor import Supervisor
 from proxy.translate.errors import LocalError
 
 #: There is no reason any more why a job waits.

@@ -32,10 +32,10 @@ from proxy.engine.workers import Workers
 from proxy.jobs.messages import OverviewAnswered, RunAnswered
 from proxy.jobs.models import AccountView, Job, JobState, Wish
 from proxy.logging import FailureLines
-from proxy.owners import ENGINE, acting_for
+from proxy.runtime.supervisor import Supervisor
+from proxy.sharing.owners import ENGINE, acting_for
 from proxy.storage.database import StorageError
 from proxy.storage.job_tables import JobKey
-from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError, kept
 from proxy.webhooks.runner import WebhookRunner
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import structlog
 
-from proxy import clock
-from proxy.backoff import Backoff
 from proxy.cloud.errors import CloudError
 from proxy.cloud.upstream import Upstream
 from proxy.jobs.models import Job
+from proxy.runtime import clock
+from proxy.runtime.backoff import Backoff
 from proxy.storage.database import StorageError
 from proxy.storage.jobs import JobRepository
 

@@ -16,9 +16,6 @@ from typing import Any, TypeAlias, TypeVar
 import structlog
 from msgspec import Struct
 
-from proxy import clock
-from proxy.backoff import Backoff
-from proxy.clock import now
 from proxy.cloud.errors import CloudError, CloudOversized
 from proxy.cloud.upstream import Upstream
 from proxy.engine.inbox import Inbox
@@ -40,6 +37,9 @@ from proxy.engine.tracker import (
     Tracker,
 )
 from proxy.jobs.models import Job
+from proxy.runtime import clock
+from proxy.runtime.backoff import Backoff
+from proxy.runtime.clock import now
 from proxy.storage.database import StorageError, ValueRefusedError
 from proxy.translate.events import Message, Preview, is_terminal
 from proxy.translate.graph_shape import class_of

@@ -12,7 +12,6 @@ from typing import Any
 import structlog
 from msgspec.structs import replace
 
-from proxy.clock import now
 from proxy.costs.job_cost import JobCost
 from proxy.engine.follower import UNSTORABLE, JobFollower, Starting, retried
 from proxy.engine.job_publisher import JobPublisher
@@ -23,11 +22,12 @@ from proxy.engine.table import JobTable
 from proxy.engine.tracker import Ended, JobStarted, OutputsSent
 from proxy.jobs.conversion import run_of
 from proxy.jobs.models import JobState
-from proxy.loop_turns import Driver
+from proxy.runtime.clock import now
+from proxy.runtime.waits import until_set
+from proxy.sharing.loop_turns import Driver
 from proxy.storage.database import ValueRefusedError
 from proxy.translate import workflow_metadata
 from proxy.translate.events import Message
-from proxy.waits import until_set
 
 log = structlog.get_logger(__name__)
 

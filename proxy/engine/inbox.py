@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from proxy.budget import Allocation, ThresholdAllocation
 from proxy.engine.tracker import EventReceived, GiveUp, Input, SnapshotReceived
+from proxy.sharing.budget import Allocation, ThresholdAllocation
 from proxy.translate import codec
 from proxy.translate.events import is_terminal
 from proxy.translate.frames import CloudPicture, CloudText

@@ -9,7 +9,6 @@ from typing import Any
 
 import structlog
 
-from proxy.backoff import Backoff
 from proxy.cloud.errors import CloudError, CloudRefused
 from proxy.cloud.upstream import Upstream
 from proxy.engine.follower import JobFollower, retried
@@ -50,6 +49,7 @@ from proxy.engine.table import JobTable
 from proxy.engine.tracker import SnapshotReceived, Tracker
 from proxy.engine.workers import Workers
 from proxy.jobs.models import JobState
+from proxy.runtime.backoff import Backoff
 from proxy.storage.database import StorageError
 from proxy.translate import UNKNOWN_CLASS
 from proxy.translate.errors import LocalError, failure_of, unconfirmed_refusal

@@ -9,8 +9,6 @@ from hashlib import blake2b
 from msgspec import to_builtins
 from msgspec.structs import replace
 
-from proxy import clock
-from proxy.clock import now
 from proxy.engine.forecast import Forecast
 from proxy.engine.live_job import LiveJob
 from proxy.engine.scheduler import Scheduler
@@ -19,6 +17,8 @@ from proxy.engine.worker import AccountWorker
 from proxy.jobs.conversion import stored_of
 from proxy.jobs.messages import JobChanged, OverviewAnswered, RunAnswered, RunFound
 from proxy.jobs.models import AccountView, JobProgress, JobState, is_shown, shown_state
+from proxy.runtime import clock
+from proxy.runtime.clock import now
 from proxy.storage.job_tables import JobKey, StoredJob
 
 #: Nodes of a run that are told of, and waiting jobs that are described: each takes some µs.

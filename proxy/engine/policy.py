@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 from msgspec import Struct, field
 
-from proxy.backoff import Backoff
 from proxy.cloud.event_socket import Timeouts
 from proxy.jobs.models import FairBy
 from proxy.members.member import Parallelism
+from proxy.runtime.backoff import Backoff
 from proxy.translate.snapshots import Snapshot
 from proxy.webhooks.schedule import RetrySchedule
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from proxy import clock
-from proxy.backoff import Backoff
 from proxy.cloud.errors import CloudError, CloudRefused, may_pass
 from proxy.cloud.upstream import EventFeed
 from proxy.engine.accounts import Account, Reason
@@ -20,9 +18,11 @@ from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.engine.tracker import GiveUp, SnapshotReceived
 from proxy.logging import FailureLines
+from proxy.runtime import clock
+from proxy.runtime.backoff import Backoff
+from proxy.runtime.waits import until_set
 from proxy.translate.errors import from_cloud
 from proxy.translate.snapshots import Snapshot
-from proxy.waits import until_set
 
 log = structlog.get_logger(__name__)
 

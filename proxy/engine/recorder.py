@@ -28,9 +28,9 @@ from proxy.storage.jobs import EngineWrite, JobRepository
 from proxy.storage.leases import Batch
 from proxy.storage.payloads import Payload
 from proxy.storage.shares import Shares
+from proxy.storage.write_behind import WriteBehind
 from proxy.translate.errors import LocalError
 from proxy.webhooks.outbox import Outbox
-from proxy.write_behind import WriteBehind
 
 log = structlog.get_logger(__name__)
 

@@ -10,14 +10,14 @@ from typing import Protocol
 
 import structlog
 
-from proxy import clock
-from proxy.backoff import Backoff
 from proxy.cloud.errors import CloudError, CloudTruncated
 from proxy.cloud.upstream import Upstream
 from proxy.engine.finder import JobFinder, UnansweredError
 from proxy.engine.outcomes import Lost, NotThere, Refused, Sent
 from proxy.engine.policy import Policy
 from proxy.jobs.models import Job
+from proxy.runtime import clock
+from proxy.runtime.backoff import Backoff
 from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from proxy.budget import MemoryBudget
 from proxy.costs.job_cost import Pricing
 from proxy.engine.run_times import RunTimes
 from proxy.engine.spending_gate import SpendingGate
 from proxy.jobs.models import Job
-from proxy.loop_turns import LoopTurns
+from proxy.sharing.budget import MemoryBudget
+from proxy.sharing.loop_turns import LoopTurns
 
 if TYPE_CHECKING:
     from proxy.catalog.service import Catalog

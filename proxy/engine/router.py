@@ -12,11 +12,11 @@ from typing import Any
 
 from msgspec import Struct
 
-from proxy import clock
 from proxy.engine.follower import JobFollower
 from proxy.engine.inbox import size_of
 from proxy.engine.live_job import LiveJob
 from proxy.engine.tracker import EventReceived, SnapshotReceived
+from proxy.runtime import clock
 from proxy.translate import events
 from proxy.translate.frames import CloudFrame, CloudPicture
 from proxy.translate.snapshots import Snapshot

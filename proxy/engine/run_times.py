@@ -9,14 +9,14 @@ from typing import Any
 import msgspec
 import structlog
 
-from proxy.clock import now
 from proxy.engine.progress import Expected, expected
+from proxy.runtime.clock import now
 from proxy.storage.leases import Batch
 from proxy.storage.run_times import JOB, RunTimeRepository, RunTimeRow, job_name
+from proxy.storage.write_behind import WriteBehind
 from proxy.translate import codec
 from proxy.translate.graph_shape import class_of, shape_of
 from proxy.translate.jobs import reachable
-from proxy.write_behind import WriteBehind
 
 log = structlog.get_logger(__name__)
 

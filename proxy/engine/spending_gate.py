@@ -13,7 +13,6 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
-from proxy import clock
 from proxy.costs.budgets import Budget, Budgets, renewal
 from proxy.costs.credits import credits_text
 from proxy.costs.job_cost import seconds_cost
@@ -25,6 +24,7 @@ from proxy.jobs.budget_notices import BudgetRefusals
 from proxy.jobs.estimates import JobEstimator, running_cost
 from proxy.jobs.models import Job, JobState
 from proxy.members.accounting import Limiter
+from proxy.runtime import clock
 from proxy.storage.database import StorageError
 from proxy.storage.jobs import EngineWrite, JobRepository
 from proxy.storage.spending import Spending

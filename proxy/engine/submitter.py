@@ -12,7 +12,6 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
-from proxy.backoff import Backoff
 from proxy.cloud.errors import (
     CloudAmbiguous,
     CloudDown,
@@ -41,6 +40,7 @@ from proxy.engine.outcomes import (
 from proxy.engine.preparation import Preparation, WithdrawnError
 from proxy.engine.resources import JobResources
 from proxy.engine.table import JobTable
+from proxy.runtime.backoff import Backoff
 from proxy.storage.database import StorageError, ValueRefusedError
 from proxy.translate.errors import (
     WITHOUT_NODES,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 
-from proxy import clock
+from proxy.runtime import clock
 from proxy.storage.database import FencedError
 from proxy.storage.leases import Lease
 

@@ -9,8 +9,6 @@ import asyncio
 
 import structlog
 
-from proxy import clock
-from proxy.backoff import jittered
 from proxy.cloud.errors import CloudError
 from proxy.cloud.observer import Observer
 from proxy.engine.account_trial import AccountTrial
@@ -26,8 +24,10 @@ from proxy.engine.scheduler import Scheduler
 from proxy.engine.submitter import Submitter
 from proxy.engine.table import JobTable
 from proxy.jobs.models import JobState
-from proxy.loop_turns import driver_of
-from proxy.waits import until_set
+from proxy.runtime import clock
+from proxy.runtime.backoff import jittered
+from proxy.runtime.waits import until_set
+from proxy.sharing.loop_turns import driver_of
 
 log = structlog.get_logger(__name__)
 

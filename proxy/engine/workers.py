@@ -13,7 +13,7 @@ from proxy.engine.resources import JobResources
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.engine.worker import AccountWorker
-from proxy.supervisor import Supervisor
+from proxy.runtime.supervisor import Supervisor
 
 
 class Workers(Mapping[str, AccountWorker]):

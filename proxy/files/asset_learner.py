@@ -14,9 +14,9 @@ from proxy.cloud.errors import CloudError
 from proxy.files.content_index import hash_in
 from proxy.files.given_names import GivenName
 from proxy.files.service import Files
+from proxy.runtime.supervisor import Supervisor
 from proxy.storage.assets import AssetRepository
 from proxy.storage.database import StorageError
-from proxy.supervisor import Supervisor
 from proxy.translate.assets import Asset, CloudAsset
 from proxy.translate.names import Place
 

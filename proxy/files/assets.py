@@ -16,11 +16,11 @@ import structlog
 from blake3 import blake3
 from msgspec.structs import replace
 
-from proxy import clock, randomness
 from proxy.catalog.service import Catalog
 from proxy.files.asset_learner import AssetLearner
 from proxy.files.exports import Exports
 from proxy.files.service import Files
+from proxy.runtime import clock, randomness
 from proxy.storage.asset_lists import count_tags, list_assets, list_tags
 from proxy.storage.assets import AssetRepository, AssetUnit, TooManyAssetsError, UnknownPreviewError
 from proxy.storage.file_tables import FileRecord

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from yarl import URL
 
-from proxy import randomness, threads
 from proxy.cloud.downloads import Download
 from proxy.logging import register_secret
+from proxy.runtime import randomness, threads
 
 if TYPE_CHECKING:
     from obstore import GetOptions, GetResult

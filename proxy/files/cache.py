@@ -23,7 +23,7 @@ import structlog
 from blake3 import blake3
 from msgspec import Struct
 
-from proxy import clock
+from proxy.runtime import clock
 
 _log = structlog.get_logger(__name__)
 

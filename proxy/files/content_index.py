@@ -9,10 +9,10 @@ from typing import TypeVar
 import structlog
 from cachetools import LRUCache
 
-from proxy.clock import now
+from proxy.cloud.observations import identity_of
 from proxy.cloud.upstream import Upstream
 from proxy.files.input_directory import ON_DISK, InputDirectory
-from proxy.observations import identity_of
+from proxy.runtime.clock import now
 from proxy.storage.file_tables import AccountBlob, FileRecord
 from proxy.storage.files import FileRepository, FileUnit
 

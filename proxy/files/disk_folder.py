@@ -18,8 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from proxy import clock, randomness, threads
 from proxy.members.member import LOCAL
+from proxy.runtime import clock, randomness, threads
 from proxy.translate.names import MAX_FOLDERS, folders_of, is_storable
 
 T = TypeVar("T")

@@ -20,21 +20,21 @@ from zipfile import ZIP_STORED, ZipFile, ZipInfo
 import msgspec
 import structlog
 
-from proxy import clock, randomness
-from proxy.budget import MemoryBudget
 from proxy.files.contents import ContentBrokenError
 from proxy.files.service import Files
+from proxy.runtime import clock, randomness
+from proxy.runtime.supervisor import Supervisor
+from proxy.sharing.budget import MemoryBudget
+from proxy.sharing.turns import Turns
 from proxy.storage.assets import AssetRepository
 from proxy.storage.database import StorageError
 from proxy.storage.temporary import STALE, Export, ExportRepository
-from proxy.supervisor import Supervisor
 from proxy.translate import asset_exports, codec
 from proxy.translate.asset_exports import FailedAsset
 from proxy.translate.assets import Asset, AssetError
 from proxy.translate.errors import LocalError
 from proxy.translate.events import Event
 from proxy.translate.names import Place
-from proxy.turns import Turns
 
 if TYPE_CHECKING:
     from proxy.translate.asset_requests import ExportRequest

@@ -23,15 +23,15 @@ from proxy.files.content_index import ContentIndex
 from proxy.files.contents import HELD_BACK, Content, ContentBrokenError, broken
 from proxy.files.fetch import ContentWrongError, Fetch
 from proxy.files.input_directory import ON_DISK, InputDirectory, InputGoneError
+from proxy.runtime.supervisor import Supervisor
 from proxy.storage.database import StorageError
 from proxy.storage.file_tables import FileRecord
 from proxy.storage.files import FileRepository
 from proxy.storage.leases import Batch
-from proxy.supervisor import Supervisor
+from proxy.storage.write_behind import WriteBehind
 from proxy.translate.errors import LocalError, from_cloud
 from proxy.translate.media_types import kind
 from proxy.translate.names import Place
-from proxy.write_behind import WriteBehind
 
 _log = structlog.get_logger(__name__)
 

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import msgspec
 
-from proxy import clock, randomness
 from proxy.files.content_index import ContentIndex
 from proxy.files.given_names import (
     GivenName,
@@ -19,6 +18,7 @@ from proxy.files.given_names import (
     matching_names,
 )
 from proxy.files.namespace import make_record
+from proxy.runtime import clock, randomness
 from proxy.storage.file_tables import FileRecord
 from proxy.storage.files import FileUnit
 from proxy.translate import names, output_files

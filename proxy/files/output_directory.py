@@ -14,14 +14,14 @@ from typing import Any
 
 import structlog
 
-from proxy import clock
-from proxy.backoff import Backoff
-from proxy.clock import now
 from proxy.files.cache import read_at, write_all
 from proxy.files.contents import CHUNK, Content, ContentBrokenError
 from proxy.files.disk_folder import DiskFolder, UnusableNameError
 from proxy.files.namespace import Namespace
 from proxy.files.reader import Reader
+from proxy.runtime import clock
+from proxy.runtime.backoff import Backoff
+from proxy.runtime.clock import now
 from proxy.storage.database import StorageError
 from proxy.storage.files import FileRepository
 from proxy.storage.missing_outputs import MissingOutput

@@ -14,10 +14,10 @@ from proxy.files.conversions import Conversion
 from proxy.files.opened_pictures import MAX_PIXELS, NotAPictureError, TooManyPixelsError
 from proxy.files.picture_worker import HEADER_SECONDS, Task, UnusualError, name_of
 from proxy.members.member import LOCAL
-from proxy.processes import EndedError, Processes
+from proxy.runtime.processes import EndedError, Processes
+from proxy.sharing.turns import Turns
 from proxy.translate.assets import picture_metadata
 from proxy.translate.errors import LocalError
-from proxy.turns import Turns
 
 #: Maximum number of usual pictures that are processed concurrently; beside them one of the others,
 #: and one header.

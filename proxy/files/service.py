@@ -19,7 +19,6 @@ from uuid import NAMESPACE_URL, uuid5
 import structlog
 from blake3 import blake3
 
-from proxy import clock, randomness
 from proxy.files import conversions, picture_tasks, pictures
 from proxy.files.contents import ContentBrokenError
 from proxy.files.conversions import Conversion
@@ -34,7 +33,8 @@ from proxy.files.picture_workflows import JobWorkflows
 from proxy.files.reader import Reader
 from proxy.files.upload_names import Naming
 from proxy.files.uploads import Received, Uploads
-from proxy.shared_work import SharedWork
+from proxy.runtime import clock, randomness
+from proxy.runtime.shared_work import SharedWork
 from proxy.storage.assets import TooManyAssetsError
 from proxy.storage.database import StorageError
 from proxy.storage.file_tables import FileRecord

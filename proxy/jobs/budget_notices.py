@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import structlog
 from cachetools import LRUCache
 
-from proxy import clock
 from proxy.costs.budgets import Budget, Budgets, Stage
 from proxy.costs.credits import to_credits
+from proxy.runtime import clock
 from proxy.storage.budget_notices import BudgetNotice, BudgetNoticeRepository
 from proxy.storage.database import StorageError
 from proxy.storage.spending import Spending

@@ -11,6 +11,7 @@ import structlog
 
 from proxy.jobs.models import JobRequest
 from proxy.members.member import check_classes
+from proxy.sharing.turns import Turns
 from proxy.translate.errors import LocalError, invalid_outputs
 from proxy.translate.jobs import (
     deep_prefixes,
@@ -23,7 +24,6 @@ from proxy.translate.jobs import (
 from proxy.translate.node_validation import Reason
 from proxy.translate.packs import NodePacks
 from proxy.translate.validation import Validation, validate
-from proxy.turns import Turns
 
 if TYPE_CHECKING:
     from proxy.catalog.service import Catalog

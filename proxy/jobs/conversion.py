@@ -13,9 +13,9 @@ from typing import Any
 
 import msgspec
 
-from proxy.clock import now
 from proxy.costs.job_cost import JobRun
 from proxy.jobs.models import ENDS, Job, JobContent, JobEnd, JobRequest, JobState, Wish
+from proxy.runtime.clock import now
 from proxy.storage.costs import CostRow
 from proxy.storage.job_tables import HistoryEntry, StoredJob
 from proxy.storage.payloads import Payload

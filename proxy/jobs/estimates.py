@@ -17,12 +17,12 @@ from msgspec import Struct
 from proxy.costs.budgets import Budget, Budgets
 from proxy.costs.job_cost import JobCost, JobRun, PartnerCosts, Pricing, seconds_cost
 from proxy.jobs.models import Job
+from proxy.sharing.turns import Turns
 from proxy.storage.database import UnitRefusedError
 from proxy.storage.spending import Spending
 from proxy.storage.usage import day_of
 from proxy.translate.graph_shape import shape_of
 from proxy.translate.jobs import has_more_values, reachable
-from proxy.turns import Turns
 
 #: How long a graph is expected to run that has never run (ms).
 UNKNOWN_MS = 10_000.0

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cachetools import LRUCache
 
-from proxy import randomness
 from proxy.jobs.messages import JobRecorded
+from proxy.runtime import randomness
 from proxy.storage.history import HistoryRepository
 from proxy.storage.job_tables import HistoryEntry
 from proxy.translate import codec

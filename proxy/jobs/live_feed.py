@@ -20,7 +20,7 @@ from proxy.jobs.messages import (
 )
 from proxy.jobs.subscribers import Subscribers
 from proxy.jobs.views import LiveJobs
-from proxy.supervisor import Supervisor
+from proxy.runtime.supervisor import Supervisor
 from proxy.translate.events import status
 
 

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from proxy.budget import Allocation, ThresholdAllocation
+from proxy.sharing.budget import Allocation, ThresholdAllocation
 from proxy.translate.events import Event, Message, Preview, is_droppable, size_of
 
 #: Bytes from which they are taken from the member's budget.

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from msgspec import Struct
 
-from proxy.budget import Allocation, MemoryBudget, MemoryLimitError
+from proxy.sharing.budget import Allocation, MemoryBudget, MemoryLimitError
 from proxy.storage.job_tables import StoredJob
 from proxy.translate import codec
 

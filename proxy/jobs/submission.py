@@ -14,7 +14,6 @@ from typing import Any
 import structlog
 from msgspec import Struct
 
-from proxy import randomness
 from proxy.costs.job_cost import JobCost
 from proxy.jobs.checks import Checks
 from proxy.jobs.clients import Clients
@@ -24,7 +23,8 @@ from proxy.jobs.estimates import OverBudgetError
 from proxy.jobs.live_feed import LiveFeed
 from proxy.jobs.models import Job, JobRequest
 from proxy.jobs.submission_limits import SubmissionLimits, payloads_full
-from proxy.owners import member_owner
+from proxy.runtime import randomness
+from proxy.sharing.owners import member_owner
 from proxy.storage.conditions import (
     Conditions,
     DayFullError,

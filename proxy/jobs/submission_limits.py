@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from proxy import clock
 from proxy.jobs.budget_notices import BudgetRefusals
 from proxy.jobs.conversion import used
 from proxy.jobs.estimates import JobEstimator, JobReservation, OverBudgetError
@@ -13,7 +12,8 @@ from proxy.jobs.models import Job
 from proxy.jobs.views import LiveJobs
 from proxy.members.accounting import Limiter
 from proxy.members.member import Member
-from proxy.pool import Pool
+from proxy.runtime import clock
+from proxy.sharing.pool import Pool
 from proxy.storage.conditions import Conditions, DayFullError, Numbering, QueueFullError
 from proxy.storage.database import BusyError
 from proxy.storage.jobs import JobRepository

@@ -26,11 +26,11 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from proxy.budget import MemoryBudget
 from proxy.jobs.clients import Clients
 from proxy.jobs.message_log import LoggedMessage, MessageLog
-from proxy.loop_turns import Driver, LoopTurns
-from proxy.supervisor import Supervisor
+from proxy.runtime.supervisor import Supervisor
+from proxy.sharing.budget import MemoryBudget
+from proxy.sharing.loop_turns import Driver, LoopTurns
 from proxy.translate.events import (
     Event,
     Message,

@@ -17,11 +17,11 @@ from typing import Any
 
 import structlog
 
-from proxy.budget import Allocation, MemoryBudget, MemoryLimitError
 from proxy.jobs.conversion import without_nulls
 from proxy.jobs.history import chained
 from proxy.jobs.models import JobProgress, JobState
 from proxy.jobs.payload_cache import PayloadCache, QueueItem
+from proxy.sharing.budget import Allocation, MemoryBudget, MemoryLimitError
 from proxy.storage.job_tables import JobKey, Number, StoredJob
 from proxy.storage.jobs import JobRepository
 from proxy.storage.payloads import Payload

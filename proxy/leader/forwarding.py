@@ -20,16 +20,16 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
-from proxy import clock, randomness
 from proxy.api import bodies
 from proxy.api.callers import site_of
 from proxy.api.requests import connection_of
 from proxy.edge.addressing import AGAIN, FORWARDING, ON_LOOPBACK, PROMPT_ID, STANDBY
 from proxy.leader.addresses import LeaderAddress
 from proxy.leader.leadership import Leadership
+from proxy.runtime import clock, randomness
+from proxy.runtime.waits import stop
 from proxy.storage.leases import Lease
 from proxy.translate.errors import LocalError
-from proxy.waits import stop
 
 log = structlog.get_logger(__name__)
 

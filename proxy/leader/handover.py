@@ -16,11 +16,11 @@ import structlog
 from msgspec import Struct
 from yarl import URL
 
-from proxy import clock
 from proxy.cloud.contact import Contact
 from proxy.cloud.reachability import is_reachable
 from proxy.engine.term import Term
 from proxy.metrics import Metrics
+from proxy.runtime import clock
 from proxy.storage.database import StorageError
 from proxy.storage.leases import ENGINE, Lease, LeaseRepository
 

@@ -16,14 +16,14 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from proxy import clock
 from proxy.engine.term import Term
 from proxy.leader.handover import Handover
 from proxy.logging import FailureLines
+from proxy.runtime import clock
+from proxy.runtime.supervisor import Supervisor
+from proxy.runtime.waits import stop, until_set
 from proxy.storage.database import StorageError
 from proxy.storage.leases import ENGINE, Lease, LeaseRepository
-from proxy.supervisor import Supervisor
-from proxy.waits import stop, until_set
 
 log = structlog.get_logger(__name__)
 

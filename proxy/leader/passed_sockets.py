@@ -22,9 +22,9 @@ from proxy.leader.forwarding import (
     NotSentError,
     to_leader,
 )
+from proxy.runtime.supervisor import Supervisor
+from proxy.runtime.waits import stop
 from proxy.storage.leases import Lease
-from proxy.supervisor import Supervisor
-from proxy.waits import stop
 
 log = structlog.get_logger(__name__)
 

@@ -12,19 +12,19 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from proxy import clock
 from proxy.costs.budgets import NO_BUDGETS, Budget, BudgetAmounts, Budgets, budgets_of, renewal
 from proxy.costs.credits import credits_text, to_credits
 from proxy.members.audit import Audit
 from proxy.members.member import Member
 from proxy.members.rates import Bucket, Buckets
 from proxy.metrics import Metrics
-from proxy.owners import network_of
+from proxy.runtime import clock
+from proxy.runtime.supervisor import Supervisor
+from proxy.sharing.owners import network_of
 from proxy.storage.costs import CostRow
 from proxy.storage.usage import UsageRepository, UsageRow, day_of
-from proxy.supervisor import Supervisor
+from proxy.storage.write_behind import WriteBehind
 from proxy.translate.errors import LocalError
-from proxy.write_behind import WriteBehind
 
 #: Seconds between two writes of the bytes counted here; a crash loses no more than that.
 WRITE_INTERVAL = 5.0

@@ -19,15 +19,15 @@ from typing import Any
 
 import structlog
 
-from proxy import clock
 from proxy.logging import scrub_start
 from proxy.members.rates import Buckets
+from proxy.runtime import clock
+from proxy.runtime.supervisor import Supervisor
+from proxy.runtime.waits import stop
 from proxy.storage.database import StorageError
 from proxy.storage.leases import Batch
 from proxy.storage.usage import AuditRow, UsageRepository, add_audit, forget_audit
-from proxy.supervisor import Supervisor
-from proxy.waits import stop
-from proxy.write_behind import WriteBehind
+from proxy.storage.write_behind import WriteBehind
 
 log = structlog.get_logger(__name__)
 

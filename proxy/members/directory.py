@@ -18,7 +18,6 @@ import msgspec
 import structlog
 from msgspec.structs import replace
 
-from proxy import clock
 from proxy.logging import FailureLines
 from proxy.members import tokens
 from proxy.members.marker import mark
@@ -27,10 +26,11 @@ from proxy.members.roster import Change, Roster, quoted
 from proxy.members.rows import roster_of, rows_of
 from proxy.members.token_uses import TokenUses
 from proxy.members.tokens import Sessions, Token, Use
+from proxy.runtime import clock
+from proxy.runtime.supervisor import Supervisor
+from proxy.runtime.waits import stop
 from proxy.storage.database import StorageError
 from proxy.storage.members import MemberRepository, StaleError, StoredMembers
-from proxy.supervisor import Supervisor
-from proxy.waits import stop
 
 log = structlog.get_logger(__name__)
 

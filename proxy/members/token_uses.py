@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from proxy import clock
 from proxy.members.tokens import Token, Use
+from proxy.runtime import clock
 from proxy.storage.members import MemberRepository, StoredToken
 
 #: Minimum milliseconds between two writes of a token's last use.

@@ -21,7 +21,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from proxy import clock, randomness
+from proxy.runtime import clock, randomness
 from proxy.storage.members import MemberRepository, StoredSession, StoredToken
 
 PREFIX = "ccp_"

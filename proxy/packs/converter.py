@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from proxy import randomness
 from proxy.packs.pack import Pack, PackCall, PackReply, PackRoute, PackServices
+from proxy.runtime import randomness
 from proxy.translate import editor
 from proxy.translate.errors import LocalError
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from proxy.budget import MemoryBudget
 from proxy.files.cache import hash_file
 from proxy.files.service import Files
 from proxy.packs import pictures
@@ -29,8 +28,9 @@ from proxy.packs.nodes import (
 )
 from proxy.packs.remote import NotFetchedError, RemoteFiles
 from proxy.packs.store import PictureStore
+from proxy.sharing.budget import MemoryBudget
+from proxy.sharing.turns import Turns
 from proxy.translate.jobs import is_link
-from proxy.turns import Turns
 
 #: Bytes of one file from an address, which is the cloud's limit of an upload.
 MAX_FILE_BYTES = 50 * 1024 * 1024

@@ -11,8 +11,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from proxy import clock
-from proxy.budget import Allocation, MemoryBudget, MemoryLimitError
+from proxy.runtime import clock
+from proxy.sharing.budget import Allocation, MemoryBudget, MemoryLimitError
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import structlog
 
-from proxy import randomness
-from proxy.clock import now
 from proxy.packs.nodes import Item, PackNode, PackNodeError, Result
 from proxy.packs.store import PictureStore
 from proxy.packs.table import PACK_NODES
+from proxy.runtime import randomness
+from proxy.runtime.clock import now
 from proxy.storage.temporary import PackPicture
 from proxy.translate import output_files
 from proxy.translate.events import NodeMessages

@@ -17,9 +17,9 @@ from proxy.packs.results import Results
 from proxy.packs.rewriting import failed, rewrite, wanted
 from proxy.packs.table import PACK_NODES
 from proxy.packs.view import MemberView
+from proxy.sharing.turns import Turns
 from proxy.translate.events import NodeMessages, Preview
 from proxy.translate.packs import JobView, NodeFailedError, Rewriting, ViewedJob
-from proxy.turns import Turns
 
 
 @dataclass(eq=False)

@@ -11,14 +11,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from proxy.budget import Allocation, MemoryBudget, MemoryLimitError
-from proxy.clock import now
 from proxy.files.service import Files
 from proxy.packs import pictures
 from proxy.packs.nodes import PackNodeError
+from proxy.runtime.clock import now
+from proxy.sharing.budget import Allocation, MemoryBudget, MemoryLimitError
+from proxy.sharing.turns import Turns
 from proxy.storage.temporary import PackPicture, PackPictureRepository
 from proxy.translate.errors import LocalError
-from proxy.turns import Turns
 
 #: Bytes of all pictures of a member that are kept.
 MAX_MEMBER_BYTES = 512 * 1024 * 1024

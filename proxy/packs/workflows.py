@@ -10,11 +10,11 @@ from typing import Any
 
 import structlog
 
-from proxy import clock
-from proxy.listening_clients import ListeningClients
+from proxy.jobs.listening_clients import ListeningClients
+from proxy.runtime import clock
+from proxy.runtime.supervisor import Supervisor
 from proxy.storage.database import StorageError
 from proxy.storage.workflows import MAX_WORKFLOWS, PublishedWorkflow, WorkflowRepository
-from proxy.supervisor import Supervisor
 from proxy.translate import codec
 from proxy.translate.errors import PlainError
 from proxy.translate.events import Event

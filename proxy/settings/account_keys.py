@@ -9,12 +9,12 @@ from contextlib import aclosing
 import structlog
 
 from proxy.logging import register_secret
+from proxy.runtime.watched_files import WatchedFiles
 from proxy.settings.accounts import AccountAccess, read_key, tables_of
 from proxy.settings.cloud import AccountSettings
 from proxy.settings.fields import ConfigError
 from proxy.settings.loading import load
 from proxy.settings.model import Settings
-from proxy.watched_files import WatchedFiles
 
 log = structlog.get_logger(__name__)
 

@@ -14,8 +14,8 @@ from authlib.oidc.discovery import get_well_known_url
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
-from proxy import clock
 from proxy.cloud.connections import read_body
+from proxy.runtime import clock
 from proxy.settings import is_secure
 from proxy.sign_in.provider import (
     ProviderOptions,

@@ -18,9 +18,9 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from yarl import URL
 
-from proxy import clock
 from proxy.members.provisioning import MAX_SUBJECT, Identity, ProvisioningRules
 from proxy.members.tokens import digest
+from proxy.runtime import clock
 from proxy.sign_in.client import Metadata, ProviderClient
 from proxy.sign_in.provider import (
     ATTEMPT_LIFETIME,

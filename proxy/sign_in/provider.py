@@ -9,8 +9,8 @@ from typing import Protocol
 
 import msgspec
 
-from proxy import randomness
 from proxy.members.provisioning import Identity, ProvisioningRules
+from proxy.runtime import randomness
 from proxy.storage.encryption import Cipher
 
 #: Seconds that an attempt may take.

@@ -26,7 +26,8 @@ from sqlalchemy import Connection, create_engine, func, insert, inspect, select,
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
-from proxy import __version__, clock
+from proxy import __version__
+from proxy.runtime import clock
 from proxy.storage.database import Database, StorageError
 from proxy.storage.encryption import SECRET_FILE, adopt_secrets
 from proxy.storage.held import hold_waiting

@@ -9,7 +9,7 @@ from __future__ import annotations
 from msgspec import Struct
 from sqlalchemy import Connection, bindparam, func, select
 
-from proxy.pool import Pool
+from proxy.sharing.pool import Pool
 from proxy.storage.database import UnitRefusedError
 from proxy.storage.job_tables import Number, job_numbers, jobs
 from proxy.storage.payloads import payload_bytes

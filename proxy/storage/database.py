@@ -4,8 +4,8 @@ A unit is a synchronous function over a Core connection, so that a repository is
 SQLite and PostgreSQL. It has no effect but on the database, and it never commits.
 
 A unit belongs to the owner that its task works for: the engine, a member, or strangers. Owners have
-turns by the time that their units take (`proxy.turns`). A unit must be short, some 20 ms: work on
-many rows goes in slices of rows, each in a unit of its own.
+turns by the time that their units take (`proxy.sharing.turns`). A unit must be short, some 20 ms:
+work on many rows goes in slices of rows, each in a unit of its own.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 from msgspec import Struct
 from sqlalchemy import Connection, Executable, Row
 
-from proxy.pool import Pool
-from proxy.supervisor import OutsideError
+from proxy.runtime.supervisor import OutsideError
+from proxy.sharing.pool import Pool
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Struct)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import structlog
 from sqlalchemy import Connection, select
 
-from proxy import randomness
+from proxy.runtime import randomness
 from proxy.storage.database import Database, StorageError
 from proxy.storage.leases import database_now
 from proxy.storage.statements import get_meta, put_meta

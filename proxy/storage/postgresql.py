@@ -20,7 +20,8 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from proxy.logging import register_secret
-from proxy.owners import ENGINE, acting_owner
+from proxy.sharing.owners import ENGINE, acting_owner
+from proxy.sharing.turns import CrowdedError, Turns
 from proxy.storage.database import (
     BusyError,
     Database,
@@ -41,7 +42,6 @@ from proxy.storage.postgresql_connection import (
     run_work,
     translated,
 )
-from proxy.turns import CrowdedError, Turns
 
 log = structlog.get_logger(__name__)
 

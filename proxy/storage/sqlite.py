@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
 
-from proxy import clock, threads
+from proxy.runtime import clock, threads
 from proxy.storage.database import DamagedError, Database, StorageError, ValueRefusedError
 from proxy.storage.unit_queue import Unit, UnitQueue
 

@@ -22,7 +22,7 @@ import structlog
 from filelock import FileLock, Timeout
 from sqlalchemy import Connection, inspect, text
 
-from proxy import clock
+from proxy.runtime import clock
 from proxy.settings import ConfigError, Settings
 from proxy.storage import (  # noqa: F401 (they define tables)
     balances,

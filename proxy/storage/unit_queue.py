@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 from msgspec import Struct
 from sqlalchemy import Connection
 
-from proxy.owners import ENGINE, Owner, acting_owner
-from proxy.pool import Pool
+from proxy.sharing.owners import ENGINE, Owner, acting_owner
+from proxy.sharing.pool import Pool
+from proxy.sharing.turns import TurnQueue
 from proxy.storage.database import TooManyUnitsError
-from proxy.turns import TurnQueue
 
 T = TypeVar("T")
 

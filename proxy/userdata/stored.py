@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import structlog
 from sqlalchemy import Connection
 
-from proxy import clock
+from proxy.runtime import clock
 from proxy.storage.database import Database
 from proxy.storage.members import ROOT, StoredEntry, UserDataUnit
 from proxy.storage.statements import get_meta, put_meta

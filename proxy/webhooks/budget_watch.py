@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import structlog
 
+from proxy.runtime.waits import until_set
 from proxy.storage.budget_notices import BudgetNoticeRepository
 from proxy.storage.database import FencedError, StorageError
 from proxy.storage.leases import Fence
-from proxy.waits import until_set
 from proxy.webhooks.messages import budget_message
 from proxy.webhooks.outbox import Outbox
 

@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass
 
 import structlog
 
-from proxy import clock
+from proxy.runtime import clock
 from proxy.storage.database import StorageError
 from proxy.storage.encryption import Cipher
 from proxy.storage.webhook_deliveries import WebhookDeliveryRepository

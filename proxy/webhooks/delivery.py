@@ -16,17 +16,17 @@ from dataclasses import KW_ONLY, dataclass, field
 
 import structlog
 
-from proxy import clock
 from proxy.logging import FailureLines
 from proxy.members.rates import Buckets
 from proxy.metrics import Metrics
-from proxy.owners import Owner
-from proxy.pool import Pool
+from proxy.runtime import clock
+from proxy.runtime.waits import until_set
+from proxy.sharing.owners import Owner
+from proxy.sharing.pool import Pool
 from proxy.storage.database import FencedError, StorageError
 from proxy.storage.encryption import Cipher
 from proxy.storage.leases import Fence
 from proxy.storage.webhook_deliveries import Attempted, Claimed, WebhookDeliveryRepository
-from proxy.waits import until_set
 from proxy.webhooks.messages import TEST
 from proxy.webhooks.outbox import Outbox
 from proxy.webhooks.resolver import OWNER

@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from proxy import clock
 from proxy.members.rates import Buckets
+from proxy.runtime import clock
 from proxy.storage.encryption import Cipher
 from proxy.storage.webhooks import (
     GATEWAY,

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 from urllib.parse import quote, urlencode
 
-from proxy import randomness
-from proxy.clock import now
 from proxy.costs.budgets import Period, renewal
 from proxy.costs.credits import to_credits
 from proxy.jobs.models import Job, JobEnd
 from proxy.logging import scrub_start
+from proxy.runtime import randomness
+from proxy.runtime.clock import now
 from proxy.storage.budget_notices import BudgetNotice
 from proxy.storage.webhooks import GATEWAY, WebhookMessage
 from proxy.translate import codec, output_files

@@ -14,8 +14,8 @@ from typing import Any
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from proxy import threads
-from proxy.turns import Turns
+from proxy.runtime import threads
+from proxy.sharing.turns import Turns
 
 #: Names that are looked up at once, and those of one owner.
 _THREADS, _EACH = 32, 4

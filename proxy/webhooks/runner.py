@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from proxy.jobs.models import AccountView
+from proxy.runtime.supervisor import Supervisor
 from proxy.storage.budget_notices import BudgetNoticeRepository
 from proxy.storage.leases import Fence
 from proxy.storage.webhooks import WebhookRepository
-from proxy.supervisor import Supervisor
 from proxy.webhooks.account_watch import AccountWatch
 from proxy.webhooks.budget_watch import BudgetWatch
 from proxy.webhooks.cleanup import WebhookCleanup

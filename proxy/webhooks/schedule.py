@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from proxy.backoff import Backoff
 from proxy.cloud.resilience import MAX_RETRY_AFTER
+from proxy.runtime.backoff import Backoff
 
 #: Seconds for writing the outcome of an attempt.
 _MARGIN = 5.0

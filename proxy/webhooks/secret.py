@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 
-from proxy import randomness
+from proxy.runtime import randomness
 
 PREFIX = "whsec_"
 _BYTES = 32

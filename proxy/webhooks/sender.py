@@ -10,11 +10,11 @@ from msgspec import Struct
 from standardwebhooks import Webhook
 from yarl import URL
 
-from proxy import clock
 from proxy.cloud.connections import CONNECT_TIMEOUT, USER_AGENT, Connections, refused_address
 from proxy.cloud.http import REDIRECTS
 from proxy.cloud.resilience import retry_after
 from proxy.logging import scrub_start
+from proxy.runtime import clock
 from proxy.webhooks.resolver import OwnThreadsResolver
 
 #: Characters of a note about an attempt.

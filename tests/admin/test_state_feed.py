@@ -13,8 +13,8 @@ from proxy.admin.state_feed import StateFeed, StateFeeds
 from proxy.jobs.history import History
 from proxy.jobs.live_feed import LiveFeed
 from proxy.members.directory import Directory
+from proxy.runtime.supervisor import Supervisor
 from proxy.storage.database import StorageError
-from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError
 
 

@@ -22,10 +22,10 @@ from yarl import URL
 from proxy.api import ApiOptions, keys
 from proxy.api.journal import Journal
 from proxy.api.keys import Services
+from proxy.api.readiness import Report
 from proxy.api.spool import Spool
 from proxy.api.web_interface import WebInterface
 from proxy.app.server import Server
-from proxy.budget import MemoryBudget
 from proxy.catalog.bodies import Body, Coding, Whole
 from proxy.catalog.file_lists import Listing
 from proxy.edge.accepting import listen
@@ -39,23 +39,23 @@ from proxy.jobs.models import JobRequest
 from proxy.jobs.records import JobRecord
 from proxy.jobs.service import JobQuery
 from proxy.jobs.subscribers import Subscribers
-from proxy.loop_turns import LoopTurns
 from proxy.members.accounting import Accounting
 from proxy.members.directory import Directory
 from proxy.members.member import Limits, Member
 from proxy.metrics import Metrics
-from proxy.pool import Pool
-from proxy.readiness import Report
+from proxy.runtime.supervisor import Supervisor
+from proxy.sharing.budget import MemoryBudget
+from proxy.sharing.loop_turns import LoopTurns
+from proxy.sharing.pool import Pool
+from proxy.sharing.turns import thread_turns
 from proxy.storage.database import Database
 from proxy.storage.encryption import Cipher
 from proxy.storage.file_tables import FileRecord
 from proxy.storage.usage import UsageRepository
-from proxy.supervisor import Supervisor
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 from proxy.translate.events import Event
 from proxy.translate.names import Place
-from proxy.turns import thread_turns
 from proxy.userdata.stored import StoredUserData
 
 MEMBER = "local"

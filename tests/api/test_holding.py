@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from proxy.api.holding import owner_of
-from proxy.owners import Owner, stranger
+from proxy.sharing.owners import Owner, stranger
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from proxy.app.routes import ROUTES
 from proxy.app.server import server_logger
 from proxy.members.directory import Directory
 from proxy.members.member import LOCAL, Member
-from proxy.owners import ENGINE, Owner, acting_owner, member_owner
+from proxy.sharing.owners import ENGINE, Owner, acting_owner, member_owner
 from proxy.storage.database import (
     BusyError,
     Database,

@@ -11,7 +11,7 @@ import pytest
 from wire import HEAD
 
 from proxy.members.directory import Directory
-from proxy.owners import Owner
+from proxy.sharing.owners import Owner
 
 ANN, STRANGER = "203.0.113.9", "198.51.100.7"
 HERE = (ipaddress.ip_network("127.0.0.1"),)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient
 
-from proxy.pool import Pool
+from proxy.sharing.pool import Pool
 
 Client = TestClient[Any, Any]
 

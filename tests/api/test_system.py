@@ -27,8 +27,8 @@ from proxy.api.journal import MAX_LINES, Journal
 from proxy.files.uploads import MAX_BYTES
 from proxy.jobs.clients import Clients
 from proxy.jobs.subscribers import Subscribers
+from proxy.runtime.supervisor import Supervisor
 from proxy.simulator import Simulator
-from proxy.supervisor import Supervisor
 from proxy.translate import COMFYUI
 from proxy.translate.errors import LocalError
 from proxy.translate.events import Event, Message

@@ -17,7 +17,7 @@ from aiohttp.test_utils import TestClient
 from proxy.api import websocket as client_socket
 from proxy.api.send_queue import SendQueue
 from proxy.api.websocket import GOING_AWAY, SOCKETS, FrameCache, Sockets
-from proxy.supervisor import Supervisor
+from proxy.runtime.supervisor import Supervisor
 from proxy.translate.events import Event, NodeText, Preview, status
 
 Client = TestClient[Any, Any]

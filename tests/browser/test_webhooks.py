@@ -14,7 +14,7 @@ from browser.test_dashboard import Gateway, signed_in, two_members
 from receiver import Receiver, receiving
 from stack import running_proxy
 
-from proxy.backoff import Backoff
+from proxy.runtime.backoff import Backoff
 from proxy.simulator import Simulator
 from proxy.webhooks.schedule import RetrySchedule
 

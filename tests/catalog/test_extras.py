@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from proxy.backoff import Backoff
 from proxy.catalog import source
 from proxy.catalog.extras import CatalogExtras
 from proxy.catalog.service import Catalog
@@ -18,6 +17,7 @@ from proxy.catalog.source import Accounts, Picture, PictureCache
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudUnreachable
 from proxy.cloud.resilience import RetryPolicy
+from proxy.runtime.backoff import Backoff
 from proxy.simulator import HttpFault, Simulator
 from proxy.simulator.nodes import MODEL_FILES
 

@@ -13,11 +13,11 @@ import pytest
 from skewed_clock import SkewedClock
 from yarl import URL
 
-from proxy import clock
 from proxy.catalog import source as source_module
 from proxy.catalog.service import Catalog
 from proxy.catalog.source import Accounts, CachedResource
 from proxy.cloud.errors import CloudUnauthorized, CloudUnreachable
+from proxy.runtime import clock
 from proxy.translate.errors import LocalError
 
 URL_OF_CLOUD = URL("http://cloud")

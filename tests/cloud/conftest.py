@@ -12,9 +12,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from yarl import URL
 
-from proxy.backoff import Backoff
 from proxy.cloud.client import CloudClient
 from proxy.cloud.resilience import CallGate, CircuitBreaker, RateLimiter, RetryPolicy
+from proxy.runtime.backoff import Backoff
 
 KEY = "comfyui-canary-0123456789abcdef"
 

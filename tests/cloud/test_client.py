@@ -11,7 +11,6 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from proxy.backoff import Backoff
 from proxy.cloud.answers import Submission
 from proxy.cloud.errors import (
     CloudAmbiguous,
@@ -23,6 +22,7 @@ from proxy.cloud.errors import (
 )
 from proxy.cloud.resilience import CircuitBreaker, RetryPolicy
 from proxy.cloud.upstream import Prompt
+from proxy.runtime.backoff import Backoff
 from tests.cloud.conftest import Connect, Serve, answer, cut_off, hang_up, redirect
 
 GRAPH = {"3": {"class_type": "KSampler", "inputs": {"seed": 2**64 - 1}}}

@@ -12,7 +12,6 @@ from uuid import uuid4
 import pytest
 from PIL import Image
 
-from proxy.backoff import Backoff
 from proxy.cloud.client import CloudClient
 from proxy.cloud.connections import CloudAddresses
 from proxy.cloud.errors import CloudAmbiguous, CloudRefused, CloudUnauthorized
@@ -20,6 +19,7 @@ from proxy.cloud.event_socket import EventSocket, Timeouts
 from proxy.cloud.observer import Observer
 from proxy.cloud.resilience import RetryPolicy
 from proxy.cloud.upstream import Prompt
+from proxy.runtime.backoff import Backoff
 from proxy.simulator import HttpFault, Simulator, SocketFault
 from proxy.translate import codec
 from proxy.translate.frames import CloudFrame

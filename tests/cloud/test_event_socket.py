@@ -15,12 +15,12 @@ from structlog.testing import capture_logs
 from waiting import until
 from yarl import URL
 
-from proxy.backoff import Backoff
 from proxy.cloud import event_socket
 from proxy.cloud.connections import CloudAddresses
 from proxy.cloud.event_socket import EventSocket, IdleWatchdog, Timeouts
 from proxy.cloud.observer import Observer
 from proxy.cloud.rejections import MAX_REJECTED
+from proxy.runtime.backoff import Backoff
 from proxy.translate.frames import CloudPicture
 from tests.cloud.conftest import KEY, Serve, answer, redirect
 

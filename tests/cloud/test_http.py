@@ -15,7 +15,6 @@ from structlog.testing import capture_logs
 from waiting import until
 from yarl import URL
 
-from proxy.backoff import Backoff
 from proxy.cloud import http, sending
 from proxy.cloud.answers import AnswerLimits
 from proxy.cloud.calls import API
@@ -27,10 +26,11 @@ from proxy.cloud.errors import (
     CloudUnauthorized,
     CloudUnreachable,
 )
+from proxy.cloud.observations import AccountObservations
 from proxy.cloud.resilience import MAX_RETRY_AFTER, CircuitBreaker, RetryPolicy
 from proxy.cloud.upstream import Prompt
 from proxy.metrics import PREFIX, Metrics
-from proxy.observations import AccountObservations
+from proxy.runtime.backoff import Backoff
 from proxy.simulator import Simulator
 from proxy.storage.database import FencedError
 from proxy.storage.usage import Observation

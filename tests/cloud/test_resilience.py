@@ -7,7 +7,6 @@ import time
 
 import pytest
 
-from proxy.backoff import Backoff
 from proxy.cloud.errors import (
     CloudAmbiguous,
     CloudDown,
@@ -28,6 +27,7 @@ from proxy.cloud.resilience import (
     retry_after,
 )
 from proxy.cloud.upstream import Prompt
+from proxy.runtime.backoff import Backoff
 from tests.cloud.conftest import Connect, Serve, answer
 
 

@@ -13,7 +13,7 @@ import pytest
 import waiting
 
 from proxy.edge.accepting import TOGETHER, Acceptor, listen
-from proxy.supervisor import Supervisor
+from proxy.runtime.supervisor import Supervisor
 
 
 class Made(asyncio.Protocol):

@@ -10,8 +10,8 @@ import pytest
 
 from proxy.edge import counted_connections
 from proxy.edge.counted_connections import CountedConnections
-from proxy.owners import Owner, stranger
-from proxy.pool import Pool
+from proxy.sharing.owners import Owner, stranger
+from proxy.sharing.pool import Pool
 from proxy.translate.errors import LocalError
 
 

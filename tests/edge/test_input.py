@@ -11,12 +11,12 @@ import pytest
 from stack import TIMEOUT
 from waiting import until
 
-from proxy import loop_turns
 from proxy.edge.aiohttp_internals import BY_TURNS
 from proxy.edge.connections import Connection
 from proxy.edge.input import READ, STRANGERS_READ, InputProtocol
-from proxy.loop_turns import QUANTUM, Driver, LoopAccount, LoopTurns
-from proxy.owners import Owner
+from proxy.sharing import loop_turns
+from proxy.sharing.loop_turns import QUANTUM, Driver, LoopAccount, LoopTurns
+from proxy.sharing.owners import Owner
 
 
 @dataclass(eq=False)

@@ -17,10 +17,10 @@ from pydantic import SecretStr
 from stack import TIMEOUT, Client, running_proxy
 from waiting import until
 
-from proxy.backoff import Backoff
 from proxy.cloud.event_socket import Timeouts
 from proxy.cloud.resilience import RetryPolicy
 from proxy.engine import accounts as health
+from proxy.runtime.backoff import Backoff
 from proxy.settings import AccountSettings
 from proxy.simulator import HttpFault, Simulator
 from proxy.simulator.account import SimulatedAccount

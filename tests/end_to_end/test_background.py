@@ -13,18 +13,18 @@ import pytest
 from stack import TIMEOUT, Client, running_proxy
 from structlog.testing import capture_logs
 
-from proxy import supervisor
 from proxy.api.websocket import ClientSocket
-from proxy.backoff import Backoff
 from proxy.cloud.event_socket import EventSocket
 from proxy.engine import engine
 from proxy.engine.reconciler import Reconciler
 from proxy.jobs.views import LiveJobs
 from proxy.members.directory import Directory
+from proxy.runtime import supervisor
+from proxy.runtime.backoff import Backoff
+from proxy.runtime.supervisor import Supervisor
 from proxy.simulator import Simulator
 from proxy.storage.jobs import JobRepository
-from proxy.supervisor import Supervisor
-from proxy.write_behind import WriteBehind
+from proxy.storage.write_behind import WriteBehind
 
 #: What runs for as long as the process does: the class, a method of its work, the task's name.
 TASKS = [

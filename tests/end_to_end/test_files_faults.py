@@ -20,11 +20,11 @@ from stack import Client, Proxy, running_proxy
 
 from proxy import app
 from proxy.api.keys import FILES
-from proxy.backoff import Backoff
 from proxy.cloud.resilience import RetryPolicy
 from proxy.files import fetch
 from proxy.files.picture_parts import Slice
 from proxy.files.workflow_names import edits, renaming, texts
+from proxy.runtime.backoff import Backoff
 from proxy.simulator import HttpFault, Simulator
 
 #: A cloud that is asked again soon.

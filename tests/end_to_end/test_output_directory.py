@@ -20,9 +20,9 @@ from stack import Client, Proxy, running_proxy
 from structlog.testing import capture_logs
 from team import running_team
 
-from proxy.backoff import Backoff
 from proxy.cli import serve
 from proxy.files import output_directory
+from proxy.runtime.backoff import Backoff
 from proxy.settings import ConfigError
 from proxy.simulator import HttpFault, Simulator
 

@@ -13,7 +13,7 @@ import pytest
 from skewed_clock import SkewedClock
 from stack import Client, running_proxy
 
-from proxy import clock as proxy_clock
+from proxy.runtime import clock as proxy_clock
 from proxy.simulator import Simulator
 
 YEAR = 365 * 86400.0

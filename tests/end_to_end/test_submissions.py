@@ -10,9 +10,9 @@ import graphs
 import pytest
 from stack import TIMEOUT, Client, running_proxy
 
-from proxy.backoff import Backoff
 from proxy.cloud.event_socket import Timeouts
 from proxy.cloud.resilience import CircuitBreaker
+from proxy.runtime.backoff import Backoff
 from proxy.simulator import HttpFault, Simulator
 
 SUBMIT = "POST /api/prompt"

@@ -16,9 +16,9 @@ from yarl import URL
 
 from proxy import app
 from proxy.api.keys import MEMBERS, USERDATA
-from proxy.backoff import Backoff
 from proxy.cloud.resilience import RetryPolicy
 from proxy.members.member import Member
+from proxy.runtime.backoff import Backoff
 from proxy.settings import ConfigError
 from proxy.simulator import HttpFault, Simulator
 from proxy.simulator.account import SimulatedUserFile

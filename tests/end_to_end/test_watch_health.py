@@ -14,9 +14,9 @@ import pytest
 from stack import TIMEOUT, Client, running_proxy
 from yarl import URL
 
-from proxy.backoff import Backoff
 from proxy.cloud.event_socket import Timeouts
 from proxy.cloud.resilience import CircuitBreaker, RetryPolicy
+from proxy.runtime.backoff import Backoff
 from proxy.simulator import HttpFault, Simulator, SocketFault
 from proxy.storage.database import StorageError
 from proxy.storage.sqlite import SqliteDatabase

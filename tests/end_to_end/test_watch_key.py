@@ -16,9 +16,9 @@ from lives import assert_whole
 from process import serving
 from stack import TIMEOUT, Client, running_proxy
 
-from proxy.backoff import Backoff
 from proxy.cloud.event_socket import Timeouts
 from proxy.cloud.resilience import RetryPolicy
+from proxy.runtime.backoff import Backoff
 from proxy.simulator import Simulator
 
 OTHER = "comfyui-another-key-0123456789"

@@ -14,8 +14,8 @@ from lives import assert_whole
 from msgspec.structs import replace
 from stack import Client, running_proxy
 
-from proxy.backoff import Backoff
 from proxy.cloud.event_socket import IdleWatchdog, Timeouts
+from proxy.runtime.backoff import Backoff
 from proxy.simulator import HttpFault, Simulator, SocketFault
 
 SOCKET = "GET /ws"

@@ -19,9 +19,9 @@ from team import Team, bearer, running_team
 from waiting import until
 from yarl import URL
 
-from proxy.backoff import Backoff
 from proxy.costs import budgets
 from proxy.engine import account_trial
+from proxy.runtime.backoff import Backoff
 from proxy.simulator import HttpFault, Simulator
 from proxy.webhooks.schedule import RetrySchedule
 

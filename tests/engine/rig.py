@@ -16,7 +16,6 @@ from jobs.hearing import Heard
 from stack import QUICK
 from waiting import until
 
-from proxy.budget import MemoryBudget
 from proxy.catalog.node_classes import Nodes
 from proxy.cloud.client import CloudClient
 from proxy.cloud.resilience import RetryPolicy
@@ -36,6 +35,8 @@ from proxy.jobs.messages import JobAnswered, JobMessage, JobNews
 from proxy.jobs.models import Job, JobRequest
 from proxy.members.member import Member
 from proxy.metrics import Metrics
+from proxy.runtime.supervisor import Supervisor
+from proxy.sharing.budget import MemoryBudget
 from proxy.simulator import Simulator
 from proxy.storage.budget_notices import BudgetNoticeRepository
 from proxy.storage.encryption import Cipher
@@ -45,7 +46,6 @@ from proxy.storage.leases import ENGINE, LeaseRepository
 from proxy.storage.run_times import RunTimeRepository
 from proxy.storage.webhook_deliveries import WebhookDeliveryRepository
 from proxy.storage.webhooks import WebhookRepository
-from proxy.supervisor import Supervisor
 from proxy.translate.events import Event
 from proxy.webhooks.addresses import WebhookAddresses
 from proxy.webhooks.cleanup import WebhookCleanup

@@ -13,9 +13,9 @@ import pytest
 from engine.rig import Rig, running_engine
 from waiting import until
 
-from proxy.backoff import Backoff
 from proxy.cloud.resilience import RetryPolicy
 from proxy.jobs.models import Job
+from proxy.runtime.backoff import Backoff
 from proxy.simulator import HttpFault, Simulator
 from proxy.storage.database import FencedError, StorageError
 from proxy.translate.errors import LocalError

@@ -16,14 +16,14 @@ from jobs.samples import job
 from stack import TIMEOUT
 from waiting import until
 
-from proxy.backoff import Backoff
 from proxy.engine import accounts as account_health
 from proxy.engine.dispatcher import Dispatcher
 from proxy.engine.policy import Policy
 from proxy.jobs.conversion import job_of_request
 from proxy.jobs.models import Job, JobRequest, JobState
+from proxy.runtime.backoff import Backoff
+from proxy.runtime.supervisor import Supervisor
 from proxy.simulator import Simulator
-from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError
 
 SUBMIT = "POST /api/prompt"

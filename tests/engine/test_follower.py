@@ -15,7 +15,6 @@ from engine.rig import Files, running_engine
 from jobs.samples import job
 from waiting import until
 
-from proxy.budget import MemoryBudget
 from proxy.engine.follower import JobFollower, Starting
 from proxy.engine.inbox import Inbox
 from proxy.engine.localiser import Localiser, Secrets
@@ -23,7 +22,8 @@ from proxy.engine.policy import DetailTimeouts
 from proxy.engine.tracker import Ended, EventReceived, Tracker
 from proxy.jobs.messages import JobMessage
 from proxy.jobs.models import JobState
-from proxy.loop_turns import LoopAccount, LoopTurns
+from proxy.sharing.budget import MemoryBudget
+from proxy.sharing.loop_turns import LoopAccount, LoopTurns
 from proxy.simulator import HttpFault, Simulator, SocketFault
 from proxy.storage.database import ValueRefusedError
 from proxy.translate import codec

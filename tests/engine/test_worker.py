@@ -14,7 +14,7 @@ from proxy.cloud.upstream import Capabilities
 from proxy.engine.accounts import Account, Slots
 from proxy.engine.policy import Policy
 from proxy.engine.worker import AccountWorker
-from proxy.loop_turns import LoopTurns
+from proxy.sharing.loop_turns import LoopTurns
 from proxy.simulator import Simulator
 
 

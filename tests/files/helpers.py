@@ -21,9 +21,9 @@ from PIL import Image
 from yarl import URL
 
 from proxy.cloud.errors import CloudRefused
+from proxy.cloud.observations import AccountObservations
 from proxy.cloud.upstream import Capabilities
 from proxy.files.service import Files
-from proxy.observations import AccountObservations
 from proxy.storage.file_tables import FileRecord
 from proxy.translate.names import annotate
 from proxy.translate.output_files import OutputNode

@@ -11,13 +11,13 @@ import pytest
 from stopped_clock import stopped
 from waiting import TIMEOUT
 
-from proxy.budget import MemoryBudget
 from proxy.files import exports
 from proxy.files.exports import Exports
+from proxy.runtime.supervisor import Supervisor
+from proxy.sharing.budget import MemoryBudget
 from proxy.storage.assets import AssetRepository
 from proxy.storage.database import Database
 from proxy.storage.temporary import STALE, ExportRepository
-from proxy.supervisor import Supervisor
 from proxy.translate.asset_requests import ExportRequest
 from proxy.translate.assets import AssetError
 from proxy.translate.errors import LocalError

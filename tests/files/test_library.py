@@ -13,9 +13,9 @@ from files.conftest import OpenFiles
 from files.helpers import bytes_of
 from msgspec.structs import replace
 
-from proxy.backoff import Backoff
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError, CloudUnreachable
+from proxy.cloud.observations import AccountObservations
 from proxy.cloud.resilience import RetryPolicy
 from proxy.cloud.upstream import Capabilities
 from proxy.files import fetch
@@ -23,7 +23,7 @@ from proxy.files.blobs import BlobError
 from proxy.files.contents import HELD_BACK, Content, ContentBrokenError
 from proxy.files.namespace import make_record
 from proxy.files.service import Files
-from proxy.observations import AccountObservations
+from proxy.runtime.backoff import Backoff
 from proxy.simulator import HttpFault, Simulator
 from proxy.simulator.assets import SimulatedAsset
 from proxy.storage.file_tables import FileRecord

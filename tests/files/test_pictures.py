@@ -15,14 +15,14 @@ from files import hostile_tasks
 from files.helpers import header, png
 from waiting import until
 
-from proxy import processes
 from proxy.files import picture_worker
 from proxy.files.conversions import conversion
 from proxy.files.opened_pictures import MAX_PIXELS, NotAPictureError, TooManyPixelsError
 from proxy.files.picture_tasks import size
 from proxy.files.pictures import PictureHeader, PictureWorkers, unreadable
 from proxy.members.member import LOCAL
-from proxy.processes import Processes
+from proxy.runtime import processes
+from proxy.runtime.processes import Processes
 from proxy.translate.errors import LocalError
 
 WEBP = conversion("webp;90", None)

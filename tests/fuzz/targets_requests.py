@@ -17,16 +17,16 @@ from fuzz.harness import of_bytes, of_json, of_text
 from multidict import MultiDict
 from yarl import URL
 
-from proxy import owners
 from proxy.api import bodies, credentials, origins, request_bodies
 from proxy.api.jobs import parse_query, removals
 from proxy.api.keys import ACCOUNTING, BUDGET, SPOOL, Services
 from proxy.api.spool import Spool
 from proxy.api.upload import form, original_ref
-from proxy.budget import MemoryBudget
 from proxy.edge import addressing
 from proxy.edge.admission import Admission
 from proxy.files.conversions import conversion, original_place, small
+from proxy.sharing import owners
+from proxy.sharing.budget import MemoryBudget
 from proxy.translate import asset_requests, codec, media_types
 from proxy.translate.assets import AssetError, read_cursor, read_hash
 from proxy.translate.errors import LocalError

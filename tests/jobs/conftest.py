@@ -10,7 +10,6 @@ import pytest
 from backend import open_database
 from jobs.samples import NoChecks, Room, SilentEngine, estimator
 
-from proxy.budget import MemoryBudget
 from proxy.engine.recorder import JobRecorder
 from proxy.engine.term import Term
 from proxy.jobs.budget_notices import BudgetRefusals
@@ -24,11 +23,12 @@ from proxy.jobs.subscribers import Subscribers
 from proxy.jobs.views import LiveJobs
 from proxy.members.accounting import Limiter, Usage
 from proxy.members.member import Member
+from proxy.runtime.supervisor import Supervisor
+from proxy.sharing.budget import MemoryBudget
 from proxy.storage.budget_notices import BudgetNoticeRepository
 from proxy.storage.jobs import JobRepository
 from proxy.storage.leases import ENGINE, LeaseRepository
 from proxy.storage.usage import UsageRepository
-from proxy.supervisor import Supervisor
 
 
 @pytest.fixture

@@ -32,13 +32,13 @@ from proxy.jobs.models import (
 )
 from proxy.jobs.payload_cache import QueueItem
 from proxy.jobs.service import JobQuery, JobService
+from proxy.sharing.turns import thread_turns
 from proxy.storage.database import StorageError
 from proxy.storage.job_tables import JobKey
 from proxy.storage.jobs import JobRepository
 from proxy.translate.errors import LocalError
 from proxy.translate.packs import JobView
 from proxy.translate.workflow_metadata import workflow_id_of
-from proxy.turns import thread_turns
 
 _WISHES = {"cancel_requested", "interrupted"}
 _CONTENT = ("graph", "extra_data", "targets", "credentials", "rewriting")

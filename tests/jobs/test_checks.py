@@ -21,10 +21,10 @@ from proxy.cloud.upstream import Capabilities
 from proxy.jobs.checks import FRESH, Checks
 from proxy.jobs.models import JobRequest
 from proxy.members.member import Limits, Member
+from proxy.sharing.turns import thread_turns
 from proxy.simulator.nodes import object_info, standard_nodes
 from proxy.translate.errors import LocalError
 from proxy.translate.names import is_hash_name, split_annotated
-from proxy.turns import thread_turns
 
 HASH = "ab" * 32 + ".png"
 HIDDEN = "cd" * 32 + ".png"

@@ -12,9 +12,9 @@ from proxy.costs.budgets import Budget, Budgets
 from proxy.costs.job_cost import PartnerCosts, Pricing
 from proxy.jobs.estimates import UNKNOWN_MS, JobEstimator, OverBudgetError
 from proxy.jobs.models import Job
+from proxy.sharing.turns import thread_turns
 from proxy.storage.spending import Spending
 from proxy.translate.graph_shape import shape_of
-from proxy.turns import thread_turns
 
 CLASSES: dict[str, Any] = {
     "Flux": {"api_node": True, "price": 4_000_000},

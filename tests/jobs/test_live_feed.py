@@ -10,7 +10,6 @@ import pytest
 from backend import open_database
 from jobs.samples import job
 
-from proxy.budget import MemoryBudget
 from proxy.jobs.clients import Clients
 from proxy.jobs.conversion import stored_of
 from proxy.jobs.history import History
@@ -26,8 +25,9 @@ from proxy.jobs.messages import (
 )
 from proxy.jobs.subscribers import Subscribers
 from proxy.jobs.views import LiveJobs
+from proxy.runtime.supervisor import Supervisor
+from proxy.sharing.budget import MemoryBudget
 from proxy.storage.jobs import JobRepository
-from proxy.supervisor import Supervisor
 from proxy.translate.events import Event, Message
 
 ONE, TWO = job("one", order=1), job("two", order=2)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from proxy.budget import MemoryBudget
 from proxy.jobs.message_log import LoggedMessage, MessageLog
+from proxy.sharing.budget import MemoryBudget
 from proxy.translate.events import Event, Message, NodeText, Preview, status
 
 

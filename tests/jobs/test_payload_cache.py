@@ -12,12 +12,12 @@ from jobs.samples import MEMBER, Room, new
 from stack import Client, Proxy
 
 from proxy.api.keys import JOBS
-from proxy.budget import MemoryBudget, MemoryLimitError
 from proxy.jobs import views
 from proxy.jobs.conversion import payload_of, stored_of
 from proxy.jobs.messages import JobChanged
 from proxy.jobs.models import Job, JobState
 from proxy.jobs.payload_cache import PayloadCache, QueueItem
+from proxy.sharing.budget import MemoryBudget, MemoryLimitError
 from proxy.storage.payloads import Payload
 
 

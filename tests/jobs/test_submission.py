@@ -10,7 +10,6 @@ import pytest
 from jobs.samples import MEMBER, NoChecks, SilentEngine, estimator
 from storage.samples import ended
 
-from proxy.budget import MemoryBudget
 from proxy.jobs.budget_notices import BudgetRefusals
 from proxy.jobs.clients import Clients
 from proxy.jobs.history import History
@@ -23,14 +22,15 @@ from proxy.jobs.subscribers import Subscribers
 from proxy.jobs.views import LiveJobs
 from proxy.members.accounting import Limiter, Usage
 from proxy.members.member import Limits, Member
-from proxy.pool import Pool
+from proxy.runtime.supervisor import Supervisor
+from proxy.sharing.budget import MemoryBudget
+from proxy.sharing.pool import Pool
 from proxy.storage.budget_notices import BudgetNoticeRepository
 from proxy.storage.database import BusyError, Database
 from proxy.storage.job_tables import JobKey
 from proxy.storage.jobs import JobRepository
 from proxy.storage.payloads import payload_bytes
 from proxy.storage.usage import UsageRepository
-from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError
 from proxy.translate.validation import Validation
 

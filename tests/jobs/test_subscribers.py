@@ -8,12 +8,12 @@ import pytest
 from structlog.testing import capture_logs
 from waiting import until
 
-from proxy import loop_turns
-from proxy.budget import MemoryBudget
 from proxy.jobs import subscribers as module
 from proxy.jobs.clients import Clients
 from proxy.jobs.subscribers import FEW, Subscribers
-from proxy.supervisor import Supervisor
+from proxy.runtime.supervisor import Supervisor
+from proxy.sharing import loop_turns
+from proxy.sharing.budget import MemoryBudget
 from proxy.translate.events import Event, Message, NodeText, Preview, status
 
 

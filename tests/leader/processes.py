@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from proxy.engine.term import Term
 from proxy.leader.handover import Handover
 from proxy.leader.leadership import Leadership
+from proxy.runtime.supervisor import Supervisor
+from proxy.runtime.waits import stop
 from proxy.storage.database import Database
 from proxy.storage.leases import LeaseRepository
-from proxy.supervisor import Supervisor
-from proxy.waits import stop
 
 TIMEOUT = 30.0
 

@@ -20,10 +20,10 @@ from proxy.cloud.errors import CloudError, CloudUnauthorized
 from proxy.cloud.resilience import RetryPolicy
 from proxy.leader.handover import OFFERED, WANTED, Handover, HandoverTimes
 from proxy.metrics import Metrics
+from proxy.runtime.supervisor import Supervisor
 from proxy.simulator import Simulator
 from proxy.storage.database import Database
 from proxy.storage.leases import ENGINE, LeaseRepository
-from proxy.supervisor import Supervisor
 
 #: As usual, twenty times as fast; a rest is longer than any test, and a lease than any pause of it.
 TIMES = HandoverTimes(

@@ -12,9 +12,9 @@ from leader.processes import TIMEOUT, Candidate, candidate, standing
 
 from proxy.leader.handover import Handover
 from proxy.metrics import Metrics
+from proxy.runtime.supervisor import Supervisor
 from proxy.storage.database import Database, FencedError, StorageError
 from proxy.storage.leases import ENGINE, LeaseRepository, check_fence
-from proxy.supervisor import Supervisor
 
 
 @asynccontextmanager

@@ -20,11 +20,11 @@ from stopped_clock import StoppedClock, stopped
 from proxy.logging import register_secret
 from proxy.members import audit
 from proxy.members.audit import Audit
+from proxy.runtime.supervisor import Supervisor
 from proxy.storage.database import Database, StorageError
 from proxy.storage.sqlite import FILE, open_sqlite
 from proxy.storage.start import migrate
 from proxy.storage.usage import UsageRepository, forget_audit
-from proxy.supervisor import Supervisor
 
 #: 2026-11-24 23:59:50 UTC.
 LATE = 1_795_564_790.0

@@ -26,10 +26,10 @@ from proxy.members.member import (
 )
 from proxy.members.token_uses import TokenUses
 from proxy.members.tokens import Token, Use, digest
+from proxy.runtime.supervisor import Supervisor
 from proxy.storage.database import StorageError
 from proxy.storage.members import MemberRepository
 from proxy.storage.sqlite import FILE
-from proxy.supervisor import Supervisor
 
 TIMEOUT = 60.0
 

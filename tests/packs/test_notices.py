@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from proxy.budget import MemoryBudget
 from proxy.packs import notices
 from proxy.packs.notices import MAX_NOTICE_BYTES, MAX_NOTICES, NoticeLeft, Notices
+from proxy.sharing.budget import MemoryBudget
 from proxy.translate.errors import LocalError
 
 MB = 1024 * 1024

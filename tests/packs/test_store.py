@@ -14,11 +14,11 @@ import graphs
 import pytest
 from PIL import Image
 
-from proxy.budget import MemoryBudget, MemoryLimitError
 from proxy.files.pictures import PictureWorkers
 from proxy.packs import store
 from proxy.packs.nodes import PackNodeError
 from proxy.packs.store import PictureStore
+from proxy.sharing.budget import MemoryBudget, MemoryLimitError
 from proxy.storage.database import Database
 from proxy.storage.temporary import PackPictureRepository
 

@@ -9,9 +9,9 @@ import pytest
 
 from proxy.packs import workflows
 from proxy.packs.workflows import MAX_ID_LENGTH, WorkflowExchange
+from proxy.runtime.supervisor import Supervisor
 from proxy.storage.database import Database
 from proxy.storage.workflows import WorkflowRepository
-from proxy.supervisor import Supervisor
 from proxy.translate.errors import PlainError
 from proxy.translate.events import Event
 

@@ -25,8 +25,6 @@ from proxy.app.process import policy_of
 from proxy.app.resources import open_resources
 from proxy.app.storage import Records, open_records, open_storage
 from proxy.app.webhooks import open_webhooks
-from proxy.backoff import Backoff
-from proxy.budget import MemoryBudget
 from proxy.cloud.event_socket import Timeouts
 from proxy.engine.engine import Engine
 from proxy.engine.term import Term
@@ -36,10 +34,12 @@ from proxy.leader.forwarding import LeaderLostError, NotSentError, to_leader
 from proxy.leader.handover import Handover
 from proxy.leader.leadership import Leadership
 from proxy.metrics import Metrics
+from proxy.runtime.backoff import Backoff
+from proxy.runtime.waits import stop
 from proxy.settings import AccountAccess, ConfigError, Settings
+from proxy.sharing.budget import MemoryBudget
 from proxy.storage.database import StorageError
 from proxy.storage.leases import Lease
-from proxy.waits import stop
 from proxy.webhooks.endpoints import Webhooks
 from proxy.webhooks.schedule import RetrySchedule
 

@@ -29,10 +29,8 @@ from simulation.network import CLOUD_HOSTS, HOOK_HOST, SimulatedConnections
 from simulation.weather import Weather
 from yarl import URL
 
-from proxy import clock, randomness
 from proxy.app import leadership as app_leadership
 from proxy.app import storage as app_storage
-from proxy.clock import SystemClock
 from proxy.cloud.connections import Connections
 from proxy.cloud.v2 import client
 from proxy.engine.live_job import JobChanges, LiveJob
@@ -40,7 +38,9 @@ from proxy.engine.table import JobTable
 from proxy.files import picture_worker
 from proxy.leader import leadership
 from proxy.members import directory
-from proxy.processes import Processes
+from proxy.runtime import clock, randomness
+from proxy.runtime.clock import SystemClock
+from proxy.runtime.processes import Processes
 from proxy.storage.leases import check_fence
 from proxy.storage.start import migrate
 from proxy.translate.v2.submissions import id_by_mark

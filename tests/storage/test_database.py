@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Connection, insert, select, text
 from storage.units import names, put
 
-from proxy.owners import ENGINE, Owner, acting_for, member_owner
+from proxy.sharing.owners import ENGINE, Owner, acting_for, member_owner
 from proxy.storage.database import (
     MAX_WAITING,
     BusyError,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, select
 
-from proxy.owners import ENGINE, Owner, acting_for, member_owner
+from proxy.sharing.owners import ENGINE, Owner, acting_for, member_owner
 from proxy.storage.database import Database
 from proxy.storage.sqlite import READERS
 from proxy.storage.start import open_folder

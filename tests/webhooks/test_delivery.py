@@ -17,8 +17,9 @@ from receiver import TIMEOUT, Receiver, receiving
 from stopped_clock import stopped
 from waiting import until
 
-from proxy.backoff import Backoff
 from proxy.metrics import Metrics
+from proxy.runtime.backoff import Backoff
+from proxy.runtime.supervisor import Supervisor
 from proxy.storage.database import Database
 from proxy.storage.encryption import Cipher
 from proxy.storage.leases import ENGINE, Fence, LeaseRepository
@@ -30,7 +31,6 @@ from proxy.storage.webhooks import (
     WebhookRepository,
     add_messages,
 )
-from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError
 from proxy.webhooks import delivery
 from proxy.webhooks.addresses import WebhookAddresses

@@ -7,10 +7,10 @@ from typing import Any, TypedDict
 
 from msgspec.structs import asdict
 
+from proxy.cloud.observations import AccountAnomalies
 from proxy.members.directory import Directory
 from proxy.members.member import Member
 from proxy.members.tokens import Token
-from proxy.observations import AccountAnomalies
 
 
 class AuditPage(TypedDict):

@@ -9,9 +9,9 @@ from typing import Any
 
 import structlog
 
-from proxy import clock
+from proxy.cloud.observations import AccountObservations
 from proxy.cloud.v2.catalog import NodeList
-from proxy.observations import AccountObservations
+from proxy.runtime import clock
 
 log = structlog.get_logger(__name__)
 

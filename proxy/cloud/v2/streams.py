@@ -15,20 +15,20 @@ from typing import Any
 import aiohttp
 import structlog
 
-from proxy import clock
-from proxy.backoff import Backoff
 from proxy.cloud.connections import CONNECT_TIMEOUT, CONNECTION_ERRORS
 from proxy.cloud.errors import CloudError, CloudGarbage, CloudRefused
 from proxy.cloud.http import Http, unreachable
 from proxy.cloud.observer import Observer
 from proxy.cloud.v2.sse import FrameParser, OversizedFrameError, StreamFrame
 from proxy.logging import word
+from proxy.runtime import clock
+from proxy.runtime.backoff import Backoff
+from proxy.runtime.waits import stop
 from proxy.translate import codec, media_types
 from proxy.translate.codec import redact
 from proxy.translate.frames import CloudPicture
 from proxy.translate.snapshots import Snapshot
 from proxy.translate.v2.runs import Observation, ObservedEvent, RunObserver
-from proxy.waits import stop
 
 log = structlog.get_logger(__name__)
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from cachetools import LRUCache
 
-from proxy import clock
 from proxy.cloud.answers import Answer
 from proxy.cloud.calls import JSON, SentFile
 from proxy.cloud.errors import CloudGarbage, CloudRefused
 from proxy.cloud.http import Http
+from proxy.runtime import clock
 from proxy.translate import codec
 from proxy.translate.times import ms_of
 from proxy.translate.v2.assets import asset_id, cloud_name, file_path

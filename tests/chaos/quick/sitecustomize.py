@@ -9,8 +9,8 @@ from msgspec.structs import replace
 
 import proxy.app
 from proxy.app.process import policy_of
-from proxy.backoff import Backoff
 from proxy.engine.policy import Policy
+from proxy.runtime.backoff import Backoff
 from proxy.settings import Settings
 from proxy.webhooks.schedule import RetrySchedule
 

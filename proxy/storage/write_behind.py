@@ -14,8 +14,8 @@ from typing import Any, Generic, TypeVar
 
 import structlog
 
-from proxy import randomness
 from proxy.logging import FailureLines
+from proxy.runtime import randomness
 from proxy.storage.database import OutcomeUnknownError, StorageError, ValueRefusedError
 from proxy.storage.leases import Batch
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Hashable, Mapping
 from pathlib import Path
 from typing import Generic, TypeAlias, TypeVar
 
-from proxy.waits import until_set
+from proxy.runtime.waits import until_set
 
 K = TypeVar("K", bound=Hashable)
 

@@ -1,7 +1,7 @@
 """Threads: no other module of the server starts one.
 
 Work that blocks goes to the threads of the event loop (`asyncio.to_thread`) or of a `pool`. Work
-whose length a client or the cloud has chosen takes turns (`proxy.turns`).
+whose length a client or the cloud has chosen takes turns (`proxy.sharing.turns`).
 """
 
 from __future__ import annotations

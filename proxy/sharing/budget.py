@@ -12,8 +12,8 @@ from functools import partial
 from types import TracebackType
 from typing import Literal, Self, get_args
 
-from proxy.owners import Owner
-from proxy.pool import Pool
+from proxy.sharing.owners import Owner
+from proxy.sharing.pool import Pool
 from proxy.translate.errors import LocalError
 
 #: What memory is used for; the label `purpose` of the metric `memory_held_bytes`.

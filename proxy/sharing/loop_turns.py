@@ -19,8 +19,8 @@ from types import coroutine
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
-from proxy import clock
-from proxy.turns import AddressQueue
+from proxy.runtime import clock
+from proxy.sharing.turns import AddressQueue
 
 T = TypeVar("T")
 

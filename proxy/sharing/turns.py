@@ -17,9 +17,9 @@ from heapq import heappop, heappush
 from typing import Generic, TypeVar
 from weakref import WeakValueDictionary
 
-from proxy import clock
-from proxy.owners import ENGINE, Owner
-from proxy.pool import Pool
+from proxy.runtime import clock
+from proxy.sharing.owners import ENGINE, Owner
+from proxy.sharing.pool import Pool
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from cachetools import LRUCache
 
-from proxy.waits import stop
+from proxy.runtime.waits import stop
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")

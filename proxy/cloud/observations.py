@@ -18,13 +18,13 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 from yarl import URL
 
-from proxy.clock import now
 from proxy.logging import without_secrets
 from proxy.metrics import Metrics
+from proxy.runtime.clock import now
 from proxy.storage.database import Database, StorageError
 from proxy.storage.usage import FACT, Observation, ObservationRepository
+from proxy.storage.write_behind import WriteBehind
 from proxy.translate import codec
-from proxy.write_behind import WriteBehind
 
 log = structlog.get_logger(__name__)
 

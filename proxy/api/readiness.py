@@ -8,12 +8,12 @@ from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from proxy import clock
-from proxy.key_checks import KeyChecks
+from proxy.cloud.key_checks import KeyChecks
+from proxy.runtime import clock
+from proxy.runtime.waits import stop, until_set
 from proxy.storage.database import BusyError, Database, OutcomeUnknownError, StorageError
 from proxy.storage.sqlite import SqliteDatabase
 from proxy.storage.statements import put_meta
-from proxy.waits import stop, until_set
 
 if TYPE_CHECKING:
     from proxy.files.output_directory import OutputDirectory

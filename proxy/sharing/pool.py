@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from proxy.owners import Owner
+from proxy.sharing.owners import Owner
 
 #: How many times what is free a member may hold, and all strangers together.
 MEMBER_FACTOR, STRANGERS_FACTOR = 1.0, 1 / 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from proxy import randomness
+from proxy.runtime import randomness
 
 
 @dataclass(frozen=True, slots=True)

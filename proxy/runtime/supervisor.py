@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from proxy.backoff import Backoff
+from proxy.runtime.backoff import Backoff
 
 log = structlog.get_logger(__name__)
 
