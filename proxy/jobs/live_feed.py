@@ -44,6 +44,7 @@ class LiveFeed:
 
     def start(self, supervisor: Supervisor) -> None:
         """Begin to tell clients now and then how many jobs are left."""
+        self.subscribers.start()
         supervisor.keep(self._keep_alive, "status heartbeat")
 
     def hear(self, news: JobNews) -> None:

@@ -14,6 +14,9 @@ What goes to all sockets of a member, such as a `status` at every change of its 
 at once, as from a local ComfyUI. More hear it in turns, in steps that are charged to the member,
 and each hears only the newest of what says the same again. A socket with something else to hear
 hears the rest before that, so that the order on each of them stays.
+
+After a start the sockets of the process before are still to come back, some through a standby that
+connects them again. Until then what is told of their jobs waits for them.
 """
 
 from __future__ import annotations
@@ -47,6 +50,8 @@ FEW = 16
 #: Seconds for which a `status` is gathered before more get it: at least, and for each socket, so
 #: that this takes a small share of the time.
 GATHER, GATHER_EACH = 0.2, 0.0004
+#: Seconds after a start in which sockets come back, so long as a standby waits for a leader.
+RETURN_TIMEOUT = 15.0
 #: Bytes of messages that wait for turns, where nothing else limits them.
 MAX_BYTES = 16 * 1024 * 1024
 
@@ -99,6 +104,19 @@ class Subscribers:
         #: What is still to be sent to sockets of members with many, and the task that sends it.
         self._logs: dict[str, MessageLog] = {}
         self._sending: dict[str, asyncio.Task[None]] = {}
+        #: What clients have missed whose sockets are still to come back, `None` when that is over.
+        self._missed: dict[tuple[str, str], MessageLog] | None = None
+
+    def start(self) -> None:
+        """Keep for a while what is told of jobs to clients without a socket."""
+        self._missed = {}
+        self._supervisor.spawn(self._forget_missed(), "forget what clients have missed")
+
+    async def _forget_missed(self) -> None:
+        await asyncio.sleep(RETURN_TIMEOUT)
+        missed, self._missed = self._missed or {}, None
+        for log in missed.values():
+            log.close()
 
     # --- sockets ---------------------------------------------------------------------------
 
@@ -124,6 +142,10 @@ class Subscribers:
         sockets[client_id] = _Socket(subscriber, hears_all, 0 if log is None else log.last)
         greet()
         self._clients.opened(member, client_id)
+        if self._missed and (missed := self._missed.pop((member, client_id), None)) is not None:
+            for logged in missed.after(0):
+                subscriber.send(logged.message, for_all=False)
+            missed.close()
 
     def detach(self, member: str, client_id: str, subscriber: Subscriber) -> None:
         """Forget `subscriber`, unless a newer socket has its place already."""
@@ -165,10 +187,20 @@ class Subscribers:
             self._tell_all(member, message)
             return
         socket = self._sockets[member].get(client_id)
-        if socket is not None and (
-            watched or not is_droppable(message) or socket.subscriber.asks_for_previews
-        ):
+        if socket is None:
+            self._keep_missed(member, client_id, message)
+        elif watched or not is_droppable(message) or socket.subscriber.asks_for_previews:
             self._send(member, socket, message)
+
+    def _keep_missed(self, member: str, client_id: str, message: Message) -> None:
+        """Keep a message for a client whose socket is still to come back, but for a picture."""
+        if self._missed is None or is_droppable(message):
+            return
+        log = self._missed.get((member, client_id))
+        if log is None:
+            log = MessageLog(partial(self._budget.member, member, "socket"))
+            self._missed[member, client_id] = log
+        log.append(LoggedMessage(message))
 
     def _tell_all(self, member: str, message: Message) -> None:
         """Deliver a message about a job without a client to the member's sockets."""

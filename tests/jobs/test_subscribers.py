@@ -256,3 +256,29 @@ def test_the_older_sockets_end_does_not_touch_the_newer_one() -> None:
     subscribers.detach("local", "a", older)
     subscribers.tell("local", "a", PREVIEW)
     assert len(newer.received) == 1
+
+
+async def test_a_socket_that_comes_back_after_a_start_hears_what_was_told_meanwhile() -> None:
+    supervisor = Supervisor()
+    subscribers = Subscribers(Clients(), supervisor)
+    subscribers.start()
+    told = [Event("executed", {"prompt_id": "p"}), Event("execution_success", {})]
+    for message in (told[0], PREVIEW, told[1]):
+        subscribers.tell("local", "a", message)
+    assert listen(subscribers, "b").received == []
+    first, second = listen(subscribers, "a"), listen(subscribers, "a")
+    assert first.received == [(message, False) for message in told]
+    assert second.received == []
+    await supervisor.close()
+
+
+async def test_what_no_socket_comes_back_for_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RETURN_TIMEOUT", 0.0)
+    supervisor = Supervisor()
+    subscribers = Subscribers(Clients(), supervisor)
+    subscribers.start()
+    subscribers.tell("local", "a", Event("executed", {}))
+    await until(lambda: subscribers._missed is None)
+    subscribers.tell("local", "a", Event("executed", {}))
+    assert listen(subscribers, "a").received == []
+    await supervisor.close()
