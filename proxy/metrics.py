@@ -116,8 +116,7 @@ credits_used | counter | member account node_class source | Credits that ended j
   reported by Comfy Cloud or estimated. The label node_class is a class of partner nodes, or empty \
   for the GPU.
 unknown_costs | counter | member account node_class | Runs of partner nodes without a known price.
-budget_credits | gauge | member budget | A budget of the member, named like its limit, on the \
-  replica whose engine runs the jobs.
+budget_credits | gauge | member budget | A budget of the member, named like its limit.
 budget_credits_left | gauge | member budget | What is left of this budget in its day or month, \
   without what jobs under way are expected to cost.
 account | info | account kind | The kind of the account: cloud, or deployment, which runs own nodes.
@@ -134,10 +133,10 @@ account_ready | gauge | account reason | 1 if the account accepts jobs, 0 if it 
 event_socket_up | gauge | account | 1 if the account's event socket is open.
 webhook_attempts | counter | member result | Attempts to deliver a message to a webhook: delivered \
   or failed. The label member is empty for webhooks of the gateway.
-engine_offered | gauge | | 1 while the engine of this replica cannot reach Comfy Cloud and asks \
-  the other replicas to run the jobs.
-engine_handovers | counter | direction | How often this replica has given the engine to another \
-  one because of that, or taken it.
+leadership_offered | gauge | | 1 while this process leads, cannot reach Comfy Cloud and asks \
+  the standbys to take over.
+leadership_handovers | counter | direction | How often this process has given the lead to a \
+  standby because of that, or has taken it; the label is given or taken.
 cloud_calls | counter | account method route status | Calls to Comfy Cloud; the status is none \
   without an answer.
 cloud_call_seconds | histogram | account method route | Time from a call to the headers of its \
@@ -200,10 +199,10 @@ class Metrics:
         self._budgets = self._new(Gauge, "budget_credits")
         self._budgets_left = self._new(Gauge, "budget_credits_left")
         self._balances = self._new(Gauge, "account_credits_left")
-        self.engine_offered = self._new(Gauge, "engine_offered")
-        self.engine_handovers = self._new(Counter, "engine_handovers")
+        self.leadership_offered = self._new(Gauge, "leadership_offered")
+        self.leadership_handovers = self._new(Counter, "leadership_handovers")
         for direction in ("given", "taken"):  # so that Prometheus sees the first of each
-            self.engine_handovers.labels(direction)
+            self.leadership_handovers.labels(direction)
         self.cloud_calls = self._new(Counter, "cloud_calls")
         self.cloud_call_seconds = self._new(Histogram, "cloud_call_seconds", buckets=QUICK)
         self.cloud_uploaded = self._new(Counter, "cloud_bytes_uploaded")

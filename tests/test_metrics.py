@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -50,9 +49,8 @@ class Jobs:
 def gauges(
     jobs: Jobs, *accounts: AccountView, cache: Cache | None = None, members: Sequence[str] = ()
 ) -> Gauges:
-    engine = SimpleNamespace(accounts=lambda: accounts)
-    cache = cache or Cache()
-    return Gauges(jobs, engine, cache, MemoryBudget(1), {"streams": Pool(10, 1)}, lambda: members)  # type: ignore[arg-type]
+    cache, pools = cache or Cache(), {"streams": Pool(10, 1)}
+    return Gauges(jobs, lambda: accounts, cache, MemoryBudget(1), pools, lambda: members)  # type: ignore[arg-type]
 
 
 @pytest.fixture

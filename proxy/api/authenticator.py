@@ -101,8 +101,8 @@ class Authenticator:
         self._header_sign_in = services[OPTIONS].header_sign_in
 
     async def catch_up(self, request: web.Request) -> None:
-        """Learn what another replica has written of a token or session that is not known here, and
-        which member a reverse proxy has signed in.
+        """Read a token or session from the database if it is not known here, as one that a command
+        has created, and the member whom a reverse proxy has signed in.
 
         Raises `LocalError` (400, 403, 503) and `StorageError`.
         """

@@ -53,7 +53,7 @@ READINESS: web.AppKey[Readiness] = web.AppKey("readiness")
 JOURNAL: web.AppKey[Journal] = web.AppKey("journal")
 #: What is served at `/`.
 INTERFACE: web.AppKey[WebInterface] = web.AppKey("interface")
-#: Signs what other replicas must trust.
+#: Signs what this process, the next leader and standbys must trust.
 CIPHER: web.AppKey[Cipher] = web.AppKey("cipher")
 #: Memory for clients.
 BUDGET: web.AppKey[MemoryBudget] = web.AppKey("budget")

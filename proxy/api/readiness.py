@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _PROBE = "readiness"
 
 _NOT_YET = "Comfy Cloud has not answered yet; try again later."
-_STOPPING = "The proxy is stopping: wait for its restart, or send requests to another replica."
+_STOPPING = "The proxy is stopping: wait for its restart, or send requests to another process."
 
 #: Seconds for which an answer is good while the cloud does not answer.
 _TRIAL_AGE = 0.5

@@ -295,7 +295,7 @@ def _migrate(
 ) -> int:
     """Migrate the data folder or the PostgreSQL database to this version without serving.
 
-    `serve` also does this. Replicas of the version before can continue in a migrated database.
+    `serve` also does this. Processes of the version before can continue in a migrated database.
     """
     return data_folder.migrate(load(options), source)
 
@@ -348,12 +348,12 @@ def _restore(
     app,
     "rotate-secret",
     "rotate-secret --config config.toml",
-    short="Create a new secret for all replicas.",
+    short="Create a new secret for all processes.",
 )
 def _rotate_secret(options: dict[str, Any]) -> int:
-    """Create a new secret for encryption and signatures in the database of the replicas.
+    """Create a new secret for encryption and signatures in the PostgreSQL database.
 
-    Running replicas use it within a minute. Data made with the old secret stays readable.
+    Running processes use it within a minute. Data made with the old secret stays readable.
     """
     return data_folder.rotate_secret(load(options))
 

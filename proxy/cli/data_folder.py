@@ -131,7 +131,7 @@ def restore(settings: Settings, source: Path) -> int:
     """Replace what is in the data folder by a copy. Raises `CommandError`, `ConfigError`."""
     if settings.database is not None:
         raise UsageError(
-            "The records are in PostgreSQL and not in the data folder: stop all replicas, then "
+            "The records are in PostgreSQL and not in the data folder: stop all processes, then "
             "restore a copy with PostgreSQL's tools, as in pg_restore --clean --dbname=NAME FILE, "
             "and hold the waiting jobs, which may have run since: comfy-cloud-proxy jobs hold."
         )
@@ -155,5 +155,5 @@ def rotate_secret(settings: Settings) -> int:
         )
     with _command_errors("The secret cannot be changed"):
         seconds = in_database(settings, rotate)
-    say(f"There is a new secret. Replicas use it in {seconds:g} seconds.")
+    say(f"There is a new secret. Running processes use it in {seconds:g} seconds.")
     return 0

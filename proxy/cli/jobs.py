@@ -37,7 +37,7 @@ def _release(options: dict[str, Any]) -> int:
 def _hold(options: dict[str, Any]) -> int:
     """Hold the waiting jobs until you release them: for a database that other tools have restored.
 
-    Stop all replicas first. `restore` does the same itself.
+    Stop all processes first. `restore` does the same itself.
     """
 
     async def hold(database: Database) -> int:

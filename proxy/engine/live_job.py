@@ -37,7 +37,7 @@ class RowState(Enum):
     """What is known of a job's row in the storage; the recorder sets it."""
 
     KEPT = "kept"
-    #: A write has not found it: another replica has withdrawn the job.
+    #: A write has not found it: the job was taken out of the storage.
     GONE = "gone"
     #: It is still to be deleted.
     UNWANTED = "unwanted"
@@ -51,7 +51,7 @@ class LiveJob(Job):
 
     `answered` says that the client has its `prompt_id`, before which no message about it may flow.
     It is independent of `state`. `omitted` are the errors of nodes that the cloud has left out,
-    `progress` comes with the row on the bus, `needs` is what not every account has.
+    `progress` is what clients see beside the row, `needs` is what not every account has.
     `released` is set, where somebody waits for it, when the client has the answer.
 
     The `slot` is its place with the scheduler; `row` and `start`, a message of webhooks about the

@@ -56,7 +56,7 @@ class Preparation:
         return Prompt(graph, extra_data, job.loaded.targets, job.mark, job.trace)
 
     def check(self) -> None:
-        """Check that no other replica has the lease. Raises `FencedError`."""
+        """Check that no other process has the lease. Raises `FencedError`."""
         self.recorder.term.check()
 
     def lent(self, extra_data: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The time in which an engine may act."""
+"""The time in which a leader may act."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from proxy.storage.leases import Lease
 
 
 class Term:
-    """The time in which an engine may act: until `until` (`clock.monotonic()`), which is the past
-    once it is `over`. Its writes carry the `fence`. `successor` names the replica that is to run
-    the engine instead, once there is one."""
+    """The time in which a leader may act: until `until` (`clock.monotonic()`), which is the past
+    once it is `over`. Its writes carry the `fence`. `successor` names the process that is to lead
+    instead, once there is one."""
 
     def __init__(self, lease: Lease, until: float = math.inf) -> None:
         self.lease = lease
@@ -23,17 +23,17 @@ class Term:
         self.over = asyncio.Event()
 
     def end(self) -> None:
-        """End the term: the engine may act no more."""
+        """End the term: this process may act as the leader no more."""
         self.until = -math.inf
         self.over.set()
 
     @property
     def lasts(self) -> bool:
-        """Whether the engine may act now; without other replicas it may for ever."""
+        """Whether this process may act as the leader; without other processes it may for ever."""
         return self.until == math.inf or clock.monotonic() < self.until
 
     def check(self) -> None:
-        """Check that the term lasts, directly before what only one replica may do. Raises
+        """Check that the term lasts, directly before what only one process may do. Raises
         `FencedError`."""
         if not self.lasts:
             raise FencedError("the lease of this engine has run out")

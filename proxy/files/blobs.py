@@ -1,4 +1,4 @@
-"""The store of uploads that all replicas share: a folder, or a bucket of an S3-compatible store.
+"""The store of uploads of several processes: a folder, or a bucket of an S3-compatible store.
 
 A content is stored once, under its BLAKE3, and never changed.
 """

@@ -1,7 +1,7 @@
 """Exports: many assets in one archive, which is created while it is downloaded.
 
 An export reads every content once, so that it is in the cache and its size is known; only the list
-of files is stored. So any replica can send the archive, and none stores it.
+of files is stored. So the next leader can send the archive, too, and no process stores it.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class Exports:
         )
 
     async def cancel(self, member: str, id_: str) -> None:
-        """Cancel an export that waits or runs, at whatever replica.
+        """Cancel an export that waits or runs.
 
         Raises `AssetError`: 404, or 409 for one that has ended; `StorageError`.
         """

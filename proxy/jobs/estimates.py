@@ -2,7 +2,7 @@
 
 Earlier runs of the same graph, whatever its values are, say how long it will run: those of the
 member, or else anybody's. The decision is made in the transaction that stores the job, so that two
-jobs at once, on two replicas, do not spend the same credit.
+jobs at once do not spend the same credit.
 """
 
 from __future__ import annotations

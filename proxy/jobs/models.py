@@ -1,8 +1,7 @@
 """What the rooms know of a job: its state, and its shape in memory.
 
 A job has exactly one state (`JobState`); `TRANSITIONS` has those that may follow. The engine has a
-live job as its one `Job`, and tells of it on the bus (`proxy.jobs.messages`) as its row
-(`StoredJob`), which the api keeps.
+live job as its one `Job`, and tells of it (`proxy.jobs.messages`) as its row (`StoredJob`).
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from proxy.storage.leases import ENGINE, Lease, LeaseRepository
 
 log = structlog.get_logger(__name__)
 
-#: Leases by which an engine asks others to run the jobs, and one of them says that it will.
+#: Leases by which a leader asks the standbys to lead, and one of them says that it will.
 OFFERED, WANTED = "engine offered", "engine wanted"
 
 
@@ -34,9 +34,9 @@ class HandoverTimes(Struct, frozen=True):
     """Seconds.
 
     Something must be unanswered for `silence` before the cloud is asked on a new connection, which
-    it must answer within `answer`. After an `outage` the engine is offered, again and again, and
-    waits for a `reply` each time. A replica that gave or took the engine does neither for a `rest`.
-    For the length of `reserved` only the replica that is to take the lease may.
+    it must answer within `answer`. After an `outage` the lead is offered, again and again, and the
+    leader waits for a `reply` each time. A process that gave or took the lead does neither for a
+    `rest`. For the length of `reserved` only the process that is to take the lease may.
     """
 
     silence: float = 2.0
@@ -72,24 +72,25 @@ class Handover:
 
     @property
     def rests(self) -> bool:
-        """Whether this replica gave or took the engine a short time ago."""
+        """Whether this process gave or took the lead a short time ago."""
         return clock.monotonic() < self._rests_until
 
     @property
     def expects(self) -> bool:
-        """Whether the engine is about to come to this replica."""
+        """Whether this process is about to lead."""
         return clock.monotonic() < self._expects_until
 
     # --- the leader ----------------------------------------------------
 
     async def look(self, term: Term, contacts: Sequence[Contact]) -> None:
-        """End a term once none of the accounts of these `contacts` reaches the cloud here, and a
-        standby does, which is its successor then."""
+        """End a term once none of the accounts of these `contacts` reaches the cloud and a standby
+        does, which is then the successor."""
         term.successor = await self.successor(contacts)
         term.over.set()
 
     async def successor(self, contacts: Sequence[Contact]) -> str:
-        """Wait until the cloud is out of reach here and another process reaches it; its name."""
+        """Wait until the cloud is out of reach here and another process reaches it; return its
+        name."""
         try:
             while True:
                 await asyncio.sleep(self._times.interval)
@@ -101,25 +102,24 @@ class Handover:
                     if name is not None:
                         return name
         finally:
-            self._metrics.engine_offered.set(0)
+            self._metrics.leadership_offered.set(0)
 
     async def _offered(self, outage: float) -> str | None:
-        """Offer the engine after `outage` seconds; return the replica that is to have it, if
-        any."""
+        """Offer the lead after `outage` seconds; return the process that is to have it, if any."""
         with suppress(StorageError):
             await self._publish_offer(outage)
             name = await self._reply()
-            # The cloud may have come back for all replicas at once.
+            # The cloud may have come back for all processes at once.
             if name is not None and not await self._reaches(self._times.answer / 2):
                 return name
         return None
 
     async def give(self, lease: Lease, name: str) -> None:
-        """Reserve the engine's lease for another replica; its engine has stopped. Never raises."""
+        """Reserve the lease of a leader that has stopped for another process. Never raises."""
         self._rest()
-        self._metrics.engine_handovers.labels("given").inc()
+        self._metrics.leadership_handovers.labels("given").inc()
         rest = round(self._times.rest)
-        log.warning("engine_transferred", epoch=lease.epoch, to=name, rest_seconds=rest)
+        log.warning("leadership_transferred", epoch=lease.epoch, to=name, rest_seconds=rest)
         try:
             await self._leases.reserve(lease, name, self._times.reserved)
         except StorageError as error:
@@ -155,13 +155,13 @@ class Handover:
         lease = await self._leases.acquire(OFFERED, self._holder, 2 * self._times.outage)
         if self._offer is None:
             log.warning(
-                "engine_offered", reason="Comfy Cloud does not answer", seconds=round(seconds)
+                "leadership_offered", reason="Comfy Cloud does not answer", seconds=round(seconds)
             )
         self._offer = lease
-        self._metrics.engine_offered.set(1)
+        self._metrics.leadership_offered.set(1)
 
     async def _reply(self) -> str | None:
-        """Return the name of the replica that wants the engine, if one says so in time."""
+        """Return the name of the process that wants to lead, if one says so in time."""
         ends = clock.monotonic() + self._times.reply
         while clock.monotonic() < ends:
             wanted = await self._leases.holder(WANTED)
@@ -172,7 +172,7 @@ class Handover:
 
     async def _withdraw(self) -> None:
         offer, self._offer = self._offer, None
-        self._metrics.engine_offered.set(0)
+        self._metrics.leadership_offered.set(0)
         if offer is not None:
             with suppress(StorageError):  # it runs out by itself
                 await self._leases.release(offer)
@@ -180,7 +180,7 @@ class Handover:
     # --- a standby -------------------------------------------------------------
 
     async def accept(self) -> None:
-        """Ask for the engine if it is offered and this replica reaches the cloud. Raises
+        """Ask for the lead if it is offered and this process reaches the cloud. Raises
         `StorageError`."""
         if self.rests or self.expects:
             return
@@ -189,13 +189,13 @@ class Handover:
             return
         wanted = await self._leases.acquire(WANTED, self._holder, self._times.reserved)
         if wanted is not None:
-            log.info("engine_requested", holder=offer.holder)
+            log.info("leadership_requested", holder=offer.holder)
             self._expects_until = clock.monotonic() + self._times.reserved
 
     async def may_acquire(self) -> bool:
-        """Return whether to try for the engine's lease. Raises `StorageError`.
+        """Return whether to try for the lease. Raises `StorageError`.
 
-        A replica that rests lets others go first: the lease must have been free for a while.
+        A process that rests lets others go first: the lease must have been free for a while.
         """
         if not self.rests:
             return True
@@ -207,12 +207,12 @@ class Handover:
         return self._free_since is not None and now - self._free_since >= self._times.reserved
 
     def acquired(self) -> None:
-        """Note that this replica runs the engine now."""
+        """Note that this process leads now."""
         self._free_since = None
         if self.expects:
             self._expects_until = 0.0
             self._rest()
-            self._metrics.engine_handovers.labels("taken").inc()
+            self._metrics.leadership_handovers.labels("taken").inc()
 
     def _rest(self) -> None:
         self._rests_until = clock.monotonic() + self._times.rest

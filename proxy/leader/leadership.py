@@ -126,7 +126,7 @@ class Leadership:
         )
         if lease is None:
             return None
-        log.info("engine_started", epoch=lease.epoch)
+        log.info("leadership_started", epoch=lease.epoch)
         if handover is not None:
             handover.acquired()
         return Term(lease, self._until(began))
@@ -150,7 +150,7 @@ class Leadership:
                 term.end()
                 await self._leave(term)
             else:
-                log.warning("engine_stopped", epoch=term.lease.epoch)
+                log.warning("leadership_lost", epoch=term.lease.epoch)
 
     async def _leave(self, term: Term) -> None:
         """Leave the lease to the successor, or to anyone; if the storage refuses, once it runs

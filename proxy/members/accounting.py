@@ -1,8 +1,7 @@
 """Usage of members by day (UTC), their limits, and the object that handlers use for both.
 
 Jobs are counted in the transaction that stores them. Bytes are counted here, and written every few
-seconds. Usage is read from storage, so that all replicas report the same. The error of a limit says
-when to try again.
+seconds. Usage is read from storage. The error of a limit says when to try again.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ class Usage:
     async def upload(
         self, member: str, count: int, token: str = "", *, at: float, max_bytes: int | None
     ) -> bool:
-        """Count uploaded bytes, unless the day's total over all replicas would exceed `max_bytes`.
+        """Count uploaded bytes, unless the day's total would exceed `max_bytes`.
 
         Return whether they were counted. Raises `StorageError`.
         """

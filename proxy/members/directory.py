@@ -1,7 +1,7 @@
 """The members and their tokens, in memory and in the database.
 
-The command line and other replicas change the database while a server runs, so that the server
-checks for changes a few times a second. A change is based on the current revision of the database,
+Commands and the leader before may change the database while a server runs, so it checks for
+changes a few times a second. A change is based on the current revision of the database,
 and repeated if another process was faster.
 """
 

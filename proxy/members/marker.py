@@ -24,7 +24,7 @@ reaches it could use it. Delete this file only to stop requiring tokens.
 
 
 def marker_of(settings: Settings) -> Path | None:
-    """Return the path of `MARKER`, `None` with PostgreSQL: replicas share that, but no folder."""
+    """Return the path of `MARKER`, `None` with PostgreSQL: processes share that, but no folder."""
     return None if settings.database is not None else settings.data_dir / MARKER
 
 

@@ -20,7 +20,7 @@ from proxy.settings.gateway import CostSettings, GatewaySettings
 from proxy.settings.general import GeneralSettings, LogSettings, default_data_dir
 from proxy.settings.sign_in import ProviderSettings, SignInSettings
 from proxy.settings.sources import sources_of
-from proxy.settings.storage import FileSettings, ReplicaSettings
+from proxy.settings.storage import ClusterSettings, FileSettings
 
 
 def pictures_folder(*, simulated: bool) -> Path:
@@ -45,7 +45,7 @@ class Settings(
     GatewaySettings,
     CostSettings,
     SignInSettings,
-    ReplicaSettings,
+    ClusterSettings,
     FileSettings,
     LogSettings,
 ):

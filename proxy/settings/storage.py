@@ -15,10 +15,10 @@ from proxy.settings.values import (
 )
 
 
-class ReplicaSettings(SettingsTable):
-    """The settings under the heading Replicas."""
+class ClusterSettings(SettingsTable):
+    """The settings under the heading Several processes."""
 
-    group = "Replicas"
+    group = "Several processes"
 
     database: DatabaseAddress = setting(
         None,

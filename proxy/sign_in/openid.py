@@ -2,7 +2,7 @@
 
 authlib makes the challenge and checks the claims of ID tokens, joserfc their signatures; requests
 are aiohttp's. A browser keeps what an attempt needs in a signed cookie, so that it can end at
-another replica than it began.
+another leader than it began.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from proxy.storage.encryption import Cipher
 
 #: Seconds that an attempt may take.
 ATTEMPT_LIFETIME = 600
-#: Seconds by which the clocks of replicas and of a provider may differ.
+#: Seconds by which the clocks of processes and of a provider may differ.
 CLOCK_TOLERANCE = 60
 
 

@@ -264,7 +264,7 @@ async def copy_folder(folder: Path, target: Database) -> dict[str, int]:
     nothing is copied.
     """
     if await LeaseRepository(target).holder(ENGINE) is not None:
-        raise StorageError("replicas use the database: stop all of them")
+        raise StorageError("a running proxy uses the database: stop all processes first")
     secret = folder / SECRET_FILE
     secrets = secret.read_text().split() if secret.exists() else []
     engine = create_engine(URL.create("sqlite", database=str(folder / FILE)))

@@ -39,7 +39,7 @@ class UnknownSchemaError(StorageError):
 
 
 class FencedError(StorageError):
-    """Raised when the writer is not the engine: another replica holds the lease."""
+    """Raised when the writer does not lead any more: another process has the lease."""
 
 
 class ValueRefusedError(StorageError):

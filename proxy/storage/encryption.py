@@ -1,7 +1,7 @@
-"""Encryption and signatures that only the replicas of this proxy can read and check.
+"""Encryption and signatures that only the processes of this proxy can read and check.
 
 They protect the keys that clients lend for their own jobs, and tickets. The secrets are in a file
-of the data folder, in a setting, or in the database that replicas share.
+of the data folder, in a setting, or in the database that several processes share.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 SECRET_FILE = "credentials.key"  # noqa: S105 (a name)
 
 #: Seconds between two queries for a new secret in the database; it is used only after a few of
-#: them, when all replicas know it.
+#: them, when all processes know it.
 INTERVAL = 10.0
 _KNOWN_AFTER = 6 * INTERVAL * 1000
 #: Secrets that the database keeps, the newest ones.
@@ -173,7 +173,7 @@ def adopt_secrets(connection: Connection, secrets: Sequence[str]) -> None:
 
 
 def _first(connection: Connection) -> str:
-    if not get_meta(connection, _SECRETS, lock=True):  # another replica may have made one
+    if not get_meta(connection, _SECRETS, lock=True):  # another process may have made one
         _make(connection, 0)
     return _stored(connection) or ""
 
@@ -185,7 +185,7 @@ def _make(connection: Connection, now: int) -> None:
 
 
 def _stored(connection: Connection) -> str | None:
-    """Return the secrets, first the newest of those that all replicas know."""
+    """Return the secrets, first the newest of those that all processes know."""
     known = get_meta(connection, _SECRETS)
     if not known:
         return None

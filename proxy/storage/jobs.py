@@ -64,7 +64,7 @@ T = TypeVar("T")
 
 class EngineWrite(Struct, frozen=True):
     """What the engine writes in the same unit as its jobs, and only while it has the lease of the
-    `fence`, if there is one: the unit raises `FencedError` when another replica has it.
+    `fence`, if there is one: the unit raises `FencedError` when another process has it.
 
     What was used and what it has cost are added; the `messages` are delivered to webhooks.
     """
@@ -103,7 +103,7 @@ class _JobGoneError(UnitRefusedError):
 _ADD_JOB = insert(jobs).returning(jobs.c.order)
 _ORDER = bindparam("job_order", type_=BigInteger)
 _UPDATE = update(jobs).where(jobs.c.order == _ORDER)
-#: Columns that another replica may have set since the job was read: an update only sets them, too.
+#: Columns that another transaction may have set since the job was read: an update only sets them.
 _WISH = {name: f"wish_{name}" for name in ("cancel_requested", "interrupted")}
 _UPDATE_WISHES = _UPDATE.values(
     {name: or_(jobs.c[name], bindparam(wish, type_=Boolean)) for name, wish in _WISH.items()}

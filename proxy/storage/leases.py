@@ -1,4 +1,4 @@
-"""Leases for work that only one replica may do, or does once, and the fence that rejects writes of
+"""Leases for work that only one process may do, or does once, and the fence that rejects writes of
 others.
 
 Time is the database's. Each acquisition has a higher epoch than all before; a write with an older
@@ -147,7 +147,7 @@ class LeaseRepository(Repository):
         return await self.database.write(work, urgent=True)
 
     async def use(self, name: str, ttl: float) -> bool:
-        """Note the use of something that counts once within `ttl` seconds, from any replica. Return
+        """Note the use of something that counts once within `ttl` seconds, in any process. Return
         whether this is the first."""
 
         def work(connection: Connection) -> bool:
@@ -167,7 +167,7 @@ class LeaseRepository(Repository):
         )
 
     async def release(self, lease: Lease) -> None:
-        """Release the lease, so that another replica need not wait for its expiry."""
+        """Release the lease, so that another process need not wait for its expiry."""
         await self.database.write(
             lambda connection: connection.execute(_RELEASE, _mine(lease)).rowcount
         )
@@ -209,5 +209,5 @@ def check_fence(connection: Connection, fence: Fence | None) -> None:
     if epoch != fence.epoch:
         raise FencedError(
             f"the lease {fence.name} has epoch {epoch} now and this write {fence.epoch}: "
-            "another replica runs the jobs"
+            "another process leads"
         )

@@ -1,4 +1,4 @@
-"""The database of several replicas: PostgreSQL, with the same units of work.
+"""The database of several processes: PostgreSQL, with the same units of work.
 
 It works behind PgBouncer in transaction mode: no prepared statements, no state of a session. A
 unit ends or fails within `UNIT_TIMEOUT` seconds (after a deadlock within twice as many), even if
@@ -50,7 +50,7 @@ T = TypeVar("T")
 #: What a unit does: `urgent` ones write, too, one at a time, and wait for no other.
 Use = Literal["read", "write", "urgent"]
 
-#: Connections of a replica: as many units run at once, more wait. One more is for urgent ones.
+#: Connections of a process: as many units run at once, more wait. One more is for urgent ones.
 CONNECTIONS = 10
 #: Of these, as many as units that write may use at once: reads never wait for all of them.
 WRITES = 7
@@ -90,7 +90,7 @@ class PostgresqlDatabase(Database):
     def __init__(self, address: str) -> None:
         super().__init__()
         self.address = address
-        # The server ends what takes longer than somebody waits for it, and what a frozen replica
+        # The server ends what takes longer than somebody waits for it, and what a frozen process
         # holds.
         self._timeout, ms = UNIT_TIMEOUT, round(UNIT_TIMEOUT * 1000)
         limits = (

@@ -1,4 +1,4 @@
-"""How long nodes and jobs took in earlier runs, for all replicas: by graph shape and node class."""
+"""How long nodes and jobs took in earlier runs, by graph shape and node class."""
 
 from __future__ import annotations
 

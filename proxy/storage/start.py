@@ -5,7 +5,7 @@ A new database gets the tables as they are in `metadata`; an older one goes thro
 in `migrations` (Alembic). Both happen in one transaction, so that two processes do not do it at
 once.
 
-Replicas are upgraded one after the other, so that a release works with the schema of the next one:
+Processes are upgraded one after the other, so a release works with the schema of the next one:
 a revision adds what older programs need not know (expand), and what they need goes with a later
 release (contract). The database says which is the oldest revision whose program may use it.
 """

@@ -126,7 +126,7 @@ def table_of(
     return Table(name, metadata, *columns, *parts, sqlite_with_rowid=rowid, **options)
 
 
-#: Leases for work that only one replica may do; what counts once has no holder, and of a writer of
+#: Leases for work that only one process may do; what counts once has no holder, and of a writer of
 #: batches the epoch is the last one's number. `expires` is by the clock of the database.
 leases = Table(
     "leases",

@@ -1,7 +1,7 @@
 """Members' files and settings in the proxy's database.
 
 Each change is one transaction that locks the member's files, so that limits and names hold whatever
-other replicas do at the same time.
+other changes run at the same time.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ from proxy.webhooks.outbox import Outbox
 
 log = structlog.get_logger(__name__)
 
-#: Seconds after which it looks although it heard of nothing: the bus may lose messages.
+#: Seconds after which it looks although it heard of nothing: a notice whose commit had no answer
+#: may be stored.
 INTERVAL = 30.0
 #: Seconds before it looks again when the storage refuses.
 _AGAIN = 1.0

@@ -48,7 +48,7 @@ async def handovers(cluster: Cluster, replica: Replica, direction: str) -> int:
     """How often a replica has given or taken the engine, by its metrics."""
     async with cluster.session.get(replica.url / "metrics") as answer:
         page = await answer.text()
-    series = rf'^comfy_cloud_proxy_engine_handovers_total{{direction="{direction}"}} (\S+)$'
+    series = rf'^comfy_cloud_proxy_leadership_handovers_total{{direction="{direction}"}} (\S+)$'
     found = re.search(series, page, re.MULTILINE)
     return 0 if found is None else int(float(found[1]))
 
@@ -60,7 +60,7 @@ async def given(cluster: Cluster) -> int:
 
 async def until_offered(cluster: Cluster, replica: Replica, offered: bool) -> None:
     """Wait until a replica offers its engine, or no longer does, by its metrics."""
-    series = f"\ncomfy_cloud_proxy_engine_offered {float(offered)}\n"
+    series = f"\ncomfy_cloud_proxy_leadership_offered {float(offered)}\n"
     page = ""
     async with asyncio.timeout(HANDED_OVER):
         while series not in page:
@@ -108,7 +108,7 @@ async def test_an_engine_without_the_cloud_gives_way_to_a_replica_that_reaches_i
     assert await active(cluster) == [after], "it does not go back"
     assert await handovers(cluster, engine, "given") == 1
     assert await handovers(cluster, after, "taken") == 1
-    assert any(line["event"] == "engine_transferred" for line in engine.log_lines())
+    assert any(line["event"] == "leadership_transferred" for line in engine.log_lines())
     for runner in runners:
         runner.check(only_ends=True)
     await load.check_records(cluster, [*load.submitted_by(runners), new])

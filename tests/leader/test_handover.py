@@ -30,7 +30,7 @@ TIMES = HandoverTimes(
     silence=0.1, answer=1.0, outage=0.25, reply=0.5, rest=600.0, reserved=3.0, interval=0.02
 )
 LENGTH = 6.0
-OFFERED_METRIC = "comfy_cloud_proxy_engine_offered"
+OFFERED_METRIC = "comfy_cloud_proxy_leadership_offered"
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Process:
 
     def counted(self, direction: str) -> float | None:
         """How often the lease was given or taken, by the metrics."""
-        name = "comfy_cloud_proxy_engine_handovers_total"
+        name = "comfy_cloud_proxy_leadership_handovers_total"
         return self.metrics.registry.get_sample_value(name, {"direction": direction})
 
     def is_offered(self) -> bool:
@@ -100,7 +100,7 @@ async def test_a_standby_that_reaches_the_cloud_leads_instead(
             await one.call()
             await waiting.until(lambda: two.is_leader)
             await waiting.until(lambda: not one.is_leader)
-        (given,) = (line for line in logs if line["event"] == "engine_transferred")
+        (given,) = (line for line in logs if line["event"] == "leadership_transferred")
         assert (given["to"], given["rest_seconds"]) == ("two", 600)
         assert (one.counted("given"), two.counted("taken")) == (1, 1)
         assert await one.leases.holder(OFFERED) is None

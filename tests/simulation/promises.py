@@ -258,7 +258,7 @@ def _history() -> Counter[tuple[str, str]]:
 def _check_ends(world: World) -> None:
     """A job that the cloud still knows has ended there as the history says."""
     jobs = {job.mark: job for job in world.cloud_jobs() if job.is_found and not job.forgotten}
-    has_changed = sum("engine_started" in line.what for line in world.trace) > 1
+    has_changed = sum("leadership_started" in line.what for line in world.trace) > 1
     rows = server().raw.execute(
         "SELECT member || '/' || prompt_id || '/' || created_at, cloud_id, state, result "
         "FROM history"

@@ -154,7 +154,7 @@ class Run:
             finally:
                 world.loop.close()
                 self._dispose()
-        terms = sum("engine_started" in line.what for line in world.trace)
+        terms = sum("leadership_started" in line.what for line in world.trace)
         return Result(
             self.plan,
             self.broken,

@@ -343,7 +343,7 @@ async def test_a_database_with_records_is_refused(grown: Path, target: Database)
 async def test_a_database_that_replicas_use_is_refused(grown: Path, target: Database) -> None:
     lease = await LeaseRepository(target).acquire(ENGINE, "a replica", 60)
     assert lease is not None
-    with pytest.raises(StorageError, match="stop all of them"):
+    with pytest.raises(StorageError, match="stop all processes"):
         await copy_folder(grown, target)
     await LeaseRepository(target).release(lease)
     assert (await copy_folder(grown, target))["jobs"] == 100

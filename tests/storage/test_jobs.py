@@ -209,7 +209,7 @@ async def test_a_writer_whose_lease_is_over_changes_nothing(
         jobs.finish(ended(stored), EngineWrite(mine.fence), keep=1),
         jobs.update([], EngineWrite(Fence("nobody's", 1))),
     ):
-        with pytest.raises(FencedError, match="another replica"):
+        with pytest.raises(FencedError, match="another process"):
             await write
     await jobs.update([(order, {"state": "running"})], EngineWrite(theirs.fence))
     assert [(row.prompt_id, row.state) for row in await jobs.live()] == [("a", "running")]
