@@ -16,12 +16,13 @@ import graphs
 import pytest
 from cluster import load
 from cluster.replicas import Servers, running_cluster
-from cluster.test_upgrade import next_release, schema_of
+from cluster.test_upgrade import NEXT, next_release, schema_of
 from servers import haproxy
 from stack import Client
 from yarl import URL
 
 from proxy.simulator import Simulator, Switches
+from proxy.storage.start import HEAD
 
 #: Seconds from SIGTERM to the end.
 OUT_WITHIN = 30.0
@@ -123,7 +124,7 @@ async def test_replicas_are_replaced_one_after_the_other(
     for follower in followers:
         assert max(follower.ends.values()) == 1
         assert follower.polls > 0
-    assert schema == ("0002" if release == "newer" else "0001")
+    assert schema == (NEXT if release == "newer" else HEAD)
 
 
 async def until_all_have(followers: list[Follower], count: int) -> None:

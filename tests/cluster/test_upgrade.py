@@ -13,13 +13,16 @@ from cluster.replicas import Cluster, Replica
 from servers import free_port
 
 import proxy
+from proxy.storage.start import HEAD
 
-_REVISION = """
+#: The schema of the next release.
+NEXT = "9999"
+_REVISION = f"""
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "{NEXT}"
+down_revision = "{HEAD}"
 
 
 def upgrade() -> None:
@@ -33,10 +36,10 @@ def next_release(folder: Path) -> Path:
     """A copy of the program with one more revision; the folder to import it from."""
     package = folder / "next" / "proxy"
     shutil.copytree(Path(proxy.__file__).parent, package)
-    (package / "storage" / "migrations" / "r0002_colour.py").write_text(_REVISION)
+    (package / "storage" / "migrations" / "r9999_colour.py").write_text(_REVISION)
     module = package / "storage" / "start.py"
     text, count = re.subn(
-        '^HEAD = "0001"$', 'HEAD = "0002"', module.read_text(), flags=re.MULTILINE
+        f'^HEAD = "{HEAD}"$', f'HEAD = "{NEXT}"', module.read_text(), flags=re.MULTILINE
     )
     assert count == 1
     module.write_text(text)
@@ -67,7 +70,7 @@ def schema_of(cluster: Cluster) -> str:
 
 async def test_a_release_runs_beside_the_next_one(cluster: Cluster, tmp_path: Path) -> None:
     await runs_everywhere(cluster)
-    assert schema_of(cluster) == "0001"
+    assert schema_of(cluster) == HEAD
     newer = Replica(
         free_port(),
         tmp_path / "replica-next",
@@ -81,7 +84,7 @@ async def test_a_release_runs_beside_the_next_one(cluster: Cluster, tmp_path: Pa
     try:
         await newer.start()
         await cluster.until_ready()
-        assert schema_of(cluster) == "0002"
+        assert schema_of(cluster) == NEXT
         await runs_everywhere(cluster)
 
         older = [replica for replica in cluster.replicas if replica is not newer]
@@ -95,7 +98,7 @@ async def test_a_release_runs_beside_the_next_one(cluster: Cluster, tmp_path: Pa
         assert await newer.stop() == 0
         assert await cluster.engine() in older
         await runs_everywhere(cluster)
-        assert schema_of(cluster) == "0002"
-        assert "has the schema 0002" in await cluster.command("check", "--simulate")
+        assert schema_of(cluster) == NEXT
+        assert f"has the schema {NEXT}" in await cluster.command("check", "--simulate")
     finally:
         await newer.close()
