@@ -70,7 +70,7 @@ def comfy(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def server(tmp_path: Path, comfy: Path) -> AsyncIterator[URL]:
-    arguments = "--simulate"
+    arguments = ("--simulate",)
     folders = (
         *("--output-directory", str(comfy / "output")),
         *("--input-directory", str(comfy / "input")),
