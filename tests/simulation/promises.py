@@ -35,6 +35,7 @@ PROMISES = {
     "refused_job_ran": "docs/reliability.md: a refused job does not run",
     "neither_queue_nor_history": "docs/reliability.md: a poll finds a job in the queue or history",
     "queue_after_end": "docs/how-it-works.md: a job that has ended has left the queue",
+    "older_answer": "docs/reliability.md: no leader answers after the next one has",
     "end_before_history": "docs/how-it-works.md: history before execution_success",
     "end_differs": "docs/how-it-works.md: a job ends as the cloud says that it has",
     "end_not_heard": "docs/reliability.md: open websockets get an end",
@@ -281,7 +282,7 @@ def _check_heard(run: Run, job: Submission) -> None:
     socket = client.socket
     if not client.listens or socket is None or not socket.is_open or job.outcome != "accepted":
         return
-    if socket.opened_at >= job.at:
+    if socket.opened_at >= job.at or socket.attached_at >= run.world.ends.get(job.prompt_id, 0.0):
         return
     names = {
         _name(type_, data)
@@ -290,7 +291,6 @@ def _check_heard(run: Run, job: Submission) -> None:
     }
     if "over" not in names or not names & set(_TERMINAL):
         raise BrokenPromiseError("end_not_heard", f"{job.prompt_id} {sorted(names)}")
-    del run
 
 
 def _check_waits(run: Run) -> None:
