@@ -14,9 +14,9 @@ from uuid import UUID
 
 from simulation import workflows
 from simulation.database import server
+from simulation.passing import GoneError, Request
 from simulation.plan import SPENDER, Action, ClientPlan
 from simulation.promises import BrokenPromiseError
-from simulation.passing import GoneError, Request
 from simulation.replica import Parts, Replica
 from simulation.weather import LOSSES
 

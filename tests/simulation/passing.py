@@ -1,5 +1,5 @@
-"""What reaches a process: requests and websockets, which it answers or passes on by the rules of the
-product (`AmongStandbys`, `to_leader`, `PassedSockets`), over a network that fails by halves."""
+"""What reaches a process: requests and websockets, which it answers or passes on by the rules of
+the product (`AmongStandbys`, `to_leader`, `PassedSockets`), over a network that fails by halves."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ from proxy.leader.passed_sockets import PassedSockets
 from proxy.leader.standby import AmongStandbys
 from proxy.storage.database import OutcomeUnknownError
 from proxy.storage.leases import Lease
-from proxy.translate.errors import LocalError
+from proxy.translate.errors import Kind, LocalError
 from proxy.translate.events import Message
 
 if TYPE_CHECKING:
     from simulation.clients import Socket
     from simulation.replica import Parts, Replica, Work
+
+#: The status of what may have been carried out.
+_UNCONFIRMED = 504
 
 #: Seconds between two things that are in order: what is due at once runs in any order.
 _APART = 1e-6
@@ -91,13 +94,24 @@ class Answer:
         self.error: Exception | None = None
         #: Whether it was sent before its handler has ended.
         self.prepared = False
+        self.own_status = 200
 
     @property
     def status(self) -> int:
         """The status, as that of the product."""
         if self.error is None:
-            return 200
+            return self.own_status
         return bodies.status_of(self.error) if isinstance(self.error, LocalError) else 503
+
+
+def refused(status: int) -> Answer:
+    """Return the answer of a process by itself, of whose refusal a response has the status."""
+    answer = Answer()
+    answer.own_status = status
+    if status != NOT_LEADING:
+        kind: Kind = "unconfirmed" if status == _UNCONFIRMED else "unavailable"
+        answer.error = LocalError("refused", "It is refused here.", kind=kind)
+    return answer
 
 
 class SimulatedForwarding:

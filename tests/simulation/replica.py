@@ -15,7 +15,7 @@ from aiohttp import WSCloseCode
 from msgspec.structs import replace
 from simulation.deployment import DEPLOYMENT_HOST
 from simulation.loop import PROCESS, Process
-from simulation.passing import Answer, GoneError, Request, among
+from simulation.passing import Answer, GoneError, Request, among, refused
 from yarl import URL
 
 from proxy.app.accounts import open_accounts
@@ -370,7 +370,7 @@ class Replica:
         if self.leadership is None or not self.process.alive:
             raise GoneError(self.name)
         answer = await self._answered(self._answer(request), None)
-        if isinstance(answer, Answer) and isinstance(answer.error, LocalError):
+        if isinstance(answer.error, LocalError):
             raise answer.error
 
     async def _answer(self, request: Request) -> Answer:
@@ -386,7 +386,9 @@ class Replica:
         asked: Any = request
         handle = among.handle if parts is None else among.of_leader(gate)
         answer: Any = await handle(asked)
-        if isinstance(answer, Answer) and answer.epoch and request.method == "GET":
+        if not isinstance(answer, Answer):
+            answer = refused(answer.status)
+        if answer.epoch and request.method == "GET":
             self._check_newest(answer)
         return answer
 

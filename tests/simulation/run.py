@@ -10,7 +10,7 @@ import itertools
 import random
 import sys
 import warnings
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,9 +23,9 @@ from simulation.database import server
 from simulation.deployment import DEPLOYMENT_HOST
 from simulation.loop import PROCESS, DeadlockError
 from simulation.network import CLOUD_HOSTS
+from simulation.passing import GoneError, Request
 from simulation.plan import POINTS, SPENDER, Fault, Plan
 from simulation.promises import BrokenPromiseError
-from simulation.passing import GoneError, Request
 from simulation.replica import Parts, Replica
 from simulation.world import HOOK, Line, World
 

@@ -182,7 +182,7 @@ class Weather:
     def way_to_database(self, process: Process | None) -> float:
         """Return the seconds that one way takes."""
         if self._is("slow_database", process):
-            return self._rng.uniform(0.05, 1.5)
+            return self._rng.uniform(0.05, 0.95)  # a unit that takes longer fails
         slow = self.chance("slow_unit")
         return self._rng.uniform(0.01, 0.5) if slow else self._rng.uniform(0.0002, 0.004)
 
