@@ -86,7 +86,7 @@ async def to_leader(
         if clock.monotonic() < ends:
             lease = await leadership.known(ends - clock.monotonic(), after=epoch)
         if lease is None:
-            raise _no_leader() if epoch == after else _leader_lost()
+            raise _no_leader() if epoch == after else leader_lost()
         try:
             return await send(lease, again=epoch > 0)
         except NotSentError:
@@ -94,7 +94,7 @@ async def to_leader(
         except LeaderLostError:
             log.warning("leader_lost", epoch=lease.epoch)
             if not is_repeated:
-                raise _leader_lost() from None
+                raise leader_lost() from None
             epoch = lease.epoch
 
 
@@ -278,7 +278,7 @@ def _no_leader() -> LocalError:
     )
 
 
-def _leader_lost() -> LocalError:
+def leader_lost() -> LocalError:
     """Return the refusal of a request that may have been carried out."""
     return LocalError(
         "leader_lost",
