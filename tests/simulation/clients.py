@@ -457,6 +457,8 @@ class SimulatedClient:
         socket = Socket(self, self.world.numbered())
 
         async def work(parts: Parts, *_: Any) -> None:
+            if socket.ended.is_set():
+                return  # its client has gone
             socket.parts = parts
             parts.sockets.add(socket)
             socket.attach_to(parts, socket)

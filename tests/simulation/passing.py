@@ -33,6 +33,10 @@ _UNCONFIRMED = 504
 _APART = 1e-6
 
 
+#: The transport of a client that is there.
+_OPEN = SimpleNamespace(is_closing=lambda: False)
+
+
 class GoneError(ConnectionError):
     """Raised for a request whose process is not there, or has gone before it has answered."""
 
@@ -78,6 +82,12 @@ class Request:
         if socket is not None:
             self.headers["Upgrade"] = "websocket"
         self.query = {"clientId": "" if socket is None else socket.client.client_id}
+
+    @property
+    def transport(self) -> Any:
+        """The connection of the client, while it is there."""
+        is_gone = self.socket is not None and self.socket.ended.is_set()
+        return None if is_gone else _OPEN
 
     @property
     def is_repeated(self) -> bool:
@@ -206,17 +216,18 @@ class SimulatedPassedSockets(PassedSockets):
     async def serve(self, request: Any) -> Any:
         """Pass a websocket on until it closes. Raises `LocalError`."""
         leader, epoch = await self._connect(request)
+        if isinstance(leader, int):
+            return refused(leader)
         client = ClientEnd(request.socket)
         request.socket.is_passed_on(self._replica.process)
         try:
             await self._relay(request, client, leader, epoch)  # type: ignore[arg-type]
         finally:
-            await leader.close()  # type: ignore[union-attr]
+            await leader.close()
             await client.close(code=WSCloseCode.SERVICE_RESTART)
         return Answer()
 
-    async def _handshake(self, request: Any, lease: Lease, *, again: bool) -> Any:
-        del again
+    async def _handshake(self, request: Any, lease: Lease) -> Any:
         try:
             leader = await reached(self._replica, lease)
             parts = leader.parts
