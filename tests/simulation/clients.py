@@ -90,6 +90,8 @@ class Socket:
     #: When the leader that it hears was told of it.
     attached_at: float = 0.0
     heard: list[tuple[float, str, dict[str, Any]]] = field(default_factory=list)
+    #: Since when its standby has no leader for it.
+    unheard_since: float | None = None
     #: When leaders began to tell it.
     attachments: list[float] = field(default_factory=list)
     silent_since: float | None = None
@@ -107,7 +109,7 @@ class Socket:
     def attach_to(self, parts: Parts, subscriber: Any) -> None:
         """Let a subscriber at a leader hear for this one."""
         client = self.client
-        self.attached_at = client.world.seconds
+        self.attached_at, self.unheard_since = client.world.seconds, None
         self.attachments.append(self.attached_at)
         if not self.opened.is_set():
             self.opened_at, self.process = self.attached_at, parts.replica.process
@@ -118,6 +120,11 @@ class Socket:
             subscriber.send(status(remaining, client.client_id), for_all=False)
 
         parts.jobs.attach(client.member, client.client_id, subscriber, greet, hears_all=False)
+
+    def unheard(self) -> None:
+        """Note that its standby has lost the leader."""
+        if self.unheard_since is None:
+            self.unheard_since = self.client.world.seconds
 
     def is_passed_on(self, process: Any) -> None:
         """Note at which standby it is."""

@@ -14,7 +14,13 @@ from aiohttp import WSCloseCode, WSMsgType
 
 from proxy.api import bodies
 from proxy.edge.addressing import STANDBY
-from proxy.leader.forwarding import NOT_LEADING, LeaderLostError, NotSentError, to_leader
+from proxy.leader.forwarding import (
+    LEADER_TIMEOUT,
+    NOT_LEADING,
+    LeaderLostError,
+    NotSentError,
+    to_leader,
+)
 from proxy.leader.passed_sockets import PassedSockets
 from proxy.leader.standby import AmongStandbys
 from proxy.storage.database import OutcomeUnknownError
@@ -32,6 +38,8 @@ _UNCONFIRMED = 504
 #: Seconds between two things that are in order: what is due at once runs in any order.
 _APART = 1e-6
 
+#: Seconds for which a standby looks for the next leader of a websocket, at least.
+_TRIES = 0.9 * LEADER_TIMEOUT
 
 #: The transport of a client that is there.
 _OPEN = SimpleNamespace(is_closing=lambda: False)
@@ -218,7 +226,7 @@ class SimulatedPassedSockets(PassedSockets):
         leader, epoch = await self._connect(request)
         if isinstance(leader, int):
             return refused(leader)
-        client = ClientEnd(request.socket)
+        client = ClientEnd(self._replica, request.socket)
         request.socket.is_passed_on(self._replica.process)
         try:
             await self._relay(request, client, leader, epoch)  # type: ignore[arg-type]
@@ -245,7 +253,8 @@ class SimulatedPassedSockets(PassedSockets):
 class ClientEnd:
     """The end of a client's websocket at a standby."""
 
-    def __init__(self, socket: Socket) -> None:
+    def __init__(self, standby: Replica, socket: Socket) -> None:
+        self._standby = standby
         self._socket = socket
 
     @property
@@ -260,7 +269,12 @@ class ClientEnd:
         self._socket.take(message)
 
     async def close(self, **_: Any) -> None:
-        """Close it."""
+        """Close it, as the standby stops or has found no leader for long."""
+        world, since = self._standby.world, self._socket.unheard_since
+        stops = self._standby.leadership is None
+        if not (self.closed or stops or since is None) and world.seconds - since < _TRIES:
+            about = f"{self._socket.client.client_id} after {world.seconds - since:.1f} s"
+            world.problems.append(("socket_dropped", about))
         self._socket.lost()
 
     def __aiter__(self) -> ClientEnd:
@@ -314,6 +328,7 @@ class LeaderEnd:
         self._travel(self._lost, code)
 
     def _lost(self, code: int | None) -> None:
+        self._socket.unheard()
         self.closed, self.close_code = True, self.close_code or code
 
     def _travel(self, arrive: Callable[[Any], None], what: Any) -> None:
@@ -332,6 +347,7 @@ class LeaderEnd:
 
     async def close(self, **_: Any) -> None:
         """Close it from the standby's side, of which the leader hears."""
+        self._socket.unheard()
         if not self.closed:
             self.closed = self._silent = True
             self._news.set()

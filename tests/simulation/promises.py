@@ -37,6 +37,7 @@ PROMISES = {
     "refused_job_ran": "docs/reliability.md: a refused job does not run",
     "neither_queue_nor_history": "docs/reliability.md: a poll finds a job in the queue or history",
     "queue_after_end": "docs/how-it-works.md: a job that has ended has left the queue",
+    "socket_dropped": "docs/reliability.md: a standby connects a websocket to the next leader",
     "older_answer": "docs/reliability.md: no leader answers after the next one has",
     "end_before_history": "docs/how-it-works.md: history before execution_success",
     "end_differs": "docs/how-it-works.md: a job ends as the cloud says that it has",

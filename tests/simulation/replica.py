@@ -388,7 +388,8 @@ class Replica:
         answer: Any = await handle(asked)
         if not isinstance(answer, Answer):
             answer = refused(answer.status)
-        if answer.epoch and request.method == "GET":
+        is_own = parts is not None and answer.epoch == parts.term.lease.epoch
+        if is_own and request.method == "GET" and not request.protocol.is_cut:
             self._check_newest(answer)
         return answer
 
