@@ -71,22 +71,19 @@ class Send(Protocol[T]):
         Raises `NotSentError` and `LeaderLostError`."""
 
 
-async def to_leader(
-    leadership: Leadership, send: Send[T], *, is_repeated: bool, after: int = 0
-) -> T:
-    """Return the answer of the leader to a request, of an epoch `after` another one. While there is
-    none, wait for one.
+async def to_leader(leadership: Leadership, send: Send[T], *, is_repeated: bool) -> T:
+    """Return the answer of the leader to a request. While there is none, wait for one.
 
     What was not sent is sent to the next leader. What one may have carried out before it ended is
     sent again only if the request `is_repeated`. Raises `LocalError`.
     """
-    ends, epoch = clock.monotonic() + LEADER_TIMEOUT, after
+    ends, epoch = clock.monotonic() + LEADER_TIMEOUT, 0
     while True:
         lease = None
         if clock.monotonic() < ends:
             lease = await leadership.known(ends - clock.monotonic(), after=epoch)
         if lease is None:
-            raise _no_leader() if epoch == after else _leader_lost()
+            raise _no_leader() if epoch == 0 else leader_lost()
         try:
             return await send(lease, again=epoch > 0)
         except NotSentError:
@@ -94,7 +91,7 @@ async def to_leader(
         except LeaderLostError:
             log.warning("leader_lost", epoch=lease.epoch)
             if not is_repeated:
-                raise _leader_lost() from None
+                raise leader_lost() from None
             epoch = lease.epoch
 
 
@@ -278,7 +275,7 @@ def _no_leader() -> LocalError:
     )
 
 
-def _leader_lost() -> LocalError:
+def leader_lost() -> LocalError:
     """Return the refusal of a request that may have been carried out."""
     return LocalError(
         "leader_lost",

@@ -12,7 +12,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from proxy.api.requests import connection_of
 from proxy.api.websocket import CLOSE_TIMEOUT, GOING_AWAY, MAX_MESSAGE_BYTES
-from proxy.edge.addressing import AGAIN, STANDBY
+from proxy.edge.addressing import STANDBY
 from proxy.edge.connections import Connection
 from proxy.leader.addresses import LeaderAddress
 from proxy.leader.forwarding import (
@@ -41,6 +41,9 @@ _OF_HANDSHAKE = frozenset(
 _ELSEWHERE = frozenset(
     {None, WSCloseCode.GOING_AWAY, WSCloseCode.SERVICE_RESTART, WSCloseCode.ABNORMAL_CLOSURE}
 )
+
+#: The status of a handshake whose client has gone.
+_CLIENT_GONE = 499
 
 
 @dataclass(eq=False, repr=False)
@@ -110,7 +113,7 @@ class PassedSockets:
             await leader.close()
             if not request.query.get("clientId"):
                 return
-            found, epoch = await self._connect(request, epoch)
+            found, epoch = await self._connect(request)
             if isinstance(found, int):
                 await client.close(code=WSCloseCode.POLICY_VIOLATION)
                 return
@@ -119,7 +122,7 @@ class PassedSockets:
                 await leader.send_str(text)
 
     async def _connect(
-        self, request: web.Request, after: int = 0
+        self, request: web.Request
     ) -> tuple[aiohttp.ClientWebSocketResponse | int, int]:
         """Return a websocket to the leader, or the status with which it refuses one, and the epoch.
         Raises `LocalError`."""
@@ -127,8 +130,11 @@ class PassedSockets:
         async def send(
             lease: Lease, *, again: bool
         ) -> tuple[aiohttp.ClientWebSocketResponse | int, int]:
+            del again  # what was not opened has changed nothing
+            if request.transport is None or request.transport.is_closing():
+                return _CLIENT_GONE, lease.epoch  # it would silence the one that is open by now
             try:
-                return await self._handshake(request, lease, again=again), lease.epoch
+                return await self._handshake(request, lease), lease.epoch
             except aiohttp.WSServerHandshakeError as error:
                 if error.status in (NOT_LEADING, 503):
                     raise NotSentError from error
@@ -136,10 +142,10 @@ class PassedSockets:
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 raise NotSentError from error
 
-        return await to_leader(self.forwarding.leadership, send, is_repeated=True, after=after)
+        return await to_leader(self.forwarding.leadership, send, is_repeated=True)
 
     async def _handshake(
-        self, request: web.Request, lease: Lease, *, again: bool
+        self, request: web.Request, lease: Lease
     ) -> aiohttp.ClientWebSocketResponse:
         forwarding, address = self.forwarding, LeaderAddress.of(lease)
         headers = forwarding.headers(request)
@@ -148,8 +154,6 @@ class PassedSockets:
             if name.lower() in _OF_HANDSHAKE:
                 headers.popall(name, None)
         headers["Host"], headers[STANDBY] = host, forwarding.sign(lease.epoch)
-        if again:
-            headers[AGAIN] = "1"
         async with asyncio.timeout(CONNECT_TIMEOUT):
             return await forwarding.session.ws_connect(
                 forwarding.url(address, request),

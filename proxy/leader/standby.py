@@ -13,7 +13,7 @@ from proxy.api import bodies
 from proxy.api.requests import connection_of
 from proxy.edge.addressing import STANDBY
 from proxy.edge.listener import Handle
-from proxy.leader.forwarding import Forwarding, not_leading
+from proxy.leader.forwarding import Forwarding, leader_lost, not_leading
 from proxy.leader.leadership import Leadership
 from proxy.leader.passed_sockets import PassedSockets
 from proxy.storage.database import Database
@@ -64,6 +64,8 @@ class AmongStandbys:
                 return await self.handle(request)  # another one may know more by now
             elif request.method in _SAFE:
                 return not_leading()
+            elif answer.status >= 500:  # the next leader may have what this one could not finish
+                return bodies.refusal(leader_lost())
             return answer
 
         return handle

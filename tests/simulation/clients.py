@@ -14,9 +14,10 @@ from uuid import UUID
 
 from simulation import workflows
 from simulation.database import server
+from simulation.passing import GoneError, Request
 from simulation.plan import SPENDER, Action, ClientPlan
 from simulation.promises import BrokenPromiseError
-from simulation.replica import GoneError, Parts, Replica, is_again
+from simulation.replica import Parts, Replica
 from simulation.weather import LOSSES
 
 from proxy.jobs.models import JobRequest
@@ -77,27 +78,67 @@ class Submission:
 
 @dataclass(eq=False)
 class Socket:
-    """A client's websocket at the leader, by a standby or not: a `jobs.subscribers.Subscriber`. It
-    is gone with the term; a standby that connects it again opens another one here."""
+    """A client's websocket, at the leader as a `jobs.subscribers.Subscriber`, or at a standby that
+    passes it on, to one leader after the other."""
 
     client: SimulatedClient
-    parts: Parts
-    opened_at: float
+    number: int
+    #: Where it is open: the process, and what it is the subscriber of at the leader.
+    process: Any = None
+    parts: Parts | None = None
+    opened_at: float = 0.0
+    #: When the leader that it hears was told of it.
+    attached_at: float = 0.0
     heard: list[tuple[float, str, dict[str, Any]]] = field(default_factory=list)
+    #: Since when its standby has no leader for it.
+    unheard_since: float | None = None
+    #: When leaders began to tell it.
+    attachments: list[float] = field(default_factory=list)
     silent_since: float | None = None
     asks_for_previews: bool = True
     previews: int = 0
+    opened: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def is_open(self) -> bool:
         """Whether messages still come."""
-        leader = self.parts.replica
-        is_there = leader.process.alive and leader.parts is self.parts
-        return self.silent_since is None and is_there
+        is_there = self.process is not None and self.process.alive
+        return self.silent_since is None and is_there and not self.ended.is_set()
+
+    def attach_to(self, parts: Parts, subscriber: Any) -> None:
+        """Let a subscriber at a leader hear for this one."""
+        client = self.client
+        self.attached_at, self.unheard_since = client.world.seconds, None
+        self.attachments.append(self.attached_at)
+        if not self.opened.is_set():
+            self.opened_at, self.process = self.attached_at, parts.replica.process
+            self.opened.set()
+
+        def greet() -> None:
+            remaining = parts.jobs.queue_remaining(client.member)
+            subscriber.send(status(remaining, client.client_id), for_all=False)
+
+        parts.jobs.attach(client.member, client.client_id, subscriber, greet, hears_all=False)
+
+    def unheard(self) -> None:
+        """Note that its standby has lost the leader."""
+        if self.unheard_since is None:
+            self.unheard_since = self.client.world.seconds
+
+    def is_passed_on(self, process: Any) -> None:
+        """Note at which standby it is."""
+        self.process = process
 
     def send(self, message: Message, *, for_all: bool) -> None:
-        """Take a message."""
+        """Take a message of the leader."""
         del for_all
+        self.take(message)
+
+    def take(self, message: Message) -> None:
+        """Take a message."""
+        if self.ended.is_set():
+            return
         if isinstance(message, Event):
             self.client.heard(self, message.type, message.data)
         elif isinstance(message, Preview):
@@ -106,6 +147,16 @@ class Socket:
     def superseded(self) -> None:
         """Hear no more."""
         self.silent_since = self.client.run.world.seconds
+
+    def lose(self, _code: int | None) -> None:
+        """End with the term of the leader at which it is open."""
+        if self.parts is not None:
+            self.parts.sockets.discard(self)
+        self.lost()
+
+    def lost(self) -> None:
+        """End."""
+        self.ended.set()
 
 
 class SimulatedClient:
@@ -199,23 +250,23 @@ class SimulatedClient:
         async def body() -> AsyncIterator[bytes]:
             yield name.encode()
 
-        async def upload(parts: Parts, _: Callable[[Any], None]) -> None:
+        async def upload(parts: Parts, *_: Any) -> None:
             await parts.files.upload(self.member, body(), filename=name)
 
         if replica is not None:
             with contextlib.suppress(GoneError, TimeoutError, LocalError, StorageError):
-                await replica.ask(upload, _TIMEOUT, is_repeated=False)
+                await replica.ask(Request(upload, "POST", "/upload"), _TIMEOUT)
 
     async def _submit(self, replica: Replica, request: JobRequest, attempt: int) -> tuple[str, str]:
-        async def work(parts: Parts, send: Callable[[Any], None]) -> Any:
-            submitted, again = parts.jobs.submissions.submitted, is_again.get()
-            async with submitted(self.member, request, again=again) as answer:
+        async def work(parts: Parts, send: Callable[[Any], None], asked: Request) -> Any:
+            submitted = parts.jobs.submissions.submitted
+            async with submitted(self.member, request, again=asked.again) as answer:
                 send(answer)
             return answer
 
         self.world.note("client", request.prompt_id or "", "submits", f"at {replica.name}")
         try:
-            await replica.ask(work, _TIMEOUT)
+            await replica.ask(Request(work, "POST", "/prompt"), _TIMEOUT)
         except _UNKNOWN as error:
             return "unknown", repr(error)
         except LocalError as error:
@@ -319,12 +370,13 @@ class SimulatedClient:
         if replica is None:
             return False, None
 
-        async def work(parts: Parts, _send: Callable[[Any], None]) -> Any:
+        async def work(parts: Parts, *_: Any) -> Any:
             found = call(parts.jobs)
             return await found if inspect.isawaitable(found) else found
 
         try:
-            return True, await replica.ask(work, _TIMEOUT, is_repeated=is_repeated)
+            request = Request(work) if is_repeated else Request(work, "POST")
+            return True, await replica.ask(request, _TIMEOUT)
         except (GoneError, TimeoutError, LocalError, StorageError):
             return False, None
 
@@ -375,11 +427,11 @@ class SimulatedClient:
         """No replica shows a job when none is under way."""
         for replica in self.run.replicas:
 
-            async def work(parts: Parts, _send: Callable[[Any], None]) -> Any:
+            async def work(parts: Parts, *_: Any) -> Any:
                 return await parts.jobs.queue_json(self.member)
 
             try:
-                queue = json.loads(await replica.ask(work, _TIMEOUT))
+                queue = json.loads(await replica.ask(Request(work), _TIMEOUT))
             except GoneError:
                 self.run.fail(BrokenPromiseError("left_behind", f"{replica.name} does not serve"))
                 return
@@ -409,38 +461,51 @@ class SimulatedClient:
         self.socket = None
         if replica is None:
             return
+        socket = Socket(self, self.world.numbered())
 
-        async def work(parts: Parts, _send: Callable[[Any], None]) -> None:
-            socket = Socket(self, parts, self.world.seconds)
+        async def work(parts: Parts, *_: Any) -> None:
+            if socket.ended.is_set():
+                return  # its client has gone
+            socket.parts = parts
+            parts.sockets.add(socket)
+            socket.attach_to(parts, socket)
 
-            def greet() -> None:
-                remaining = parts.jobs.queue_remaining(self.member)
-                socket.send(status(remaining, self.client_id), for_all=False)
+        async def connect() -> None:
+            with contextlib.suppress(GoneError, LocalError):
+                await replica.connect(Request(work, "GET", "/ws", socket=socket))
+                if socket.parts is not None:
+                    return  # it is open at the leader, whatever becomes of this
+            socket.lost()
 
-            parts.jobs.attach(self.member, self.client_id, socket, greet, hears_all=False)
+        self.run.spawn(connect())
+        opened, ended = (
+            asyncio.ensure_future(event.wait()) for event in (socket.opened, socket.ended)
+        )
+        await asyncio.wait({opened, ended}, timeout=10.0, return_when=asyncio.FIRST_COMPLETED)
+        opened.cancel()
+        ended.cancel()
+        if socket.is_open:
             self.socket = socket
             self.sockets.append(socket)
-
-        try:
-            await replica.ask(work, 10.0, is_repeated=False)
-        except (GoneError, TimeoutError, LocalError):
-            self.socket = None
+        else:
+            socket.lost()
 
     def hang_up(self) -> None:
-        """Close the socket, of which the replica hears."""
+        """Close the socket, of which its process hears."""
         socket, self.socket = self.socket, None
         if socket is None or not socket.is_open:
             return
         socket.silent_since = self.world.seconds
+        socket.lost()
+        if (parts := socket.parts) is None:
+            return
+        parts.sockets.discard(socket)
 
-        async def work(parts: Parts, _send: Callable[[Any], None]) -> None:
+        def detach() -> None:
             parts.jobs.subscribers.detach(self.member, self.client_id, socket)
 
-        async def detach() -> None:
-            with contextlib.suppress(GoneError, TimeoutError, LocalError):
-                await socket.parts.replica.ask(work, _TIMEOUT)
-
-        self.run.spawn(detach())
+        if parts.replica.parts is parts:
+            self.world.loop.in_world(0.005, parts.replica.run_in_process, detach)
 
     def heard(self, socket: Socket, type_: str, data: dict[str, Any]) -> None:
         """Take a message of a socket."""

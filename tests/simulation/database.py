@@ -31,6 +31,7 @@ from proxy.storage.database import (
     ValueRefusedError,
 )
 from proxy.storage.members import MemberRepository
+from proxy.storage.postgresql import SETTLING, UNIT_TIMEOUT
 from proxy.storage.sqlite import FILE
 from proxy.storage.start import open_folder
 
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Seconds within which a unit ends, and for which the outcome of a commit is asked for.
-UNIT_TIMEOUT, SETTLING = 5.0, 5.0
 #: Seconds after which a lease is answered whose answer is late.
 LATE_LEASE = (2.0, 6.0)
 #: Seconds between two looks whether the server is there.

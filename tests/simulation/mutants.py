@@ -67,6 +67,19 @@ MUTANTS = {
         "engine.term", "or clock.monotonic() < self.until", "or self.until > -math.inf"
     ),
     "fence_without_effect": Mutant("storage.leases", "if epoch != fence.epoch:", "if False:"),
+    # what a process answers after its term
+    "older_answer_told": Mutant("leader.standby", "if leads() or answer.prepared:", "if True:"),
+    "refused_although_stored": Mutant(
+        "leader.standby", "elif answer.status >= 500:  # the", "elif False:  # the"
+    ),
+    "socket_not_connected_again": Mutant(
+        "leader.passed_sockets", "found, epoch = await self._connect(request)", "return"
+    ),
+    "socket_of_a_client_that_has_gone": Mutant(
+        "leader.passed_sockets",
+        "if request.transport is None or request.transport.is_closing():",
+        "if False:",
+    ),
     # what is left behind
     "answer_awaited_for_ever": Mutant(
         "jobs.answers", "del self._awaited[key]", "pass", long_from=2789
@@ -200,7 +213,7 @@ MUTANTS = {
         "jobs.submission", "payload, conditions, self.fence)", "payload, conditions, None)"
     ),
     "lost_request_told_as_not_carried_out": Mutant(
-        "leader.forwarding", "raise _no_leader() if epoch == after else", "raise _no_leader() if"
+        "leader.forwarding", "raise _no_leader() if epoch == 0 else", "raise _no_leader() if"
     ),
     "end_without_a_fence": Mutant(
         "engine.recorder", "EngineWrite(self.term.fence, [usage]", "EngineWrite(None, [usage]"

@@ -6,7 +6,9 @@ everything has healed.
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +37,8 @@ PROMISES = {
     "refused_job_ran": "docs/reliability.md: a refused job does not run",
     "neither_queue_nor_history": "docs/reliability.md: a poll finds a job in the queue or history",
     "queue_after_end": "docs/how-it-works.md: a job that has ended has left the queue",
+    "socket_dropped": "docs/reliability.md: a standby connects a websocket to the next leader",
+    "older_answer": "docs/reliability.md: no leader answers after the next one has",
     "end_before_history": "docs/how-it-works.md: history before execution_success",
     "end_differs": "docs/how-it-works.md: a job ends as the cloud says that it has",
     "end_not_heard": "docs/reliability.md: open websockets get an end",
@@ -97,7 +101,24 @@ def check_sockets(run: Run) -> None:
 def _check_order(
     job: Submission, socket: Socket, heard: list[tuple[float, str, dict[str, Any]]]
 ) -> None:
-    """Check what one socket has heard of a job (`contract/websocket.md` 2.3)."""
+    """Check what one socket has heard of a job (`contract/websocket.md` 2.3), of one leader after
+    the other: each tells what it has found, and one of them the end."""
+    names = [_name(type_, data) for _, type_, data in heard]
+    about = f"{job.prompt_id} {names}"
+    if sum(name in _TERMINAL for name in names) > 1:
+        raise BrokenPromiseError("ended_twice", about)
+    if "over" in names and names[-1] != "over":
+        raise BrokenPromiseError("message_order", f"after the last: {about}")
+    bounds = [*socket.attachments, math.inf]
+    for begun, ended in itertools.pairwise(bounds):
+        of_leader = [message for message in heard if begun <= message[0] < ended]
+        _check_order_of(job, begun, of_leader)
+
+
+def _check_order_of(
+    job: Submission, begun: float, heard: list[tuple[float, str, dict[str, Any]]]
+) -> None:
+    """Check what a socket has heard of a job from a leader, which knew of it since a time."""
     names = [_name(type_, data) for _, type_, data in heard]
     # A node that the cloud reports again, late, runs again for the client.
     once = [name for name in names if not name.startswith(("executing", "progress", "other"))]
@@ -106,10 +127,6 @@ def _check_order(
     if any(count > 1 for count in counts.values()):
         raise BrokenPromiseError("message_order", f"repeated: {about}")
     ends = [name for name in names if name in _TERMINAL]
-    if len(ends) > 1:
-        raise BrokenPromiseError("ended_twice", about)
-    if "over" in names and names[-1] != "over":
-        raise BrokenPromiseError("message_order", f"after the last: {about}")
     if ends and set(names[names.index(ends[0]) + 1 :]) - {"over"}:
         raise BrokenPromiseError("message_order", f"after the end: {about}")
     if "execution_start" in names and names[0] != "execution_start":
@@ -117,7 +134,7 @@ def _check_order(
     for place, name in enumerate(names):
         if name.startswith("executed ") and name.replace("executed", "executing") in names[place:]:
             raise BrokenPromiseError("message_order", f"runs after its output: {about}")
-    was_there = socket.opened_at < job.at
+    was_there = begun < job.at
     if was_there and names and names[0] != "execution_start":
         raise BrokenPromiseError("message_order", f"without a start: {about}")
     if was_there and ends and "execution_cached" not in names:
@@ -281,7 +298,7 @@ def _check_heard(run: Run, job: Submission) -> None:
     socket = client.socket
     if not client.listens or socket is None or not socket.is_open or job.outcome != "accepted":
         return
-    if socket.opened_at >= job.at:
+    if socket.opened_at >= job.at or socket.attached_at >= run.world.ends.get(job.prompt_id, 0.0):
         return
     names = {
         _name(type_, data)
@@ -290,7 +307,6 @@ def _check_heard(run: Run, job: Submission) -> None:
     }
     if "over" not in names or not names & set(_TERMINAL):
         raise BrokenPromiseError("end_not_heard", f"{job.prompt_id} {sorted(names)}")
-    del run
 
 
 def _check_waits(run: Run) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from aiohttp import WSCloseCode
 from msgspec.structs import replace
 from simulation.deployment import DEPLOYMENT_HOST
 from simulation.loop import PROCESS, Process
+from simulation.passing import Answer, GoneError, Request, among, refused
 from yarl import URL
 
 from proxy.app.accounts import open_accounts
@@ -30,9 +31,9 @@ from proxy.engine.engine import Engine
 from proxy.engine.term import Term
 from proxy.files.service import Files
 from proxy.jobs.service import JobService
-from proxy.leader.forwarding import LeaderLostError, NotSentError, to_leader
 from proxy.leader.handover import Handover
 from proxy.leader.leadership import Leadership
+from proxy.leader.standby import AmongStandbys
 from proxy.metrics import Metrics
 from proxy.runtime.backoff import Backoff
 from proxy.runtime.waits import stop
@@ -40,6 +41,7 @@ from proxy.settings import AccountAccess, ConfigError, Settings
 from proxy.sharing.budget import MemoryBudget
 from proxy.storage.database import StorageError
 from proxy.storage.leases import Lease
+from proxy.translate.errors import LocalError
 from proxy.webhooks.endpoints import Webhooks
 from proxy.webhooks.schedule import RetrySchedule
 
@@ -49,9 +51,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Whether the request of this context was sent to another leader before.
-is_again: ContextVar[bool] = ContextVar("again", default=False)
-
 #: Webhooks are attempted again within seconds: else a short run would last for hours.
 _QUICK = RetrySchedule(timeout=3.0, backoff=Backoff(0.2, 2.0))
 
@@ -60,10 +59,6 @@ _STOP_TIMEOUT = 8.0
 
 #: The API key of the account.
 KEY = "comfyui-simulated-key-0123456789"
-
-
-class GoneError(ConnectionError):
-    """Raised for a request whose replica is not there, or has gone before it has answered."""
 
 
 class Parts:
@@ -86,19 +81,21 @@ class Parts:
         self.files = files
         self.jobs = jobs
         self.engine = engine
+        #: The ends of websockets that are open here.
+        self.sockets: set[Any] = set()
 
 
 #: What a handler does with the services of a leader, and a function that sends the answer before
-#: the handler ends.
-Work = Callable[[Parts, Callable[[Any], None]], Coroutine[Any, Any, Any]]
+#: the handler ends; of its request it sees whether that was sent to another leader before.
+Work = Callable[[Parts, Callable[[Any], None], Request], Coroutine[Any, Any, Any]]
 
 
 class Replica:
     """One replica by its name. `parts` are there while it leads, `leadership` while it serves."""
 
     def __init__(self, world: World, name: str, plan: Plan) -> None:
-        self._world = world
-        self._loop = world.loop
+        self.world = world
+        self.loop = world.loop
         self._plan = plan
         self.name = name
         #: Whether the next process is of the next release.
@@ -106,6 +103,7 @@ class Replica:
         self.process = Process(name)
         self.parts: Parts | None = None
         self.leadership: Leadership | None = None
+        self._among: AmongStandbys | None = None
         self._task: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
         self._answers: dict[int, asyncio.Future[Any]] = {}
@@ -128,6 +126,16 @@ class Replica:
         """Whether it would act and answer by itself now."""
         return self.parts is not None and self.parts.term.lasts
 
+    def leads_in(self, lease: Lease) -> bool:
+        """Return whether it has the term of a lease, and may answer in it."""
+        return self.leads and self.parts is not None and self.parts.term.lease.epoch == lease.epoch
+
+    def own_leadership(self) -> Leadership:
+        """Return what the process knows of the leader. Raises `GoneError`."""
+        if self.leadership is None:
+            raise GoneError(self.name)
+        return self.leadership
+
     # --- life ------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -137,20 +145,20 @@ class Replica:
         self.parts, self.leadership, self._stop = None, None, asyncio.Event()
         self._handlers = []
         self.starts += 1
-        self._world.note(self.name, "", "starts")
+        self.world.note(self.name, "", "starts")
         self._task = self._spawn(self._run())
 
     def kill(self) -> None:
         """Kill the process: nothing of it runs any more."""
         if not self.process.alive:
             return
-        self._world.note(self.name, "", "is killed")
+        self.world.note(self.name, "", "is killed")
         self.process.alive = False
         self._gone()
 
     async def stop(self) -> None:
         """Ask the process to end, and wait until it has."""
-        self._world.note(self.name, "", "is asked to stop")
+        self.world.note(self.name, "", "is asked to stop")
         process = self.process
         self._stop.set()
         if self._task is not None:
@@ -161,18 +169,19 @@ class Replica:
 
     def freeze(self) -> None:
         """Let the process stand still."""
-        self._world.note(self.name, "", "freezes")
+        self.world.note(self.name, "", "freezes")
         self.process.frozen = True
 
     def thaw(self) -> None:
         """Let the process go on."""
         if self.process.frozen:
-            self._world.note(self.name, "", "thaws")
-            self._loop.thaw(self.process)
+            self.world.note(self.name, "", "thaws")
+            self.loop.thaw(self.process)
 
     def _gone(self) -> None:
-        self.parts = self.leadership = None
-        for cloud in self._world.clouds.values():
+        self._end_sockets(None)
+        self.parts = self.leadership = self._among = None
+        for cloud in self.world.clouds.values():
             for socket in list(cloud.sockets):
                 if socket.process is self.process:
                     socket.lose()
@@ -185,7 +194,7 @@ class Replica:
         """Run work in the process."""
         token = PROCESS.set(self.process)
         try:
-            return self._loop.create_task(work)
+            return self.loop.create_task(work)
         finally:
             PROCESS.reset(token)
 
@@ -197,17 +206,18 @@ class Replica:
                 leadership = self._standing(settings, records, given)
                 if process.alive:
                     self.leadership = leadership
-                    self._world.note(self.name, "", "serves")
+                    self._among = among(self, leadership, records)
+                    self.world.note(self.name, "", "serves")
                     self.on_serving()
                 while not self._stop.is_set():
                     await self._stand(records, leadership)
                 self.leadership = None
             if process.sessions:
                 about = f"{self.name} has ended with {process.sessions} open sessions"
-                self._world.problems.append(("left_behind", about))
+                self.world.problems.append(("left_behind", about))
         except Exception as error:  # noqa: BLE001 (as a process that ends with an error)
-            self._world.note(self.name, "", f"could not start: {error!r}")
-            self._loop.in_world(5.0, self._start_again, process)
+            self.world.note(self.name, "", f"could not start: {error!r}")
+            self.loop.in_world(5.0, self._start_again, process)
 
     def _standing(self, settings: Settings, records: Records, given: Given) -> Leadership:
         """Stand for the lease, in which the name of the replica is its address."""
@@ -240,14 +250,21 @@ class Replica:
                 async with self._led(given, records, term, leadership) as parts:
                     self.parts = parts
                     await _first(term.over, self._stop)
+                    self._end_sockets(WSCloseCode.SERVICE_RESTART)
                     await self._drain()
             except ConfigError as error:
                 if not isinstance(error.__cause__, StorageError):
                     raise
-                self._world.note(self.name, "", f"gives a term up: {error}")
+                self.world.note(self.name, "", f"gives a term up: {error}")
                 await asyncio.sleep(1.0)
             finally:
+                self._end_sockets(WSCloseCode.SERVICE_RESTART)
                 self.parts = None
+
+    def _end_sockets(self, code: int | None) -> None:
+        """Close the websockets of the term, or let them be gone."""
+        for socket in () if self.parts is None else sorted(self.parts.sockets, key=_number_of):
+            socket.lose(code)
 
     async def _drain(self) -> None:
         """Finish the answers under way, as the server does when it stops."""
@@ -263,13 +280,13 @@ class Replica:
             self.start()
 
     def _hosts(self) -> list[str]:
-        return list(self._world.clouds)
+        return list(self.world.clouds)
 
     def _given(self) -> tuple[Settings, Given]:
         """What every part of the process is given."""
         server = {"database": "postgresql://u:p@database/p"}
         settings = Settings(
-            data_dir=self._world.folder / self.name,
+            data_dir=self.world.folder / self.name,
             prefetch="off",
             credits_per_second=self._plan.credits_per_second,
             **({} if self._plan.alone else server),
@@ -296,7 +313,7 @@ class Replica:
             for name, host in zip(names, hosts[: self._plan.accounts], strict=False)
         ]
         if (deployment := self._plan.deployment) is not None:
-            members, nodes = deployment.members, self._world.nodes
+            members, nodes = deployment.members, self.world.nodes
             url = URL(f"https://{DEPLOYMENT_HOST}")
             access.append(AccountAccess("studio", url, KEY, slots, members=members, nodes=nodes))
         return access
@@ -331,104 +348,114 @@ class Replica:
         """Whether a client waits for an answer."""
         return self._asks > 0
 
-    async def ask(self, work: Work, timeout: float, *, is_repeated: bool = True) -> Any:
+    async def ask(self, request: Request, timeout: float) -> Any:
         """Let the replica answer a request, or the leader to which it passes it on, and return the
-        answer. One that `is_repeated` may be sent to one leader after the other.
-
-        Raises what the handler raises, `GoneError`, and `TimeoutError`.
-        """
-        await asyncio.sleep(self._world.weather.draw(0.0005, 0.01))
+        answer. Raises what the handler raises, `GoneError`, and `TimeoutError`."""
+        await asyncio.sleep(self.world.weather.draw(0.0005, 0.01))
         if self.leadership is None or not self.process.alive:
             raise GoneError(self.name)
         self._asks += 1
         try:
-            return await self._answered(self._asked(work, is_repeated=is_repeated), timeout)
+            answer = await self._answered(self._answer(request), timeout)
         finally:
             self._asks -= 1
+        if answer.error is not None:
+            raise answer.error
+        return answer.value
 
-    async def _asked(self, work: Work, *, is_repeated: bool) -> Any:
+    async def connect(self, request: Request) -> None:
+        """Open a websocket, until it closes if it is passed on. Raises `GoneError` and
+        `LocalError`."""
+        await asyncio.sleep(self.world.weather.draw(0.0005, 0.01))
+        if self.leadership is None or not self.process.alive:
+            raise GoneError(self.name)
+        answer = await self._answered(self._answer(request), None)
+        if isinstance(answer.error, LocalError):
+            raise answer.error
+
+    async def _answer(self, request: Request) -> Answer:
         """Answer a request in this process, or pass it on."""
-        parts = self.parts
-        if parts is not None and parts.term.lasts:
-            return await self._handled(parts, work)
-        leadership = self.leadership
-        if leadership is None:
+        parts, among = self.parts, self._among
+        if among is None:
             raise GoneError(self.name)
 
-        async def send(lease: Lease, *, again: bool) -> Any:
-            return await self._passed_on(lease, work, again=again)
+        async def gate(_: Any) -> Any:
+            assert parts is not None
+            return await self._handled(parts, request)
 
-        return await to_leader(leadership, send, is_repeated=is_repeated)
+        asked: Any = request
+        handle = among.handle if parts is None else among.of_leader(gate)
+        answer: Any = await handle(asked)
+        if not isinstance(answer, Answer):
+            answer = refused(answer.status)
+        is_own = parts is not None and answer.epoch == parts.term.lease.epoch
+        if is_own and request.method == "GET" and not request.protocol.is_cut:
+            self._check_newest(answer)
+        return answer
 
-    async def _handled(self, parts: Parts, work: Work) -> Any:
+    def _check_newest(self, answer: Answer) -> None:
+        """Note a problem if a leader answers after the next one has."""
+        if answer.epoch < self.world.newest_answer:
+            about = f"{self.name} in epoch {answer.epoch}, after {self.world.newest_answer}"
+            self.world.problems.append(("older_answer", about))
+        self.world.newest_answer = max(self.world.newest_answer, answer.epoch)
+
+    async def _handled(self, parts: Parts, request: Request) -> Answer:
         """Handle a request as the leader."""
-        answer: asyncio.Future[Any] = self._loop.create_future()
+        found = Answer(parts.term.lease.epoch)
+        ready: asyncio.Future[None] = self.loop.create_future()
 
         def send(value: Any) -> None:
-            if not answer.done():
-                answer.set_result(value)
+            found.value, found.prepared = value, True
+            if not ready.done():
+                ready.set_result(None)
 
         async def handle() -> None:
             try:
-                send(await work(parts, send))
+                value = await request.work(parts, send, request)
+                if not found.prepared:
+                    found.value = value
             except Exception as error:  # noqa: BLE001 (it is the answer)
-                if not answer.done():
-                    answer.set_exception(error)
+                if not found.prepared:
+                    found.error = error
+            if not ready.done():
+                ready.set_result(None)
 
         task = self._spawn(handle())
         self._handlers = [each for each in self._handlers if not each.done()]
         self._handlers.append(task)
-        await asyncio.wait({answer, task}, return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
+        await asyncio.wait({ready, task}, return_when=asyncio.FIRST_COMPLETED)
+        if not ready.done():
             raise GoneError(self.name)  # it was cancelled: the term is over
-        if not parts.term.lasts:
-            answer.exception()
-            raise GoneError(self.name)
-        return answer.result()
+        return found
 
-    async def _passed_on(self, lease: Lease, work: Work, *, again: bool) -> Any:
-        """Send a request to the process that has a lease. Raises `NotSentError` and
-        `LeaderLostError`."""
-        weather = self._world.weather
-        leader = self._world.replicas[lease.address]
-        await asyncio.sleep(weather.draw(0.0005, 0.01))
-        if (
-            weather.chance("way_lost")
-            or not leader.serves
-            or weather.peer_away(self.process, leader.process)
-        ):
-            await asyncio.sleep(weather.draw(0.0, 2.0))
-            raise NotSentError
-        parts = leader.parts
-        if parts is None or not parts.term.lasts or parts.term.lease.epoch != lease.epoch:
-            raise NotSentError
+    async def answer_of(self, request: Request) -> Answer:
+        """Answer a request that a standby has passed on. Raises `GoneError`."""
+        answer: Answer = await self._answered(self._answer(request), None)
+        return answer
 
-        async def handle(parts: Parts, send: Callable[[Any], None]) -> Any:
-            is_again.set(again)
-            return await work(parts, send)
+    async def in_process(self, work: Callable[[], None]) -> None:
+        """Run work in the process, and wait until that is done. Raises `GoneError`."""
 
-        asking = self._loop.create_task(leader.answer_of(parts, handle))
-        gone = self._loop.create_task(self.leadership.superseded(lease.epoch))
-        try:
-            await asyncio.wait({asking, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not asking.done() or weather.chance("way_broken"):
-                raise LeaderLostError
-            try:
-                return asking.result()
-            except GoneError as error:
-                raise LeaderLostError from error
-        finally:
-            await stop(asking, gone)
+        async def run() -> None:
+            work()
 
-    async def answer_of(self, parts: Parts, work: Work) -> Any:
-        """Answer a request that a standby has passed on."""
-        return await self._answered(self._handled(parts, work), None)
+        await self._answered(run(), None)
+
+    def run_in_process(self, work: Callable[[], None]) -> None:
+        """Run work in the process, if it lives so long."""
+
+        async def run() -> None:
+            work()
+
+        if self.process.alive:
+            self._spawn(run())
 
     async def _answered(self, work: Coroutine[Any, Any, Any], timeout: float | None) -> Any:
         """Return what comes of work in this process, if it lives so long."""
-        weather = self._world.weather
+        weather = self.world.weather
         self._number += 1
-        number, answer = self._number, self._loop.create_future()
+        number, answer = self._number, self.loop.create_future()
         self._answers[number] = answer
 
         def settle(value: Any, error: BaseException | None) -> None:
@@ -445,7 +472,7 @@ class Replica:
                 value = await work
             except Exception as caught:  # noqa: BLE001 (it is the answer)
                 error = caught
-            self._loop.in_world(weather.draw(0.0005, 0.01), settle, value, error)
+            self.loop.in_world(weather.draw(0.0005, 0.01), settle, value, error)
 
         self._spawn(run())
         try:
@@ -453,6 +480,10 @@ class Replica:
                 return await answer
         finally:
             self._answers.pop(number, None)
+
+
+def _number_of(socket: Any) -> int:
+    return int(socket.number)
 
 
 async def _first(*events: asyncio.Event) -> None:

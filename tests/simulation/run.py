@@ -10,21 +10,23 @@ import itertools
 import random
 import sys
 import warnings
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from unittest import mock
 
 from simulation import promises, sums
+from simulation.balancer import Balancer
 from simulation.clients import SimulatedClient, Submission
 from simulation.database import server
 from simulation.deployment import DEPLOYMENT_HOST
 from simulation.loop import PROCESS, DeadlockError
 from simulation.network import CLOUD_HOSTS
+from simulation.passing import GoneError, Request
 from simulation.plan import POINTS, SPENDER, Fault, Plan
 from simulation.promises import BrokenPromiseError
-from simulation.replica import GoneError, Parts, Replica
+from simulation.replica import Parts, Replica
 from simulation.world import HOOK, Line, World
 
 from proxy.storage.database import StorageError
@@ -36,7 +38,8 @@ from proxy.webhooks.schedule import RetrySchedule
 
 #: Faults that are outages of a kind, of one replica or of all.
 OUTAGES = frozenset(
-    {"peer", "database", "slow_database", "cloud", "half_lost", "no_credits"}
+    {"peer", "peer_out", "peer_in", "stale", "front"}
+    | {"database", "slow_database", "cloud", "half_lost", "no_credits"}
     | {"deployment_stopped", "deployment_starting", "deployment_full"}
 )
 
@@ -48,6 +51,9 @@ _runs = itertools.count()
 #: run out by then, and what an engine reads at its beginning is read, also by one that was killed
 #: once.
 _WITHOUT_ENGINE = 60.0
+
+#: How often clients ask by the balancer; else they ask any process.
+_BALANCED = 0.7
 
 #: Seconds after the last fault, beside those of the jobs, within which everything must have ended.
 QUIET = 900.0
@@ -105,12 +111,15 @@ class Run:
         self._rng = random.Random(f"{plan.seed} run")
         self._tasks: list[asyncio.Task[Any]] = []
         self._failed = False
+        self._balancer = Balancer(self.world, self.replicas)
 
     # --- for clients -----------------------------------------------------------------------
 
     def any_replica(self, rng: random.Random) -> Replica | None:
         """Return a replica that serves."""
         serving = [replica for replica in self.replicas if replica.serves]
+        if serving and rng.random() < _BALANCED:
+            return self._balancer.chosen(rng)
         return rng.choice(serving) if serving else None
 
     def find(self, prompt_id: str) -> Submission | None:
@@ -178,6 +187,7 @@ class Run:
         for replica in self.replicas:
             replica.on_serving = partial(self._look_at_once, replica)
             replica.start()
+        self.spawn(self._balancer.follow())
         await asyncio.sleep(2.0)
         if plan.hook:
             await self._add_hook()
@@ -214,11 +224,11 @@ class Run:
         if replica is None:
             return
 
-        async def work(parts: Parts, _send: Callable[[Any], None]) -> None:
+        async def work(parts: Parts, *_: Any) -> None:
             await parts.webhooks.add(GATEWAY, NewWebhook(HOOK, tuple(JOB_TYPES), gateway=True))
 
         with contextlib.suppress(GoneError, TimeoutError, LocalError, StorageError):
-            await replica.ask(work, 10.0, is_repeated=False)
+            await replica.ask(Request(work, "POST", "/hooks"), 10.0)
             self.has_hook = True
 
     async def _look(self) -> None:

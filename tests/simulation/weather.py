@@ -47,6 +47,9 @@ RATES: Mapping[str, float] = {
 MORE_RATES: Mapping[str, float] = {
     "way_lost": 0.2,  # a standby does not reach the leader
     "way_broken": 0.1,  # the answer of the leader does not come
+    "way_cut": 0.05,  # the leader gets nothing of a request, or a websocket ends
+    "way_hangs": 0.02,  # a connection is half open: the answer never comes
+    "balancer_wrong": 0.3,  # a check takes any process for the leader
     "list_lost": 0.95,  # a reading of the jobs of an account
     "unlisted_end": 1.0,  # an end that no document lists
     "submission_late": 0.3,  # a submission whose connection has broken
@@ -153,7 +156,12 @@ class Weather:
 
     def peer_away(self, process: Process | None, other: Process | None) -> bool:
         """Whether a process does not reach another one."""
-        return self._is("peer", process) or self._is("peer", other)
+        apart = self._is("peer", process) or self._is("peer", other)
+        return apart or self._is("peer_out", process) or self._is("peer_in", other)
+
+    def front_away(self, process: Process | None) -> bool:
+        """Whether the balancer does not reach a process."""
+        return self._is("front", process)
 
     def cloud_away(self, process: Process | None, host: str) -> bool:
         """Whether the cloud of a host does not answer a process."""
@@ -174,7 +182,7 @@ class Weather:
     def way_to_database(self, process: Process | None) -> float:
         """Return the seconds that one way takes."""
         if self._is("slow_database", process):
-            return self._rng.uniform(0.05, 1.5)
+            return self._rng.uniform(0.05, 0.95)  # a unit that takes longer fails
         slow = self.chance("slow_unit")
         return self._rng.uniform(0.01, 0.5) if slow else self._rng.uniform(0.0002, 0.004)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 import shutil
 import sys
@@ -136,6 +137,11 @@ class World:
             )
             for host in CLOUD_HOSTS[:accounts]
         }
+        #: The epoch of the newest leader that has answered a reading.
+        self.newest_answer = 0
+        #: When ends were recorded, by the ids of their jobs.
+        self.ends: dict[str, float] = {}
+        self._numbers = itertools.count(1)
         #: All processes by their names.
         self.replicas: dict[str, Replica] = {}
         self.hooks = Hooks(self)
@@ -165,6 +171,10 @@ class World:
     def process() -> Process | None:
         """Return the process whose code runs."""
         return PROCESS.get()
+
+    def numbered(self) -> int:
+        """Return the next number."""
+        return next(self._numbers)
 
     def true_time(self) -> float:
         """Return the true time of day, in seconds since 1970."""
@@ -249,6 +259,8 @@ class World:
         """Note a problem if a write of an engine has no fence, or not that of the term that lasts:
         another engine may have begun, also in the same process."""
         process, fence = PROCESS.get(), database.server().epoch
+        if what.startswith("end of "):
+            self.ends[what.removeprefix("end of ")] = self.seconds
         if process is not None and fence != epoch:
             about = f"{process.name} wrote in the term {epoch} with the fence {fence}: {what}"
             self.problems.append(("two_engines", about))
