@@ -29,6 +29,7 @@ from proxy.leader.addresses import LeaderAddress
 from proxy.leader.leadership import Leadership
 from proxy.runtime import clock, randomness
 from proxy.runtime.waits import stop
+from proxy.sharing.budget import Allocation
 from proxy.storage.leases import Lease
 from proxy.translate.errors import LocalError
 
@@ -145,19 +146,19 @@ class Forwarding:
 
     async def request(self, request: web.Request) -> web.StreamResponse:
         """Pass a request on, and return the answer. Raises `LocalError`."""
-        headers = self.headers(request)
-        body = None
-        if request.method == "POST" and request.path.endswith(_SUBMISSIONS):
-            body = await _read(request, self.max_bytes)
-            headers[PROMPT_ID] = str(randomness.uuid4())
+        connection, headers, body = connection_of(request), self.headers(request), None
 
         async def send(lease: Lease, *, again: bool) -> web.StreamResponse:
             if again:
                 headers[AGAIN] = "1"
             return await self._passed(request, lease, headers, body)
 
-        is_repeated = request.method in _SAFE or body is not None
-        return await to_leader(self.leadership, send, is_repeated=is_repeated)
+        with connection.context.budget.owner(connection.sender, "body") as memory:
+            if request.method == "POST" and request.path.endswith(_SUBMISSIONS):
+                body = await _read(request, self.max_bytes, memory)
+                headers[PROMPT_ID] = str(randomness.uuid4())
+            is_repeated = request.method in _SAFE or body is not None
+            return await to_leader(self.leadership, send, is_repeated=is_repeated)
 
     async def _passed(
         self,
@@ -268,10 +269,11 @@ async def _body(request: web.Request) -> AsyncIterator[bytes]:
         yield piece
 
 
-async def _read(request: web.Request, max_bytes: int) -> bytes:
+async def _read(request: web.Request, max_bytes: int, memory: Allocation) -> bytes:
     """Return the body of a request, within the memory of its client. Raises `LocalError`."""
     body = bytearray()
     async for piece in _body(request):
+        memory.grow(len(piece))
         body += piece
         if len(body) > max_bytes:
             raise LocalError(

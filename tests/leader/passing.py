@@ -46,6 +46,7 @@ class Passing:
     leadership: Leadership
     leases: LeaseRepository
     among: AmongStandbys
+    budget: MemoryBudget
     lease: Lease | None = None
     _names: Any = field(default_factory=itertools.count)
 
@@ -71,7 +72,7 @@ async def standing_by(
     database: Database, *, trusted: tuple[Network, ...] = (), max_bytes: int = 2**20
 ) -> AsyncIterator[Passing]:
     """A standby on a port of 127.0.0.1."""
-    supervisor, leases = Supervisor(), LeaseRepository(database)
+    supervisor, leases, budget = Supervisor(), LeaseRepository(database), MemoryBudget(2**26)
     handover = Handover(leases, {}, "standby", Metrics())
     leadership = Leadership(leases, supervisor, "standby", 600.0, handover)
     supervisor.keep(leadership.follow, "follow the leader")
@@ -86,7 +87,7 @@ async def standing_by(
     )
     context = EdgeContext(
         ConnectionLimits(),
-        MemoryBudget(2**26),
+        budget,
         Directory(),
         supervisor,
         trusted,
@@ -104,7 +105,7 @@ async def standing_by(
     await listener.start(sockets)
     try:
         url = URL(address_of(sockets, "127.0.0.1", tls=False))
-        yield Passing(url, leadership, leases, among)
+        yield Passing(url, leadership, leases, among, budget)
     finally:
         for listening in sockets:
             listening.close()

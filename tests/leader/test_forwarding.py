@@ -225,6 +225,21 @@ async def test_a_submission_that_is_too_large_is_refused(
             assert (await answer.json())["error"]["type"] == "json_too_large"
 
 
+async def test_submissions_that_a_standby_holds_count_as_memory_of_their_client(
+    standby: Passing, session: aiohttp.ClientSession
+) -> None:
+    async with raw_leader() as first:
+        await standby.leads(first.url)
+        body = io.BytesIO(b"x" * 2**19)
+        asking = asyncio.ensure_future(session.post(standby.url / "prompt", data=body))
+        connection = await first.next()
+        assert standby.budget.held()["body"] == 2**19
+        connection.answer("taken")
+        async with asyncio.timeout(TIMEOUT), await asking as answer:
+            assert await answer.text() == "taken"
+        assert not standby.budget.held().get("body")
+
+
 # --- answers -------------------------------------------------------------------------------
 
 
