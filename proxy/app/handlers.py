@@ -131,7 +131,7 @@ async def open_api(
     services[POOLS] = pools
     services[ASSETS] = _assets(process, storage, resources, jobs) if settings.assets else None
     services[PACKS] = packs if settings.helper_nodes else None
-    services[OPTIONS] = _api_options(settings, shared=database.shared)
+    services[OPTIONS] = _api_options(settings)
     services[TURNS] = process.turns
     try:
         async with open_providers(settings, database) as providers:
@@ -166,7 +166,8 @@ def _register(metrics: Metrics, gauges: Gauges, members: Directory, cloud: Cloud
     members.subscribe(expect)
 
 
-def _api_options(settings: Settings, *, shared: bool) -> ApiOptions:
+def _api_options(settings: Settings) -> ApiOptions:
+    has_standbys = settings.database is not None
     return ApiOptions(
         base_path=settings.base_path,
         trusted_proxies=settings.trusted_proxies,
@@ -175,7 +176,7 @@ def _api_options(settings: Settings, *, shared: bool) -> ApiOptions:
         max_upload_bytes=settings.max_upload_bytes,
         cors_origins=settings.cors_origins,
         compress=settings.compress,
-        close_code=WSCloseCode.SERVICE_RESTART if shared else WSCloseCode.GOING_AWAY,
+        close_code=WSCloseCode.SERVICE_RESTART if has_standbys else WSCloseCode.GOING_AWAY,
         pays_partner_nodes=settings.send_partner_key,
         admin_apart=settings.admin_listen is not None,
         simulated=settings.simulate,

@@ -118,7 +118,7 @@ async def _cipher(
 ) -> Cipher:
     secret = read_secrets(settings)
     cipher = Cipher(folder / SECRET_FILE, secret=secret)
-    if secret is None and database.shared:
+    if secret is None and settings.database is not None:
         stored = partial(stored_secrets, database)
         cipher.use(await read_at_start("The secrets cannot be read", stored))
         supervisor.keep(partial(follow_secrets, database, cipher), "follow the secrets")

@@ -132,14 +132,12 @@ class ContentIndex:
         key: tuple[str, str],
         read: Callable[[FileUnit], str | None],
     ) -> str | None:
-        """Return the cached value, or read it. Without a value, `None` is cached only if no other
-        process writes."""
+        """Return the cached value, or read it."""
         if key in known:
             return known[key]
         epoch = known.epoch
         found = await self._files.read(read)
-        if found is not None or not self._files.shared:
-            known.put(key, found, epoch)
+        known.put(key, found, epoch)
         return found
 
     async def names(self, hash_: str) -> dict[str, str]:

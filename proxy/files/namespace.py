@@ -166,8 +166,7 @@ class Namespace:
             return known
         epoch = self._lists.epoch
         found = await self._files.read(lambda files: files.listing(member, type_))
-        if not self._files.shared:
-            self._lists.put((member, type_), found, epoch)
+        self._lists.put((member, type_), found, epoch)
         return found
 
     async def put_written_names(self, member: str, job: str, names: Mapping[str, str]) -> None:
@@ -247,9 +246,6 @@ class Namespace:
         self, member: str, place: Place, record: FileRecord | None, epoch: int | None = None
     ) -> None:
         """Cache a record that was written, or with `epoch` one that was read since then."""
-        if self._files.shared and (record is None or record.job is None):
-            self._places.forget((member, place))
-            return
         self._places.put((member, place), record, epoch)
         if record is not None and record.job is not None:
             self._made.setdefault((member, record.job), set()).add(place)

@@ -203,7 +203,6 @@ class Job:
     shape: str = ""
     partner_nodes: int = 0
     ceiling: int = 0
-    revision: int = 0
 
     @property
     def log_fields(self) -> dict[str, str]:

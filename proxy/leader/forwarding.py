@@ -9,6 +9,7 @@ that has ended, and is refused.
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from proxy.leader.addresses import LeaderAddress
 from proxy.leader.leadership import Leadership
 from proxy.runtime import clock, randomness
 from proxy.runtime.waits import stop
+from proxy.sharing.budget import Allocation
 from proxy.storage.leases import Lease
 from proxy.translate.errors import LocalError
 
@@ -41,6 +43,8 @@ _AGAIN = 0.05
 NOT_LEADING = 421
 #: Bytes that are read at once.
 _PIECE = 64 * 1024
+#: What a client is sent that waits to send its body (RFC 9110, section 10.1.1).
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 #: Headers that are about one connection (RFC 9110, section 7.6.1), or that aiohttp writes.
 _OF_CONNECTION = frozenset(
     {
@@ -139,19 +143,19 @@ class Forwarding:
 
     async def request(self, request: web.Request) -> web.StreamResponse:
         """Pass a request on, and return the answer. Raises `LocalError`."""
-        headers = self.headers(request)
-        body = None
-        if request.method == "POST" and request.path.endswith(_SUBMISSIONS):
-            body = await _read(request, self.max_bytes)
-            headers[PROMPT_ID] = str(randomness.uuid4())
+        connection, headers, body = connection_of(request), self.headers(request), None
 
         async def send(lease: Lease, *, again: bool) -> web.StreamResponse:
             if again:
                 headers[AGAIN] = "1"
             return await self._passed(request, lease, headers, body)
 
-        is_repeated = request.method in _SAFE or body is not None
-        return await to_leader(self.leadership, send, is_repeated=is_repeated)
+        with connection.context.budget.owner(connection.sender, "body") as memory:
+            if request.method == "POST" and request.path.endswith(_SUBMISSIONS):
+                body = await _read(request, self.max_bytes, memory)
+                headers[PROMPT_ID] = str(randomness.uuid4())
+            is_repeated = request.method in _SAFE or body is not None
+            return await to_leader(self.leadership, send, is_repeated=is_repeated)
 
     async def _passed(
         self,
@@ -170,15 +174,17 @@ class Forwarding:
             if connection_of(request).is_ending:
                 answer.force_close()
             await answer.prepare(request)
-            if request.method != "HEAD":
+            while request.method != "HEAD":
                 try:
-                    async for piece in found.content.iter_chunked(_PIECE):
-                        await answer.write(piece)
+                    piece = await found.content.read(_PIECE)
                 except aiohttp.ClientError:
                     log.warning("leader_lost", path=request.path, epoch=lease.epoch)
                     if request.transport is not None:
                         request.transport.abort()  # the client sees that the answer is cut off
                     return answer
+                if not piece:
+                    break
+                await answer.write(piece)
             await answer.write_eof()
             return answer
 
@@ -191,9 +197,11 @@ class Forwarding:
         body: bytes | None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         address = LeaderAddress.of(lease)
-        data: bytes | aiohttp.StreamReader | None = body
-        if data is None and request.body_exists:
-            data = request.content
+        data: io.BytesIO | AsyncIterator[bytes] | None = None
+        if body is not None:
+            data = io.BytesIO(body)
+        elif request.body_exists:
+            data = _body(request)
         asking = asyncio.ensure_future(
             self.session.request(
                 request.method,
@@ -249,10 +257,20 @@ class Forwarding:
         return headers
 
 
-async def _read(request: web.Request, max_bytes: int) -> bytes:
+async def _body(request: web.Request) -> AsyncIterator[bytes]:
+    """Yield the body of a request in pieces, for which its client may wait to be asked."""
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(_CONTINUE)
+        request.writer.output_size = 0  # it is no part of the answer
+    async for piece in request.content.iter_any():
+        yield piece
+
+
+async def _read(request: web.Request, max_bytes: int, memory: Allocation) -> bytes:
     """Return the body of a request, within the memory of its client. Raises `LocalError`."""
     body = bytearray()
-    async for piece in request.content.iter_any():
+    async for piece in _body(request):
+        memory.grow(len(piece))
         body += piece
         if len(body) > max_bytes:
             raise LocalError(

@@ -76,11 +76,8 @@ class Database(ABC):
     """A database that runs units of work. `commits` counts transactions, `units` the units that
     they wrote.
 
-    `problem` says why nothing can be read or written now, where that is known beforehand; `shared`
-    whether other servers write, too.
+    `problem` says why nothing can be read or written now, where that is known beforehand.
     """
-
-    shared = False
 
     def __init__(self) -> None:
         self.commits = 0

@@ -325,8 +325,6 @@ class FileRepository:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        #: Whether other processes write, so that what was read before may no longer be true.
-        self.shared = database.shared
 
     async def read(self, work: Callable[[FileUnit], T]) -> T:
         """Run a unit that only reads."""

@@ -11,7 +11,6 @@ from collections.abc import (
     Collection,
     Iterable,
     Iterator,
-    Mapping,
     Sequence,
 )
 from functools import partial
@@ -38,7 +37,6 @@ from proxy.storage.budget_notices import BudgetNotice
 from proxy.storage.database import Repository
 from proxy.storage.files import forget_outputs
 from proxy.storage.job_tables import HistoryEntry, history, job_numbers
-from proxy.storage.leases import database_now
 from proxy.storage.payloads import delete_payloads, job_payloads
 from proxy.storage.statements import CHUNK, Upsert, chunks, run
 
@@ -47,28 +45,14 @@ PAGE = 64
 PAGE_BYTES = 1024 * 1024
 #: Maximum number of ended jobs on a page of a search.
 MAX_FOUND = 100
-#: Maximum number of ends of a member that are looked for at once.
-MAX_ENDS = 1000
 
 
 class Recorded(Struct, frozen=True):
-    """A job that is in the history now. `ordinal` counts the ends of its member, 0 where the job
-    was gone already; `forgotten` are the ids of the entries that made room for it. `noticed` are
-    the budgets that are near or reached since this end."""
+    """A job that is in the history now. `forgotten` are the ids of the entries that made room for
+    it. `noticed` are the budgets that are near or reached since this end."""
 
-    ordinal: int = 0
     forgotten: tuple[str, ...] = ()
     noticed: tuple[BudgetNotice, ...] = ()
-
-
-class RecordedEnd(Struct, frozen=True):
-    """The end of a job, without its entry. `ordinal` counts the ends of the member."""
-
-    order: int
-    member: str
-    prompt_id: str
-    client_id: str | None
-    ordinal: int
 
 
 _ORDER = bindparam("job_order", type_=BigInteger)
@@ -124,25 +108,6 @@ _LISTED = _ONE_LISTED.with_only_columns(
     *(column for column in history.c if column.name not in ("result", "node_times"))
 )
 _ENDED = Upsert(job_numbers, "ended", how="next")
-_ENDS = select(job_numbers.c.member, job_numbers.c.ended).where(
-    job_numbers.c.member.in_(bindparam("members", expanding=True))
-)
-_ENDS_AFTER = (
-    select(*(history.c[name] for name in RecordedEnd.__struct_fields__))
-    .where(
-        _MINE,
-        history.c.ordinal > bindparam("last", type_=BigInteger),
-        history.c.ordinal <= bindparam("until", type_=BigInteger),
-    )
-    .order_by(history.c.ordinal)
-)
-_MOMENT = select(
-    database_now().label("at"),
-    select(job_numbers.c.ended)
-    .where(job_numbers.c.member == bindparam("m"))
-    .scalar_subquery()
-    .label("ended"),
-)
 
 
 class HistoryRepository(Repository):
@@ -279,39 +244,6 @@ class HistoryRepository(Repository):
         query = _ONE_LISTED.where(history.c.member == member, history.c.prompt_id == prompt_id)
         return await self._record(HistoryEntry, query)
 
-    async def moment(self, member: str) -> tuple[int, int]:
-        """Return the clock of the database (ms since 1970), and how many jobs of the member have
-        ended."""
-        (row,) = await self._all(_MOMENT, {"m": member})
-        return int(row.at), row.ended or 0
-
-    async def ends_after(
-        self, lasts: Mapping[str, int | None]
-    ) -> tuple[list[RecordedEnd], dict[str, int]]:
-        """Return the ends of members after the last one that is known of each, and the last one
-        that was looked for.
-
-        Of a member of whom none is known (`None`) there is only the last one, and of no member more
-        than `MAX_ENDS` are looked for.
-        """
-
-        def work(connection: Connection) -> tuple[list[RecordedEnd], dict[str, int]]:
-            found: list[RecordedEnd] = []
-            read = {member: last or 0 for member, last in lasts.items()}
-            for some in chunks(list(lasts)):
-                for row in connection.execute(_ENDS, {"members": some}).all():
-                    last = lasts[row.member]
-                    if last is None:
-                        read[row.member] = row.ended
-                    elif row.ended > last:
-                        until = read[row.member] = min(row.ended, last + MAX_ENDS)
-                        part = {"m": row.member, "last": last, "until": until}
-                        ends = connection.execute(_ENDS_AFTER, part)
-                        found += [RecordedEnd(**end._mapping) for end in ends]
-            return found, read
-
-        return await self.database.read(work)
-
     async def oldest(self, member: str, size: int) -> list[str]:
         """Return the ids of the member's oldest entries whose payloads have so many bytes, or of
         many that have fewer."""
@@ -357,11 +289,11 @@ def _first_page(sizes: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 def add_history(connection: Connection, entry: HistoryEntry) -> int:
     """Write an entry of the history in the caller's unit, instead of one with the same id, whose
-    place it takes; returns its `ordinal`."""
-    # No other unit gets this number, also where several write at once: they end in its order.
+    place it takes; returns how many jobs of the member have ended."""
+    # No other unit gets this number, also where several write at once.
     first = {"member": entry.member, "ended": 1}
-    ordinal: int = run(connection, _ENDED, first).scalar_one()
-    sequence = ordinal
+    ended: int = run(connection, _ENDED, first).scalar_one()
+    sequence = ended
     same = {"m": entry.member, "i": entry.prompt_id}
     previous = run(connection, _PREVIOUS, same).one_or_none()
     if previous is not None:
@@ -369,8 +301,8 @@ def add_history(connection: Connection, entry: HistoryEntry) -> int:
         run(connection, _DROP, {"job_order": order})
         delete_payloads(connection, [order])
     values = {name: getattr(entry, name) for name in _COLUMNS}
-    run(connection, _ADD, {**values, "sequence": sequence, "ordinal": ordinal})
-    return ordinal
+    run(connection, _ADD, {**values, "sequence": sequence})
+    return ended
 
 
 def forget_beyond(connection: Connection, member: str, keep: int) -> list[str]:

@@ -31,15 +31,13 @@ class StoredJob(Struct, frozen=True):
     """The row of a job that has not ended. Times are in ms since 1970.
 
     `order` counts all jobs as they arrive; 0 before the job is inserted. `state` is a `JobState`.
-    `revision` grows with each change, whichever replica's engine makes it: in front of its lowest
-    32 bits is the epoch of that engine's term. `account` is empty while the job waits here,
-    `cloud_id` until the cloud has answered. `outputs_to_execute` are the output nodes that run,
-    `accepted` says that the client may know of the job, `watched` that it listened when it had
-    submitted it. `submitter` is a digest of what tells programs apart, `token` the id of the token
-    that the job was sent with, if any, `trace` the `traceparent` of its request, or empty; a job
-    that is `one_at_a_time` waits for others of its client. Of a job that is to end,
-    `cancel_requested` says that it leaves no trace if it has not begun, `interrupted` that it ends
-    as an interrupted run.
+    `account` is empty while the job waits here, `cloud_id` until the cloud has answered.
+    `outputs_to_execute` are the output nodes that run, `accepted` says that the client may know of
+    the job, `watched` that it listened when it had submitted it. `submitter` is a digest of what
+    tells programs apart, `token` the id of the token that the job was sent with, if any, `trace`
+    the `traceparent` of its request, or empty; a job that is `one_at_a_time` waits for others of
+    its client. Of a job that is to end, `cancel_requested` says that it leaves no trace if it has
+    not begun, `interrupted` that it ends as an interrupted run.
     `charge` is what the turn has cost the member, `label` the name of the job for people,
     `estimate` its expected cost in millionths of a credit, 0 for a member without budgets: that of
     its `partner_nodes`, and that of its running time, which follows earlier runs of graphs of its
@@ -51,7 +49,6 @@ class StoredJob(Struct, frozen=True):
     state: PlainText
     number: Number
     created_at: int
-    revision: int = 0
     order: int = 0
     client_id: str | None = None
     workflow_id: str | None = None
@@ -73,11 +70,6 @@ class StoredJob(Struct, frozen=True):
     shape: PlainText = ""
     partner_nodes: int = 0
     ceiling: int = 0
-
-    @property
-    def epoch(self) -> int:
-        """The epoch of the engine that changed the job last."""
-        return self.revision >> 32
 
     @property
     def key(self) -> JobKey:
@@ -111,11 +103,10 @@ job_numbers = Table(
 class HistoryRow(Struct, frozen=True):
     """A job that has ended; times are in ms since 1970, bytes are JSON.
 
-    `order` is that of the job. The storage gives `sequence`, the place in the member's history, and
-    `ordinal`, which counts the member's ends as they were written; the two differ where an id was
-    used again. `summary` is what lists show, `result` an object
-    of outputs, status and `meta`, `details` one of what the dashboard shows beside, `node_times`
-    one of when each node began and how long it ran (ms).
+    `order` is that of the job. The storage gives `sequence`, the place in the member's history.
+    `summary` is what lists show, `result` an object of outputs, status and `meta`, `details` one of
+    what the dashboard shows beside, `node_times` one of when each node began and how long it ran
+    (ms).
     """
 
     order: int
@@ -136,7 +127,6 @@ class HistoryRow(Struct, frozen=True):
     client_id: str | None = None
     cloud_id: str = ""
     sequence: int = 0
-    ordinal: int = 0
 
 
 class HistoryEntry(HistoryRow, frozen=True):
@@ -153,7 +143,6 @@ history = table_of(
     Column("order", KEY, primary_key=True, autoincrement=False),
     UniqueConstraint("member", "prompt_id"),
     Index("ix_history_member_sequence", "member", "sequence", unique=True),
-    Index("ix_history_member_ordinal", "member", "ordinal", unique=True),
     Index(
         "ix_history_listed",
         "member",

@@ -103,7 +103,7 @@ class _JobGoneError(UnitRefusedError):
 _ADD_JOB = insert(jobs).returning(jobs.c.order)
 _ORDER = bindparam("job_order", type_=BigInteger)
 _UPDATE = update(jobs).where(jobs.c.order == _ORDER)
-#: Columns that another transaction may have set since the job was read: an update only sets them.
+#: A wish that is stored stays: an update only sets these columns.
 _WISH = {name: f"wish_{name}" for name in ("cancel_requested", "interrupted")}
 _UPDATE_WISHES = _UPDATE.values(
     {name: or_(jobs.c[name], bindparam(wish, type_=Boolean)) for name, wish in _WISH.items()}
@@ -135,7 +135,6 @@ _REESTIMATE = (
     .where(jobs.c.state.in_(WAITING))
     .values(estimate=jobs.c.partner_nodes + bindparam("time", type_=BigInteger))
 )
-_UNANSWERED = _LIVE.where(~jobs.c.accepted, ~jobs.c.cancel_requested)
 
 
 class JobRepository(Repository):
@@ -307,17 +306,17 @@ class JobRepository(Repository):
         def work(connection: Connection) -> Recorded:
             also.check(connection)
             # First the place, then the job, as in `insert`: so neither waits for the other.
-            ordinal = add_history(connection, entry)
+            ended = add_history(connection, entry)
             if not run(connection, _DROP, {"job_order": entry.order}).rowcount:
                 raise _JobGoneError(f"the job {entry.prompt_id} is not live")
             forget_credentials(connection, [entry.order])
-            # Each entry has one of the ordinals, so that there are no more of them.
-            forgotten = forget_beyond(connection, entry.member, keep) if ordinal > keep else []
+            # There are no more entries than jobs that have ended.
+            forgotten = forget_beyond(connection, entry.member, keep) if ended > keep else []
             also.add(connection)
             if budgets is None:
-                return Recorded(ordinal, tuple(forgotten))
+                return Recorded(tuple(forgotten))
             spent = spending_on(connection, entry.member, day_of(entry.ended_at / 1000))
-            return Recorded(ordinal, tuple(forgotten), add_notices(connection, budgets(spent)))
+            return Recorded(tuple(forgotten), add_notices(connection, budgets(spent)))
 
         try:
             return await self.database.write(work)
@@ -329,11 +328,6 @@ class JobRepository(Repository):
         if member is None:
             return await self._records(StoredJob, _LIVE)
         return await self._records(StoredJob, _LIVE_OF, {"m": member})
-
-    async def unanswered(self) -> list[StoredJob]:
-        """Return the jobs of all members whose clients may not know of them yet, in the order of
-        their arrival."""
-        return await self._records(StoredJob, _UNANSWERED)
 
     async def get(self, member: str, prompt_id: str) -> StoredJob | None:
         """Return a live job."""

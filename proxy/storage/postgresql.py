@@ -85,8 +85,6 @@ class PostgresqlDatabase(Database):
     server answers others ends with `BusyError`.
     """
 
-    shared = True
-
     def __init__(self, address: str) -> None:
         super().__init__()
         self.address = address

@@ -52,10 +52,10 @@ T = TypeVar("T")
 BUSY_TIMEOUT, BUSY_PAUSE = 60.0, 0.5
 
 #: The revision of the tables in `metadata`.
-HEAD = "0006"
+HEAD = "0007"
 #: The revision of the oldest program that may use this schema. A revision that only adds leaves it;
 #: one that takes something away makes it the first revision whose program does without.
-OLDEST = "0006"
+OLDEST = "0007"
 
 #: A number for PostgreSQL's lock, any that nothing else uses.
 _LOCK = 0x636F6D6679

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import shutil
 import ssl
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
+from certificates import certify, fingerprint
 from process import serving
 from quiet import logging_restored
-from servers import program
 from stack import TIMEOUT
 from waiting import until
 from wire import HEAD, POST, rest
@@ -147,24 +145,6 @@ async def test_a_websocket_that_does_not_read_does_not_hold_the_stop(running: An
         writer.transport.pause_reading()
         async with asyncio.timeout(TIMEOUT):
             await server.stop()
-
-
-def certify(folder: Path, name: str) -> tuple[Path, Path]:
-    """A certificate of its own for 127.0.0.1, and its key."""
-    cert, key = folder / f"{name}.pem", folder / f"{name}.key"
-    subprocess.run(
-        [program("openssl", package="OpenSSL"), "req", "-x509",
-         "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-         "-days", "2", "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1",
-         "-keyout", str(key), "-out", str(cert)],
-        check=True,
-        capture_output=True,
-    )  # fmt: skip
-    return cert, key
-
-
-def fingerprint(cert: Path) -> bytes:
-    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(cert.read_text())).digest()
 
 
 async def test_it_serves_https_and_wss(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from servers import free_port
 from yarl import URL
 
 EXAMPLES = Path(__file__).parents[2] / "examples/gateway"
+CLUSTER = Path(__file__).parents[2] / "examples/cluster"
 _KINDS = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
@@ -39,11 +40,23 @@ def nginx_text(folder: Path, listen: str, upstream: int) -> str:
 def caddy_text(listen: str, upstream: int, directives: str) -> str:
     """The example of Caddy with these addresses, which does what further `directives` say."""
     text = (EXAMPLES / "Caddyfile").read_text(encoding="utf-8")
+    return _caddy_at(text.replace("proxy:8188", f"127.0.0.1:{upstream}"), listen, directives)
+
+
+def cluster_caddy_text(listen: str, upstreams: Sequence[int]) -> str:
+    """The example of Caddy before several processes, with these addresses."""
+    text = (CLUSTER / "Caddyfile").read_text(encoding="utf-8")
+    names = " ".join(f"proxy-{number}:8188" for number in range(1, len(upstreams) + 1))
+    assert names in text
+    text = text.replace(names, " ".join(f"127.0.0.1:{port}" for port in upstreams))
+    return _caddy_at(text, listen)
+
+
+def _caddy_at(text: str, listen: str, directives: str = "") -> str:
     site = "{$COMFY_DOMAIN} {\n"
     assert text.startswith("{\n")
     assert site in text
     text = text.replace(site, f"{listen} {{\n{directives}\n")
-    text = text.replace("proxy:8188", f"127.0.0.1:{upstream}")
     return f"{{\n\tadmin off\n\tauto_https off\n{text.removeprefix('{')}"
 
 
@@ -68,6 +81,15 @@ async def caddy(folder: Path, upstream: int, directives: str = "") -> AsyncItera
     """The same with Caddy, which does what further `directives` say."""
     port, config = free_port(), folder / "Caddyfile"
     _write(config, caddy_text(f"http://127.0.0.1:{port}", upstream, directives))
+    async with _running(folder, port, "caddy", "run", "--config", str(config)) as url:
+        yield url
+
+
+@asynccontextmanager
+async def cluster_caddy(folder: Path, upstreams: Sequence[int]) -> AsyncIterator[URL]:
+    """Caddy before several processes, with its files in `folder`. Skips where there is none."""
+    port, config = free_port(), folder / "Caddyfile"
+    _write(config, cluster_caddy_text(f"http://127.0.0.1:{port}", upstreams))
     async with _running(folder, port, "caddy", "run", "--config", str(config)) as url:
         yield url
 

@@ -8,12 +8,14 @@ import json
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import graphs
 import pytest
+from browser.reverse_proxy import cluster_caddy
 from cluster import load
 from cluster.replicas import Servers, running_cluster
 from cluster.test_upgrade import NEXT, next_release, schema_of
@@ -87,16 +89,30 @@ class Follower:
             self.closed[socket.close_code] += 1
 
 
-@pytest.mark.parametrize("release", ["same", "newer"])
+@asynccontextmanager
+async def in_front(balancer: str, folder: Path, ports: list[int]) -> AsyncIterator[URL]:
+    """The load balancer of the documents or of the example, before processes on these ports."""
+    if balancer == "caddy":
+        async with cluster_caddy(folder / "caddy", ports) as url:
+            yield url
+    else:
+        with haproxy(folder, ports) as server:
+            yield URL(f"http://127.0.0.1:{server.port}")
+
+
+@pytest.mark.parametrize(
+    ("release", "balancer"), [("same", "haproxy"), ("newer", "haproxy"), ("same", "caddy")]
+)
 async def test_replicas_are_replaced_one_after_the_other(
-    tmp_path: Path, servers: Servers, simulator: Simulator, release: str
+    tmp_path: Path, servers: Servers, simulator: Simulator, release: str, balancer: str
 ) -> None:
     async with running_cluster(tmp_path, servers, simulator, engine_lease="6") as cluster:
         environment = {}
         if release == "newer":
             environment = {"PYTHONPATH": str(next_release(tmp_path)), "PYTHONSAFEPATH": "1"}
-        with haproxy(tmp_path, [replica.port for replica in cluster.replicas]) as balancer:
-            url = URL(f"http://127.0.0.1:{balancer.port}")
+        async with in_front(
+            balancer, tmp_path, [replica.port for replica in cluster.replicas]
+        ) as url:
             followers = [Follower(cluster.session, url) for _ in range(5)]
             stop = asyncio.Event()
             async with asyncio.TaskGroup() as tasks:

@@ -88,7 +88,6 @@ async def test_a_history_of_ten_thousand_holds_nobody_up(room: Room) -> None:
                 "order": number,
                 "prompt_id": f"job-{number}",
                 "sequence": number,
-                "ordinal": number,
             }
             for number in numbers
         ]

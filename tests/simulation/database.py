@@ -190,12 +190,12 @@ async def _empty() -> bytes:
 
 
 class SimulatedDatabase(Database):
-    """The way of one process to the server, with the semantics of `PostgresqlDatabase`, or with
-    `shared` false those of `SqliteDatabase`."""
+    """The way of one process to the server, with the semantics of `PostgresqlDatabase`, or
+    without `is_server` those of `SqliteDatabase`."""
 
-    def __init__(self, world: World, *, shared: bool) -> None:
+    def __init__(self, world: World, *, is_server: bool) -> None:
         super().__init__()
-        self.shared = shared  # type: ignore[misc]
+        self._is_server = is_server
         self._world = world
         self._process = world.process()
         self._weather = world.weather
@@ -224,7 +224,7 @@ class SimulatedDatabase(Database):
             if self.problem is None:
                 await self._weather.outage.wait()
             await asyncio.sleep(INTERVAL)
-            away = self.shared and self._weather.database_away(self._process)
+            away = self._is_server and self._weather.database_away(self._process)
             self.problem = "it does not answer" if away else None
 
     async def close(self) -> None:
@@ -254,7 +254,7 @@ class SimulatedDatabase(Database):
             self._run_in_vain(work)
         value = self._run(work, writes=writes)
         await asyncio.sleep(weather.way_to_database(self._process))
-        if writes and self.shared:
+        if writes and self._is_server:
             await self._settle()
         return value
 

@@ -342,7 +342,7 @@ class World:
         return name
 
     async def _open_database(self, settings: Any, _folder: Path) -> database.SimulatedDatabase:
-        opened = database.SimulatedDatabase(self, shared=settings.database is not None)
+        opened = database.SimulatedDatabase(self, is_server=settings.database is not None)
         if database.server().is_migrated:
             await migrate(opened)  # looks whether this release can use the schema of the next one
         return opened

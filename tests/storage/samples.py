@@ -18,7 +18,7 @@ PAYLOAD = Payload(b'{"1": {}}', b'{"a": 1}', b'["9"]')
 
 
 def job(id_: str = "a", member: str = "anna", **values: Any) -> StoredJob:
-    values = {"state": "queued", "number": 0, "created_at": 1000, "revision": 1000, **values}
+    values = {"state": "queued", "number": 0, "created_at": 1000, **values}
     return StoredJob(member=member, prompt_id=id_, **values)
 
 

@@ -9,11 +9,10 @@ from msgspec.structs import replace
 from sqlalchemy import Connection, select
 from storage.samples import PAYLOAD, ended, entries, ids, job, run
 
-from proxy.storage import history as storage_history
 from proxy.storage.database import Database
 from proxy.storage.file_tables import FileRecord
 from proxy.storage.files import FileRepository
-from proxy.storage.history import HistoryRepository, RecordedEnd, add_history
+from proxy.storage.history import HistoryRepository, add_history
 from proxy.storage.jobs import JobRepository
 from proxy.storage.payloads import add_payload, job_payloads
 
@@ -106,49 +105,12 @@ async def test_the_oldest_entries_go_with_their_files(
         await run(jobs, job(prompt_id))
     last = await jobs.insert(job("e"), PAYLOAD)
     recorded = await jobs.finish(ended(last), keep=3)
-    assert (recorded.ordinal, sorted(recorded.forgotten)) == (5, ["a", "b"])
+    assert sorted(recorded.forgotten) == ["a", "b"]
     assert await ids(jobs) == ["c", "d", "e"]
     assert await files.read(lambda unit: unit.records("anna", "output")) == [kept]
     assert await files.read(lambda unit: unit.given("anna", "a", "9")) is None
     payloads = select(job_payloads.c.order)
     assert len(await database.read(lambda c: c.execute(payloads).all())) == 3
-
-
-async def test_the_ends_of_members_are_counted(jobs: JobRepository) -> None:
-    await run(jobs, job("a"))
-    later = await run(jobs, job("b", client_id="c"), at=1)
-    again = await run(jobs, job("a"))
-    other = await run(jobs, job("b", "ben"))
-    await jobs.insert(job("lives"), PAYLOAD)
-    found, last = await jobs.history.ends_after({"anna": 1, "ben": 0, "cleo": 0, "dan": None})
-    assert found == [
-        RecordedEnd(later, "anna", "b", "c", 2),
-        RecordedEnd(again, "anna", "a", None, 3),
-        RecordedEnd(other, "ben", "b", None, 1),
-    ]
-    assert last == {"anna": 3, "ben": 1, "cleo": 0, "dan": 0}
-    assert await jobs.history.ends_after({"anna": None}) == ([], {"anna": 3})
-    assert await jobs.history.ends_after(last) == ([], last)
-    assert (await jobs.history.moment("anna"))[1] == 3
-    assert (await jobs.history.moment("dan"))[1] == 0
-
-
-async def test_of_many_ends_so_many_are_looked_for_at_once(
-    jobs: JobRepository, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(storage_history, "MAX_ENDS", 2)
-    for prompt_id in "abc":
-        await run(jobs, job(prompt_id))
-    found, last = await jobs.history.ends_after({"anna": 0})
-    assert ([end.prompt_id for end in found], last) == (["a", "b"], {"anna": 2})
-    found, last = await jobs.history.ends_after(last)
-    assert ([end.prompt_id for end in found], last) == (["c"], {"anna": 3})
-
-
-async def test_the_clock_of_the_database_is_one_for_all(jobs: JobRepository) -> None:
-    first, _ = await jobs.history.moment("anna")
-    second, _ = await jobs.history.moment("ben")
-    assert first <= second
 
 
 async def test_a_job_is_in_the_history_when_it_has_ended(jobs: JobRepository) -> None:

@@ -116,7 +116,7 @@ async def test_an_end_is_one_unit_with_usage_and_shares(
     state = Shares(2.5, {"anna": Share(3.0, 10.0)}, {"main": 3})
     usage = [UsageRow("2026-01-01", "anna", completed=1, running_seconds=1.5)]
     recorded = await jobs.finish(ended(stored), EngineWrite(usage=usage, shares=state), keep=10)
-    assert recorded == Recorded(ordinal=1)
+    assert recorded == Recorded()
     assert database.units - before == 1
     assert await jobs.live() == []
     assert await jobs.history.entry("anna", "a") == HistoryEntry(
@@ -124,7 +124,6 @@ async def test_an_end_is_one_unit_with_usage_and_shares(
         member="anna",
         prompt_id="a",
         sequence=1,
-        ordinal=1,
         state="succeeded",
         number=3,
         created_at=1000,
@@ -142,15 +141,6 @@ async def test_an_end_is_one_unit_with_usage_and_shares(
     assert await jobs.knows(["c1", "c2"]) == {"c1"}
 
 
-async def test_the_jobs_without_an_answer_are_those_that_nobody_may_know_of(
-    jobs: JobRepository,
-) -> None:
-    await jobs.insert(job("answered"), PAYLOAD)
-    await jobs.insert(job("cancelled", accepted=False, cancel_requested=True), PAYLOAD)
-    await jobs.insert(job("received", accepted=False, state="received"), PAYLOAD)
-    assert [row.prompt_id for row in await jobs.unanswered()] == ["received"]
-
-
 async def test_an_end_is_written_once(jobs: JobRepository, database: Database) -> None:
     stored = await jobs.insert(job(), PAYLOAD)
     usage = [UsageRow("2026-01-01", "anna", completed=1)]
@@ -161,7 +151,7 @@ async def test_an_end_is_written_once(jobs: JobRepository, database: Database) -
     assert [entry.state for entry in await entries(jobs)] == ["succeeded"]
     assert (await entries(jobs))[0].graph == PAYLOAD.graph
     other = await jobs.insert(job("b"), PAYLOAD)
-    assert await jobs.finish(ended(other), keep=10) == Recorded(ordinal=2)
+    await jobs.finish(ended(other), keep=10)
     (row,) = await UsageRepository(database).days("2026-01-01", "2026-01-01")
     assert row.completed == 1
 

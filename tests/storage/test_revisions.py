@@ -91,6 +91,7 @@ async def test_a_revision_runs_in_one_unit_with_what_comes_behind_it(
 #: What the first schema had and revisions have taken away since, and what they have added.
 _DROPPED = ("invitations", "booked", "booked_events", "activity", "account_activity")
 _ADDED = ("balances",)
+_COUNTERS = ("jobs.revision", "history.ordinal")
 
 _BILLING = """CREATE TABLE billing (account TEXT PRIMARY KEY, access TEXT, entered BIGINT,
     entered_at BIGINT, spent_before BIGINT)"""
@@ -107,6 +108,15 @@ async def test_the_first_schema_becomes_the_newest(database: Database) -> None:
             text("INSERT INTO billing VALUES ('a', 'ok', 500, 7, 3), ('b', 'ok', NULL, NULL, NULL)")
         )
         connection.execute(text("ALTER TABLE webhook_deliveries ADD COLUMN url TEXT"))
+        connection.execute(text("ALTER TABLE leases DROP COLUMN address"))
+        for column in _COUNTERS:
+            table, name = column.split(".")
+            connection.execute(
+                text(f"ALTER TABLE {table} ADD COLUMN {name} BIGINT NOT NULL DEFAULT 0")
+            )
+        connection.execute(
+            text("CREATE UNIQUE INDEX ix_history_member_ordinal ON history (member, ordinal)")
+        )
         connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
 
     await database.write(be_first, long=True)
