@@ -53,7 +53,8 @@ def test_a_stale_page_is_found_and_written(
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
 def test_every_setting_is_documented_in_its_forms(setting) -> None:
     section = page("docs/settings.md").split(f"### {setting.name}\n")[1].split("###")[0]
-    for form in (setting.option, setting.environment, setting.key):
+    assert setting.key in (None, setting.name)
+    for form in (setting.option, setting.environment):
         assert form is None or f"`{form}`" in section
 
 
@@ -94,14 +95,12 @@ def test_the_example_of_an_account_is_one(tmp_path: Path, left_out: tuple[str, s
 def test_every_setting_of_an_account_is_documented(row: Setting) -> None:
     section = page("docs/settings.md").split(f"### accounts.{row.name}\n")[1].split("###")[0]
     assert row.help in section
-    assert f"`{row.name}`" in section
 
 
 @pytest.mark.parametrize("row", PROVIDER_SETTINGS, ids=lambda row: row.name)
 def test_every_setting_of_a_provider_is_documented(row: Setting) -> None:
     section = page("docs/settings.md").split(f"### providers.{row.name}\n")[1].split("###")[0]
     assert row.help in section
-    assert f"`{row.name}`" in section
 
 
 def test_names_stay_whole_where_settings_are_documented() -> None:
