@@ -20,6 +20,8 @@ from proxy.app.routes import ROUTES
 from proxy.settings import ACCOUNT_SETTINGS, SETTINGS, Setting
 
 _TABLES = "docs/routes.md"
+#: What stands in backticks.
+_SPAN = r"`([^`]+)`"
 
 #: What tables of settings are called where they are read.
 _SETTINGS, _ACCOUNT = frozenset({"settings", "_settings"}), frozenset({"account", "table"})
@@ -71,23 +73,33 @@ def _read_by_properties(source: str, read: set[str]) -> set[str]:
 
 
 def documented_routes(page: str) -> dict[tuple[str, str], dict[str, str]]:
-    """Return the rows of the tables of `docs/routes.md` by method and path, with their `Twin`.
+    """Return the cells of `docs/routes.md` about each route by method and path, with its `Twin`. Of
+    a route that is only listed there are none.
 
-    Raises `ValueError` for a route with two rows.
+    Raises `ValueError` for a route that stands there twice.
     """
     found: dict[tuple[str, str], dict[str, str]] = {}
     for section in page.split("\n## ")[1:]:
-        text, _, rest = section.partition("\n| ")
-        head, _, *rows = ("| " + rest.strip()).splitlines()
-        alone = re.findall(r"`([^`]+)`", text.partition("below `/api`")[2])
-        for line in rows:
-            row = dict(zip(_cells(head), _cells(line), strict=True))
-            method, path = row["Method"], row["Path"].strip("`")
-            has_twin = "below `/api`" in text and f"{method} {path}" not in alone
-            if (method, path) in found:
-                raise ValueError(f"{method} {path} has two rows")
-            found[method, path] = {**row, "Twin": f"/api{path}" if has_twin else ""}
+        twins = re.search(r"below `/api`(?:, except ((?:`[^`]+`(?:, )?)+))?\.", section)
+        alone = re.findall(_SPAN, (twins and twins[1]) or "")
+        for names, cells in _named(section):
+            for name in re.findall(_SPAN, names):
+                method, _, path = name.partition(" ")
+                has_twin = twins is not None and name not in alone
+                if (method, path) in found:
+                    raise ValueError(f"{name} stands there twice")
+                found[method, path] = {**cells, "Twin": f"/api{path}" if has_twin else ""}
     return found
+
+
+def _named(section: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the routes that a section lists, and those of each row of its table with its cells."""
+    for names in re.findall(r"(?m)^As in [\w ]+: (.*)$", section):
+        yield names, {}
+    head, *rows = re.findall(r"(?m)^\|.*\|$", section) or ["||"]
+    for line in rows[1:]:
+        row = dict(zip(_cells(head), _cells(line), strict=True))
+        yield row.pop("Route"), row
 
 
 def wrong_rows(page: str, routes: Iterable[Route]) -> list[str]:
@@ -106,11 +118,11 @@ def _wrong_rows(
         row = rows.pop((method, path), None)
         if row is None:
             yield (
-                f"{_TABLES} has no row for {method} {path}: add `| {method} | `{path}` | {answer} "
-                "| SOURCE | DIFFERENCE |` to the table of its section. SOURCE is one of those at "
-                "the top of the page, DIFFERENCE says how ComfyUI differs, or nothing."
+                f"{_TABLES} does not have {method} {path}: add it to the list of its section, or "
+                "with its difference from ComfyUI to the table. If it is not in ComfyUI, add "
+                f"`| `{method} {path}` | {answer} |`."
             )
-        elif row["What it does"] != answer:
+        elif row.get("What it does", answer) != answer:
             yield (
                 f"{_TABLES} says of {method} {path} that it does “{row['What it does']}”, "
                 f"and the docstring of its handler “{answer}”: write the same sentence in both."
@@ -118,13 +130,13 @@ def _wrong_rows(
         elif row["Twin"] != (f"/api{path}" if route.twin else ""):
             yield (
                 f"{_TABLES} says that {method} {path} {'has a' if row['Twin'] else 'has no'} twin "
-                "below /api, and proxy/api/routes.py the opposite: move the row to another section "
-                "or name the route in the sentence above the table."
+                "below /api, and proxy/api/routes.py the opposite: move it to another section or "
+                "name it in the sentence above the table."
             )
     for method, path in rows:
         yield (
-            f"{_TABLES} has a row for {method} {path}, which is no route: remove the row, or add "
-            "the route to proxy/api/routes.py."
+            f"{_TABLES} has {method} {path}, which is no route: remove it, or add the route to "
+            "proxy/api/routes.py."
         )
 
 

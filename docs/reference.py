@@ -22,6 +22,7 @@ from proxy.cli.common import shown_default
 from proxy.metrics import METRICS
 from proxy.settings import ACCOUNT_SETTINGS, PROVIDER_SETTINGS, SETTINGS, Setting
 
+_REQUIRED = "it must be set"
 _REGENERATE = "Written by `make docs` from the code: change it there."
 
 
@@ -52,9 +53,9 @@ def settings_page() -> str:
         f"<!-- {_REGENERATE} -->\n",
         "Each setting is an option of `comfy-cloud-proxy serve` (`--help-all` lists them), an "
         "environment variable, and a key of the TOML file that `--config` or `COMFY_PROXY_CONFIG` "
-        "names ([`config.example.toml`](../config.example.toml) has all keys). Options override "
-        "variables, and variables override the file. An empty variable counts as not set. A flag "
-        "such as `--simulate` has a `--no-` form.\n",
+        "names, with the name of the heading ([`config.example.toml`](../config.example.toml) has "
+        "all keys). Options override variables, and variables override the file. An empty variable "
+        "counts as not set. A flag such as `--simulate` has a `--no-` form.\n",
         "A value that is not allowed, an unknown key, or an unknown variable with `COMFY_PROXY_` "
         "or `COMFY_CLOUD_` ends the start with code 2. A setting that was removed is ignored, and "
         "a warning says what is in its place.\n",
@@ -62,12 +63,11 @@ def settings_page() -> str:
     for group, rows in _groups():
         parts.append(f"## {group}\n")
         for row in rows:
-            forms = [f"`{form}`" for form in (row.option, row.environment, row.key) if form]
+            forms = [f"`{form}`" for form in (row.option, row.environment) if form]
             parts += [
                 f"### {row.name}\n",
                 f"{row.help}\n",
-                f"* {' · '.join(forms)}",
-                f"* {row.expects}; default: {_shown(row)}\n",
+                f"{' · '.join(forms)}: {row.expects}{_default(_shown(row))}\n",
             ]
     return "\n".join([*parts, *_arrays_reference()])
 
@@ -181,10 +181,19 @@ def _arrays_reference() -> Iterator[str]:
                 "none" if row.default in (None, (), "") else _shown_default(row)
             )
             if row.is_required:
-                default = "none, it must be set"
+                default = _REQUIRED
             yield f"### {key}.{row.name}\n"
             yield f"{row.help}\n"
-            yield f"* `{row.name}`: {row.expects}; default: {default}\n"
+            yield f"{_capital(row.expects)}{_default(default)}\n"
+
+
+def _default(shown: str) -> str:
+    """Return what follows the values of a setting: its default, if it has one."""
+    return {"none": "", _REQUIRED: f"; {_REQUIRED}"}.get(shown, f"; default: {shown}")
+
+
+def _capital(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}"
 
 
 def _shown_default(row: Setting) -> str:

@@ -61,8 +61,11 @@ def remove_a_route(copy: Path) -> None:
             add_a_setting,
             "Nothing reads the setting moon of GeneralSettings (proxy/settings/general.py): ",
         ),
-        (add_a_route, "docs/routes.md has no row for GET /moon: add `| GET | `/moon` | Return "),
-        (remove_a_route, "docs/routes.md has a row for GET /healthz, which is no route: "),
+        (
+            add_a_route,
+            "docs/routes.md does not have GET /moon: add it to the list of its section, or ",
+        ),
+        (remove_a_route, "docs/routes.md has GET /healthz, which is no route: "),
     ],
 )
 def test_what_is_left_out_is_named_with_what_to_do(
@@ -107,19 +110,18 @@ def test_a_property_counts_as_a_reader_where_it_is_read() -> None:
 @pytest.mark.parametrize(
     ("row", "fault"),
     [
-        ("| GET | `/moon` | The phase. | process | |", "the same sentence in both."),
-        ("| POST | `/moon` | Whether the process answers. | process | |", "has no row for GET"),
+        ("| `GET /moon` | The phase. |", "the same sentence in both."),
+        ("| `POST /moon` | Whether the process answers. |", "does not have GET /moon"),
     ],
 )
 def test_a_wrong_row_is_named(row: str, fault: str) -> None:
-    page = f"# Routes\n\n## The moon\n\n| Method | Path | What it does | From | X |\n|-|-|\n{row}\n"
+    page = f"# Routes\n\n## The moon\n\n| Route | What it does |\n|-|-|\n{row}\n"
     routes = [Route("GET", "/moon", system.get_health, twin=False)]
     assert fault in checks.wrong_rows(page, routes)[0]
 
 
 def test_a_twin_that_the_page_does_not_have_is_named() -> None:
     text = (system.get_health.__doc__ or "").partition("\n")[0]
-    page = "## The moon\n\n| Method | Path | What it does |\n|-|-|-|\n"
-    page += f"| GET | `/moon` | {text} |\n"
+    page = f"## The moon\n\n| Route | What it does |\n|-|-|\n| `GET /moon` | {text} |\n"
     (sentence,) = checks.wrong_rows(f"\n{page}", [Route("GET", "/moon", system.get_health)])
     assert sentence.startswith("docs/routes.md says that GET /moon has no twin")

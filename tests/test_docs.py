@@ -53,19 +53,18 @@ def test_a_stale_page_is_found_and_written(
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
 def test_every_setting_is_documented_in_its_forms(setting) -> None:
     section = page("docs/settings.md").split(f"### {setting.name}\n")[1].split("###")[0]
-    for form in (setting.option, setting.environment, setting.key):
+    assert setting.key in (None, setting.name)
+    for form in (setting.option, setting.environment):
         assert form is None or f"`{form}`" in section
 
 
-def test_the_tables_of_routes_have_them_all() -> None:
+def test_the_page_of_routes_has_them_all() -> None:
     assert checks.wrong_rows(page("docs/routes.md"), ROUTES) == []
 
 
-def test_every_route_says_where_its_answer_is_from_and_how_it_differs() -> None:
-    sources = set(re.findall(r"(?m)^\* ([a-z ]+):", page("docs/routes.md")))
+def test_what_the_tables_say_of_routes_is_in_sentences() -> None:
     for (_, path), row in checks.documented_routes(page("docs/routes.md")).items():
-        assert set(row["From"].split(", ")) <= sources, path
-        assert (row.get("Unlike ComfyUI") or ".").endswith("."), path
+        assert all(cell.endswith(".") for name, cell in row.items() if name != "Twin"), path
 
 
 def test_the_page_of_the_web_interface_names_the_version() -> None:
@@ -96,14 +95,12 @@ def test_the_example_of_an_account_is_one(tmp_path: Path, left_out: tuple[str, s
 def test_every_setting_of_an_account_is_documented(row: Setting) -> None:
     section = page("docs/settings.md").split(f"### accounts.{row.name}\n")[1].split("###")[0]
     assert row.help in section
-    assert f"`{row.name}`" in section
 
 
 @pytest.mark.parametrize("row", PROVIDER_SETTINGS, ids=lambda row: row.name)
 def test_every_setting_of_a_provider_is_documented(row: Setting) -> None:
     section = page("docs/settings.md").split(f"### providers.{row.name}\n")[1].split("###")[0]
     assert row.help in section
-    assert f"`{row.name}`" in section
 
 
 def test_names_stay_whole_where_settings_are_documented() -> None:
@@ -243,5 +240,7 @@ VALIDATION = {
 
 
 def test_every_error_type_has_its_paragraph() -> None:
-    described = set(re.findall(r"(?m)^### `(\w+)`\n\S", page("docs/troubleshooting.md")))
-    assert described == error_types()
+    text = page("docs/troubleshooting.md")
+    lines = re.findall(r"(?m)^(?:### |\* )(`\w+`(?:, `\w+`)*)$", text)
+    described = re.findall(r"`(\w+)`", ", ".join(lines))
+    assert sorted(described) == sorted(error_types())

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import checks
 import pytest
 import reference
 import typer.main
@@ -111,8 +112,8 @@ def test_the_settings_of_a_page_are_settings(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in OURS if name != "README.md"])
 def test_the_routes_of_a_page_are_served(name: str) -> None:
-    table = re.findall(r"(?m)^\| (\w+) \| `([^`]+)` \|", page("docs/routes.md"))
-    served = [(method, re.sub(r"\{[^}]*\}", "[^/]+", path)) for method, path in table]
+    routes = checks.documented_routes(page("docs/routes.md"))
+    served = [(method, re.sub(r"\{[^}]*\}", "[^/]+", path)) for method, path in routes]
     for method, path in re.findall(r"`(GET|POST|PUT|PATCH|DELETE) (/[^`? ]*)", page(name)):
         plain = re.sub(r"\{[^}]*\}", "x", path)
         methods = {known for known, route in served if re.fullmatch(route, plain)}

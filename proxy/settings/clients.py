@@ -30,8 +30,7 @@ class ClientSettings(SettingsTable):
         (),
         "Names by which clients may call a proxy without members on a loopback address, separated "
         "by commas; `*.comfy.example` allows all subdomains. Loopback names, IP addresses and "
-        "names that nobody can register are always allowed. It protects from web pages that point "
-        "their name at this machine.",
+        "names that nobody can register are always allowed.",
         expects="a list of hosts such as comfy.example or *.comfy.example",
     )
     compress: bool = setting(
@@ -49,16 +48,14 @@ class ClientSettings(SettingsTable):
     memory_mb: Mebibytes = setting(
         256,
         "The memory in MiB that the proxy may hold for clients: bodies, unread answers, "
-        "unfinished messages. A member may hold as much as stays free, strangers together a "
-        "quarter of that; further requests get a 429.",
+        "unfinished messages. A client that needs more than its share gets a 429.",
         ge=64,
         le=1_000_000,
     )
     max_connections: int = setting(
         20_000,
-        "The maximum number of connections. A member may have as many as stay free, strangers "
-        "together a quarter of that; further connections get a 503. The system's limit of open "
-        "files can be lower.",
+        "The maximum number of connections; a client with more than its share gets a 503. The "
+        "system's limit of open files can be lower.",
         metavar="COUNT",
         ge=1,
         le=1_000_000,
@@ -78,8 +75,7 @@ class ClientSettings(SettingsTable):
     helper_nodes: bool = setting(
         True,
         "Run nodes of desktop clients that transfer pictures and texts, such as those of Krita AI "
-        "Diffusion. On the cloud, core nodes replace them. `/object_info` lists them, and the "
-        "proxy serves the routes of their packs. docs/helper-nodes.md lists all of them.",
+        "Diffusion, in the proxy. docs/helper-nodes.md lists them.",
     )
     prefer_helper_nodes: bool = setting(
         False,
@@ -88,8 +84,7 @@ class ClientSettings(SettingsTable):
     url_hosts: Hosts = setting(
         (),
         "Hosts that nodes may load pictures from, separated by commas; `*.images.example` allows "
-        "all subdomains. The proxy downloads the pictures, never from private addresses. By "
-        "default no host is allowed.",
+        "all subdomains. The proxy downloads the pictures, never from private addresses.",
         expects="a list of hosts such as images.example or *.images.example",
     )
 

@@ -139,9 +139,9 @@ class CloudSettings(SettingsTable):
     )
     slots_ahead: int = setting(
         0,
-        "How many jobs are sent to an account in addition to its slots, so that the next job "
-        "starts without a round trip. Their order can no longer change. Until the number of slots "
-        "is known, at least one job is sent ahead.",
+        "How many jobs are sent to an account beyond its slots, so that the next one starts "
+        "without a round trip. Their order can no longer change. Until the number of slots is "
+        "known, it is at least one.",
         metavar="JOBS",
         ge=0,
         le=100,

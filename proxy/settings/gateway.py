@@ -72,8 +72,8 @@ class CostSettings(SettingsTable):
     credits_per_second: float = setting(
         0.27,
         "What a running second of a job costs, in credits, unless the account's table sets it. "
-        "The default is the rate of Comfy Cloud's own GPU nodes, $0.001295 a second. Change it if "
-        "your plan or your deployment has another one; jobs that have ended keep their cost.",
+        "The default is the rate of Comfy Cloud's own GPU nodes, $0.001295 a second. Jobs that "
+        "have ended keep their cost.",
         metavar="CREDITS",
         ge=0,
         le=1000,
@@ -81,8 +81,7 @@ class CostSettings(SettingsTable):
     credits_per_day: Credits | None = setting(
         None,
         "The hard budget of each member for a day (UTC), in credits, unless the member has its "
-        "own. A job that would exceed it, with the jobs under way, is refused. By default there "
-        "is none.",
+        "own. A job that would exceed it, with the jobs under way, is refused.",
         example=50,
     )
     credits_per_month: Credits | None = setting(
@@ -94,8 +93,7 @@ class CostSettings(SettingsTable):
     soft_credits_per_day: Credits | None = setting(
         None,
         "The soft budget of each member for a day (UTC), in credits, unless the member has its "
-        "own. It refuses nothing: the dashboard shows that it is reached. By default there is "
-        "none.",
+        "own. It refuses nothing: the dashboard shows that it is reached.",
         example=40,
     )
     soft_credits_per_month: Credits | None = setting(

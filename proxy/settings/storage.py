@@ -42,11 +42,10 @@ class ClusterSettings(SettingsTable):
     blobs: BlobPlace | None = setting(
         None,
         "Where uploads are stored in addition to Comfy Cloud: a folder, or a bucket of an "
-        "S3-compatible store, that all processes share. The data folder is then only a cache. The "
-        "proxy confirms an upload after it is stored there, and never deletes it. The keys of a "
-        "bucket come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, from the file in "
-        "AWS_SHARED_CREDENTIALS_FILE, or from the role of the machine. It needs the extra "
-        "`cluster`. By default uploads are in the cache and on Comfy Cloud.",
+        "S3-compatible store, that all processes share. An upload is confirmed after it is stored "
+        "there, and never deleted. The keys of a bucket come from AWS_ACCESS_KEY_ID and "
+        "AWS_SECRET_ACCESS_KEY, from the file in AWS_SHARED_CREDENTIALS_FILE, or from the role of "
+        "the machine. It needs the extra `cluster`.",
         example="s3://comfy-uploads/production",
     )
     blobs_endpoint: WebAddress | None = setting(
@@ -64,10 +63,10 @@ class ClusterSettings(SettingsTable):
     secret_file: HomePath | None = setting(
         None,
         "A file with the secrets that all processes use to encrypt and sign shared data, one per "
-        "line, each 32 random bytes as from `openssl rand -base64 32`. The proxy uses the first "
-        "one, and accepts data made with the others and with `credentials_key`. docs/security.md "
-        "says how to change the secret. By default the secret is in the database, or with SQLite "
-        "in the file credentials.key of the data folder.",
+        "line, each 32 random bytes as from `openssl rand -base64 32`. The first one is used, and "
+        "data made with the others or with `credentials_key` is accepted. By default the secret "
+        "is in the database, or with SQLite in the file credentials.key of the data folder. "
+        "docs/security.md says how to change it.",
         example="/run/secrets/comfy_proxy_secret",
     )
     engine_lease: Seconds = setting(
@@ -99,12 +98,10 @@ class FileSettings(SettingsTable):
     )
     output_directory: HomePath | None = setting(
         None,
-        "A folder to which the outputs of each job are also written, under their names and "
-        "subfolders, before clients hear of the end of the job. For programs that read ComfyUI's "
-        "output folder. Each member has a folder of their own in it. Previews are not written. "
-        "The proxy creates the folder if it does not exist, and deletes nothing in it. The "
-        "default is `ComfyUI-Cloud/output` in your home folder if save_outputs is set, otherwise "
-        "none: outputs are then in the cache and on Comfy Cloud.",
+        "A folder to which the outputs of each job are also written, under their names, before "
+        "clients hear of the end of the job. Each member has a folder of their own in it. The "
+        "proxy creates it if it does not exist, and deletes nothing in it. The default is "
+        "`ComfyUI-Cloud/output` in your home folder if save_outputs is set, otherwise none.",
         metavar="DIR",
         expects="the path of a folder that can be written",
         example="/srv/comfyui/output",
@@ -112,8 +109,8 @@ class FileSettings(SettingsTable):
     save_outputs: bool = setting(
         True,
         "Use `ComfyUI-Cloud/output` in your home folder as output_directory if you use the proxy "
-        "alone: it listens on loopback addresses, has no members, uses the default data folder "
-        "and does not run in a container. With the simulator it is `ComfyUI-Cloud/simulated`.",
+        "alone: on loopback addresses, without members, with the default data folder and not in a "
+        "container. With the simulator it is `ComfyUI-Cloud/simulated`.",
     )
     input_directory: HomePath | None = setting(
         None,
@@ -134,8 +131,8 @@ class FileSettings(SettingsTable):
     userdata: Literal["disk", "cloud"] = setting(
         "disk",
         "Where settings and saved workflows of the web interface are stored: disk, in the "
-        "database of the proxy, separately for each member; or cloud, in the Comfy Cloud account, "
-        "where its web interface shows them too. cloud does not support members.",
+        "database of the proxy, by member; or cloud, in the Comfy Cloud account, where its web "
+        "interface shows them too. cloud does not support members.",
         metavar="WHERE",
     )
 

@@ -387,5 +387,8 @@ def read_export(body: object) -> ExportRequest:
 def read_name(name: str) -> str:
     """Read the name of an archive. Raises `AssetError` (400)."""
     if _EXPORT_NAME.fullmatch(name) is None:
-        raise AssetError("INVALID_EXPORT_NAME", "That is not the name of an export.")
+        raise AssetError(
+            "INVALID_EXPORT_NAME",
+            "The name of an export has letters, digits, - and _, and ends with .zip.",
+        )
     return name
