@@ -213,7 +213,9 @@ MUTANTS = {
         "jobs.submission", "payload, conditions, self.fence)", "payload, conditions, None)"
     ),
     "lost_request_told_as_not_carried_out": Mutant(
-        "leader.forwarding", "raise _no_leader() if epoch == 0 else", "raise _no_leader() if"
+        "leader.forwarding",
+        "raise _no_leader() if epoch == 0 else",
+        "raise _no_leader() if True else",
     ),
     "end_without_a_fence": Mutant(
         "engine.recorder", "EngineWrite(self.term.fence, [usage]", "EngineWrite(None, [usage]"
