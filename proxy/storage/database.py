@@ -13,15 +13,20 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from msgspec import Struct
 from sqlalchemy import Connection, Executable, Row
 
+from proxy.runtime import clock
+from proxy.runtime.backoff import Backoff
 from proxy.runtime.supervisor import OutsideError
+from proxy.runtime.waits import finish
 from proxy.sharing.pool import Pool
 
 T = TypeVar("T")
+State = TypeVar("State")
 S = TypeVar("S", bound=Struct)
 
 
@@ -71,6 +76,11 @@ class UnitRefusedError(Exception):
 #: Units that may wait at once, of which owners have shares, and those that each may have.
 MAX_WAITING, MIN_WAITING = 2048, 64
 
+#: Seconds of a unit from which on the rest of its work goes into another one.
+SLICE = 0.01
+#: Delays of work that has begun and finds too many units waiting, and how often it tries.
+_BUSY_DELAYS, _BUSY_TRIES = Backoff(first=0.1, longest=5.0), 12
+
 
 class Database(ABC):
     """A database that runs units of work. `commits` counts transactions, `units` the units that
@@ -107,6 +117,40 @@ class Database(ABC):
         `urgent` one does not queue for a connection. Raises `StorageError`; then
         nothing is written, but for an `OutcomeUnknownError`.
         """
+
+    async def write_in_slices(
+        self, work: Callable[[Connection, State], State | None], first: State
+    ) -> None:
+        """Run work on many rows in several units, so that others write in between.
+
+        `work` does a part from a state on, and returns the one from which it goes on, `None` at
+        the end. A unit has parts until they have taken `SLICE` seconds. Readers may see what is
+        half done. A caller that is cancelled does not stop the rest. Raises `StorageError`, and
+        what `work` raises; then the parts before are done.
+        """
+
+        def unit(connection: Connection, state: State | None) -> State | None:
+            ends = clock.monotonic() + SLICE
+            while state is not None:
+                state = work(connection, state)
+                if clock.monotonic() >= ends:
+                    break
+            return state
+
+        async def slices() -> None:
+            state = await self.write(lambda connection: unit(connection, first))
+            tries = 0
+            while state is not None:
+                try:
+                    state = await self.write(partial(unit, state=state))
+                    tries = 0
+                except BusyError:
+                    tries += 1
+                    if tries == _BUSY_TRIES:
+                        raise
+                    await asyncio.sleep(_BUSY_DELAYS.after(tries))
+
+        await finish(slices())
 
     async def watch(self) -> None:
         """Keep `problem` true, until cancelled."""

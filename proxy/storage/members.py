@@ -1,4 +1,4 @@
-"""Members, their tokens and their sessions, and the files and settings that they keep here.
+"""Members, their tokens and their sessions.
 
 Each change of members increases the revision, so that another process notices changes with one
 cheap query, and a change that was decided on an older revision is refused.
@@ -6,23 +6,15 @@ cheap query, and a change that was decided on an older revision is refused.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
 
 from msgspec import Struct
 from msgspec.structs import asdict
 from sqlalchemy import (
-    Column,
-    ColumnElement,
     Connection,
     Index,
-    LargeBinary,
-    Select,
-    and_,
     bindparam,
-    case,
     delete,
-    func,
     insert,
     select,
     update,
@@ -32,11 +24,6 @@ from proxy.storage.database import Repository, UnitRefusedError
 from proxy.storage.statements import Upsert, get_meta, put_meta, run_many
 from proxy.storage.tables import PlainText, table_of
 from proxy.storage.webhooks import remove_webhooks
-
-#: What a file or a folder counts for at least, in bytes.
-BLOCK = 4096
-#: The folder of a member, which is there with the first write.
-ROOT = "/"
 
 _REVISION = "members_revision"
 
@@ -225,93 +212,3 @@ def _revision(connection: Connection, *, lock: bool = False) -> int:
 def _advance(connection: Connection, revision: int) -> int:
     put_meta(connection, _REVISION, revision + 1)
     return revision + 1
-
-
-# --- files and settings --------------------------------------------------------------------
-
-
-class StoredEntry(Struct, frozen=True):
-    """A file or folder (its path ends with a slash), without its content; `size` is in bytes, times
-    are seconds since 1970."""
-
-    member: str
-    path: str
-    size: int
-    created: float
-    modified: float
-
-
-userdata = table_of(
-    StoredEntry, "userdata", Column("data", LargeBinary, nullable=False), keys=("member", "path")
-)
-_PUT_FILE = Upsert(userdata)
-_ADD_FILE = Upsert(userdata, how="keep")
-_TAKEN = case((userdata.c.size < BLOCK, BLOCK), else_=userdata.c.size)
-_ENTRY = [userdata.c[name] for name in StoredEntry.__struct_fields__]
-
-
-class UserDataUnit:
-    """The files of one member within one unit of work."""
-
-    def __init__(self, connection: Connection, member: str) -> None:
-        self._connection = connection
-        self._member = member
-
-    def lock(self, at: float) -> None:
-        """Let no other unit change the member's files before this one ends."""
-        self.add_folders([ROOT], at)
-        self._connection.execute(self._rows(userdata.c.path == ROOT).with_for_update())
-
-    def stored(self) -> int:
-        """Return the bytes that all files and folders count for."""
-        mine = (userdata.c.member == self._member, userdata.c.path != ROOT)
-        query = select(func.coalesce(func.sum(_TAKEN), 0)).where(*mine)
-        return int(self._connection.execute(query).scalar_one())
-
-    def get(self, paths: Iterable[str]) -> dict[str, StoredEntry]:
-        """Return the files and folders that exist at these paths."""
-        found = self._connection.execute(self._rows(userdata.c.path.in_(list(paths))))
-        return {row.path: StoredEntry(*row) for row in found}
-
-    def read(self, path: str) -> tuple[StoredEntry, bytes] | None:
-        """Return a file with its content."""
-        query = self._rows(userdata.c.path == path).add_columns(userdata.c.data)
-        row = self._connection.execute(query).one_or_none()
-        return None if row is None else (StoredEntry(*row[:-1]), row.data)
-
-    def below(self, folder: str) -> list[StoredEntry]:
-        """Return all files and folders below a folder (its path with the slash), by path."""
-        below = userdata.c.path != ROOT
-        if folder != ROOT:
-            below = (userdata.c.path > folder) & (userdata.c.path < f"{folder[:-1]}0")
-        query = self._rows(below).order_by(userdata.c.path)
-        return [StoredEntry(*row) for row in self._connection.execute(query)]
-
-    def put(
-        self, path: str, data: bytes, *, created: float, modified: float, replace: bool = True
-    ) -> StoredEntry:
-        """Write a file, without `replace` unless there is one."""
-        entry = StoredEntry(self._member, path, len(data), created, modified)
-        statement = _PUT_FILE if replace else _ADD_FILE
-        self._connection.execute(statement(self._connection), {**asdict(entry), "data": data})
-        return entry
-
-    def add_folders(self, paths: Iterable[str], at: float) -> None:
-        """Make folders that are not there."""
-        for path in paths:
-            self.put(path, b"", created=at, modified=at, replace=False)
-
-    def remove(self, path: str) -> None:
-        """Remove a file."""
-        self._connection.execute(delete(userdata).where(self._at(path)))
-
-    def rename(self, path: str, target: str, at: float) -> None:
-        """Give a file or folder a path at which there is nothing."""
-        changes = {"path": target, "created": at}
-        self._connection.execute(update(userdata).where(self._at(path)).values(changes))
-
-    def _at(self, path: str) -> ColumnElement[bool]:
-        return and_(userdata.c.member == self._member, userdata.c.path == path)
-
-    def _rows(self, where: ColumnElement[bool]) -> Select[Any]:
-        return select(*_ENTRY).where(userdata.c.member == self._member, where)

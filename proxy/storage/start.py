@@ -37,6 +37,7 @@ from proxy.storage import (  # noqa: F401 (they define tables)
     shares,
     temporary,
     usage,
+    userdata,
     workflows,
 )
 from proxy.storage.database import BusyError, DamagedError, Database, StorageError
@@ -52,10 +53,10 @@ T = TypeVar("T")
 BUSY_TIMEOUT, BUSY_PAUSE = 60.0, 0.5
 
 #: The revision of the tables in `metadata`.
-HEAD = "0007"
+HEAD = "0008"
 #: The revision of the oldest program that may use this schema. A revision that only adds leaves it;
 #: one that takes something away makes it the first revision whose program does without.
-OLDEST = "0007"
+OLDEST = "0008"
 
 #: A number for PostgreSQL's lock, any that nothing else uses.
 _LOCK = 0x636F6D6679

@@ -8,14 +8,15 @@ write that was begun is awaited to its end.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import structlog
 
 from proxy.logging import FailureLines
 from proxy.runtime import randomness
+from proxy.runtime.waits import finish
 from proxy.storage.database import OutcomeUnknownError, StorageError, ValueRefusedError
 from proxy.storage.leases import Batch
 
@@ -23,7 +24,6 @@ log = structlog.get_logger(__name__)
 
 K = TypeVar("K")
 V = TypeVar("V")
-T = TypeVar("T")
 
 
 def _newest(_: V, newer: V) -> V:
@@ -172,18 +172,3 @@ class WriteBehind(Generic[K, V]):
             await self.flush()
         except StorageError as error:
             log.error("entries_lost", what=self._what, entries=len(self), error=str(error))
-
-
-async def finish(work: Coroutine[Any, Any, T]) -> T:
-    """Await `work` to its end; a cancellation of the caller is raised after that.
-
-    Nobody could know whether a write that was cancelled halfway was made.
-    """
-    task = asyncio.create_task(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        if not task.cancelled():
-            task.exception()  # the caller, who is gone, does not fetch it
-        raise

@@ -185,3 +185,43 @@ async def test_too_many_units_of_an_owner_are_refused(database: Database) -> Non
 
 
 # --- SQLite --------------------------------------------------------------------------------
+
+
+async def test_work_on_many_rows_goes_on_after_too_many_units_have_waited(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage_database, "SLICE", 0.0)
+    monkeypatch.setattr(storage_database, "_BUSY_DELAYS", Backoff(0.0, 0.0))
+    write, calls = database.write, itertools.count(1)
+
+    async def busy(work: Callable[[Connection], Any], **options: Any) -> Any:
+        if next(calls) == 2:
+            raise BusyError("too many wait")
+        return await write(work, **options)
+
+    def part(connection: Connection, state: int) -> int | None:
+        put_meta(connection, f"part {state}", state)
+        return state + 1 if state < 3 else None
+
+    monkeypatch.setattr(database, "write", busy)
+    before = database.units
+    await database.write_in_slices(part, 1)
+    assert database.units - before == 3
+    assert await database.read(lambda connection: get_meta(connection, "part 3")) == 3
+
+
+async def test_work_on_many_rows_that_never_has_room_ends(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage_database, "SLICE", 0.0)
+    monkeypatch.setattr(storage_database, "_BUSY_DELAYS", Backoff(0.0, 0.0))
+    write, calls = database.write, itertools.count(1)
+
+    async def busy(work: Callable[[Connection], Any], **options: Any) -> Any:
+        if next(calls) > 1:
+            raise BusyError("too many wait")
+        return await write(work, **options)
+
+    monkeypatch.setattr(database, "write", busy)
+    with pytest.raises(BusyError):
+        await database.write_in_slices(lambda _, state: state + 1, 1)

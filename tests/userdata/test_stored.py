@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
+from functools import partialmethod
+from typing import Any
 
 import pytest
 from databases import other_connection
+from sqlalchemy import Connection
 
+from proxy.storage import database as storage_database
 from proxy.storage.database import Database
-from proxy.storage.members import BLOCK
+from proxy.storage.userdata import BLOCK, ROOT, UserDataUnit
+from proxy.userdata import stored, units
 from proxy.userdata.entries import (
     BadNameError,
     FullError,
@@ -121,6 +127,25 @@ async def test_no_more_is_stored_than_a_member_may(data: StoredUserData) -> None
     await data.change_settings("local", {"a": 1}, max_bytes=4 * BLOCK)
 
 
+async def test_what_is_stored_is_what_all_files_count_for(
+    data: StoredUserData, database: Database
+) -> None:
+    for name in ("a/b/c", "a/d", "e"):
+        await data.write("local", name, b"x" * 2 * BLOCK)
+    await data.write("local", "e", b"x")
+    await data.move("local", "a/d", "e")
+    await data.move("local", "a", "f/g")
+    await data.change_settings("local", {"a": 1})
+    await data.delete("local", "e")
+
+    def counted(connection: Connection) -> tuple[int, int]:
+        unit = UserDataUnit(connection, "local")
+        return unit.get([ROOT])[ROOT].size, sum(entry.counted for entry in unit.below(ROOT))
+
+    said, real = await database.read(counted)
+    assert said == real > 0
+
+
 async def test_two_replicas_do_not_fill_one_place_twice(
     data: StoredUserData, database: Database
 ) -> None:
@@ -141,6 +166,76 @@ async def test_a_folder_moves_with_all_that_is_in_it(data: StoredUserData) -> No
     assert (moved.path, moved.is_folder) == ("d/e", True)
     assert sorted(await paths(data)) == ["ab", "d", "d/e", "d/e/b", "d/e/b/c"]
     assert await content(data, "d/e/b/c") == b"x"
+
+
+async def test_a_folder_with_many_files_moves_in_several_transactions(
+    data: StoredUserData, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage_database, "SLICE", 0.0)
+    monkeypatch.setattr(units, "_MOVED", 7)
+    for number in range(20):
+        await data.write("local", f"a/{number:02}", b"%d" % number)
+    write, begun = database.write, asyncio.Event()
+
+    async def telling(work: Callable[[Connection], Any], **options: Any) -> Any:
+        done = await write(work, **options)
+        begun.set()
+        return done
+
+    monkeypatch.setattr(database, "write", telling)
+    before = database.units
+    moving = asyncio.create_task(data.move("local", "a", "b"))
+    await begun.wait()
+    moving.cancel()  # a client that leaves stops nothing
+    with pytest.raises(asyncio.CancelledError):
+        await moving
+    assert await paths(data) == ["b", *(f"b/{number:02}" for number in range(20))]
+    assert await content(data, "b/13") == b"13"
+    assert database.units - before == 4
+
+
+async def test_a_file_whose_new_path_is_written_meanwhile_stays(
+    data: StoredUserData, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage_database, "SLICE", 0.0)
+    monkeypatch.setattr(units, "_MOVED", 1)
+    for name in ("a", "b", "c"):
+        await data.write("local", f"old/{name}", b"old")
+    write, begun = database.write, []
+
+    async def write_between(work: Callable[[Connection], Any], **options: Any) -> Any:
+        done = await write(work, **options)
+        if not begun:
+            begun.append(True)
+            await data.write("local", "new/c", b"new")
+        return done
+
+    monkeypatch.setattr(database, "write", write_between)
+    await data.move("local", "old", "new")
+    assert sorted(await paths(data)) == ["new", "new/a", "new/b", "new/c", "old", "old/c"]
+    assert (await content(data, "new/c"), await content(data, "old/c")) == (b"new", b"old")
+
+
+async def test_a_folder_does_not_move_to_where_paths_are_too_long(data: StoredUserData) -> None:
+    long = "/".join("x" * 200 for _ in range(9))
+    await data.write("local", f"a/{long}", b"")
+    with pytest.raises(BadNameError):
+        await data.move("local", "a", "b" * 250)
+    assert len(await paths(data)) == 10
+
+
+async def test_a_large_listing_is_read_in_pages_whose_bytes_are_told(
+    data: StoredUserData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored, "PAGE", 4)
+    monkeypatch.setattr(UserDataUnit, "below", partialmethod(UserDataUnit.below, count=4))
+    for number in range(10):
+        await data.write("local", f"a/{number}", b"")
+    told: list[int] = []
+    found = await data.files("local", "a", recurse=True, reserve=told.append)
+    assert [entry.path for entry in found] == [str(number) for number in range(10)]
+    assert len(told) == 2
+    assert told == sorted(told)
 
 
 @pytest.mark.parametrize(
