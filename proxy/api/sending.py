@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, TypeVar
 
 import structlog
 from aiohttp import web
 
 from proxy.api.answer_headers import prepare
-from proxy.api.bodies import JSON_TYPE
-from proxy.api.holding import forget_frames
+from proxy.api.bodies import JSON_TYPE, json
+from proxy.api.holding import forget_frames, in_turn
 from proxy.files.contents import ContentBrokenError
 from proxy.sharing.budget import MemoryLimitError
+from proxy.translate import codec
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+#: Items of a list that are encoded at once.
+ITEMS = 500
 
 
 @asynccontextmanager
@@ -59,3 +67,25 @@ async def send_json(request: web.Request, pieces: AsyncIterator[bytes]) -> web.S
             async for piece in pieces:
                 await response.write(piece)
     return response
+
+
+async def send_list(
+    request: web.Request, items: Sequence[T], shown: Callable[[T], Any]
+) -> web.StreamResponse:
+    """Send what is `shown` of items as a JSON list. A long one is encoded in pieces, each in a turn
+    of the request's owner."""
+    if len(items) <= ITEMS:
+        return json([shown(item) for item in items])
+    return await send_json(request, _list_pieces(request, items, shown))
+
+
+async def _list_pieces(
+    request: web.Request, items: Sequence[T], shown: Callable[[T], Any]
+) -> AsyncIterator[bytes]:
+    def encode(start: int) -> bytes:
+        return codec.dump_bytes([shown(item) for item in items[start : start + ITEMS]])
+
+    for start in range(0, len(items), ITEMS):
+        piece = await in_turn(request, partial(encode, start))
+        yield (b", " if start else b"[") + piece[1:-1]
+    yield b"]"

@@ -19,10 +19,10 @@ from aiohttp import web
 from proxy.api import bodies, request_bodies
 from proxy.api.content import SAFETY_HEADERS, content_headers
 from proxy.api.downloads import Stamp, send_part, stamped, without_body
-from proxy.api.holding import UNCOUNTED, LargeBody, allocate, in_turn
+from proxy.api.holding import UNCOUNTED, LargeBody, allocate, hold, in_turn
 from proxy.api.keys import ACCOUNTING, SPOOL, USERDATA
 from proxy.api.requests import member_of, token_of
-from proxy.api.sending import delivering
+from proxy.api.sending import delivering, send_list
 from proxy.files.cache import write_all
 from proxy.runtime import randomness
 from proxy.translate import codec
@@ -70,39 +70,44 @@ def _with_refusals(handler: bodies.Handler) -> bodies.Handler:
     return answer
 
 
-async def list_files(request: web.Request) -> web.Response:
+async def list_files(request: web.Request) -> web.StreamResponse:
     """Return the files in the folder `dir`: relative paths, or more with `full_info` or `split`."""
-    query = request.query
+    query, held = request.query, hold(request, "answer")
     folder = query.get("dir", "")
     if not folder:
         return bodies.text("Directory not provided", 400)
     try:
         entries = await request.app[USERDATA].files(
-            member_of(request), folder, recurse=_says_true(query.get("recurse"))
+            member_of(request),
+            folder,
+            recurse=_says_true(query.get("recurse")),
+            reserve=held.resize,
         )
     except LeadsOutError:
         return bodies.text("Invalid directory", 403)
     except MissingError:
         return bodies.text("Directory not found", 404)
     if _says_true(query.get("full_info")):
-        return await bodies.large_json(request, [_full_info(entry) for entry in entries])
+        return await send_list(request, entries, _full_info)
     if _says_true(query.get("split")):
-        return bodies.json([[entry.path, *entry.path.split("/")] for entry in entries])
-    return await bodies.large_json(request, [entry.path for entry in entries])
+        return await send_list(request, entries, lambda entry: [entry.path, *entry.path.split("/")])
+    return await send_list(request, entries, lambda entry: entry.path)
 
 
-async def list_tree(request: web.Request) -> web.Response:
+async def list_tree(request: web.Request) -> web.StreamResponse:
     """Return the folders and files below `path`, or all of them."""
     path = unquote(request.query.get("path", ""))
     try:
-        entries = await request.app[USERDATA].tree(member_of(request), path)
+        entries = await request.app[USERDATA].tree(
+            member_of(request), path, reserve=hold(request, "answer").resize
+        )
     except LeadsOutError:
         return bodies.text("Invalid path requested", 400)
     except MissingError:
         return bodies.text("Requested path not found", 404)
     except IsFileError:
         return bodies.text("Requested path is not a directory", 400)
-    return await bodies.large_json(request, [entry.listed() for entry in entries])
+    return await send_list(request, entries, UserDataEntry.listed)
 
 
 @_with_refusals
@@ -240,15 +245,16 @@ def _may_overwrite(request: web.Request) -> bool:
 
 async def get_settings(request: web.Request) -> web.Response:
     """Return all settings."""
-    return await bodies.large_json(
-        request, await request.app[USERDATA].settings(member_of(request))
-    )
+    held = hold(request, "answer")
+    found = await request.app[USERDATA].settings_json(member_of(request), reserve=held.resize)
+    return bodies.ready(found)
 
 
 async def get_setting(request: web.Request) -> web.Response:
     """Return the value of a setting, or `null`."""
-    name = request.match_info["id"]
-    return bodies.json(await request.app[USERDATA].setting(member_of(request), name))
+    name, held = request.match_info["id"], hold(request, "answer")
+    found = await request.app[USERDATA].settings_json(member_of(request), name, reserve=held.resize)
+    return bodies.ready(found)
 
 
 async def post_settings(request: web.Request) -> web.Response:

@@ -133,7 +133,7 @@ async def open_resources(
             catalog,
             pictures,
             Packs(catalog, files, loader, Results(pictures), process.turns),
-            _userdata(settings, storage, cloud.first),
+            _userdata(process, storage, cloud.first),
             accounting,
         )
 
@@ -184,9 +184,9 @@ def _open_blobs(settings: Settings) -> BlobStore | None:
         raise ConfigError(f"The setting blobs cannot be used: {error}.") from error
 
 
-def _userdata(settings: Settings, storage: OpenStorage, cloud: Upstream) -> UserData:
-    if settings.userdata != "cloud":
-        return StoredUserData(storage.database)
+def _userdata(process: Process, storage: OpenStorage, cloud: Upstream) -> UserData:
+    if process.settings.userdata != "cloud":
+        return StoredUserData(storage.database, process.turns)
     if not isinstance(cloud, CloudClient):
         raise ConfigError(
             "userdata = cloud needs an account of Comfy Cloud, and the first account is a "

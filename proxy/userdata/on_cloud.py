@@ -108,15 +108,20 @@ class UserDataOnCloud:
             call = http.call("POST", route, file=file, dest=dest, query=query)
             return await http.read(call, _file_entry, max_attempts=1)
 
-    async def files(self, _: str, name: str, *, recurse: bool) -> list[UserDataEntry]:
-        """Return the files in a folder, with paths relative to it, without hidden ones."""
+    async def files(
+        self, _: str, name: str, *, recurse: bool, reserve: Callable[[int], object] = int
+    ) -> list[UserDataEntry]:
+        """Return the files in a folder, with paths relative to it, without hidden ones. `reserve`
+        has no meaning: answers of the cloud have limits."""
         found = await self._below(path_to(name))
         return sorted(
             (entry for entry in found if is_listed(entry.path, recurse=recurse)),
             key=lambda entry: entry.path,
         )
 
-    async def tree(self, _: str, name: str) -> list[UserDataEntry]:
+    async def tree(
+        self, _: str, name: str, *, reserve: Callable[[int], object] = int
+    ) -> list[UserDataEntry]:
         """Return all folders and files below a folder, with paths from the top. Raises
         `IsFileError`, `MissingError`."""
         folder = path_to(name)
@@ -136,6 +141,14 @@ class UserDataOnCloud:
         with _translated_errors():
             http = self._http
             return await http.read(http.call("GET", "settings"), Answer.object)
+
+    async def settings_json(
+        self, member: str, name: str | None = None, *, reserve: Callable[[int], object] = int
+    ) -> bytes:
+        """Return all settings, or the value of one, as JSON."""
+        if name is None:
+            return codec.dump_bytes(await self.settings(member))
+        return codec.dump_bytes(await self.setting(member, name))
 
     async def setting(self, _: str, name: str) -> Any:
         """Return the value of a setting, or `None`."""

@@ -207,20 +207,22 @@ class StoredUserData:
             member, len(stored), lambda: sorted(map(units.entry_of, stored), key=in_tree_order)
         )
 
-    async def settings(
-        self, member: str, *, reserve: Callable[[int], object] = int
-    ) -> dict[str, Any]:
-        """Return all settings; none if the file is missing or is not a JSON object. `reserve` is
-        called with their bytes before they are read."""
-        data = await self._settings(member, reserve)
-        return await self._made(member, len(data or b""), partial(_settings_of, data))
+    async def settings(self, member: str) -> dict[str, Any]:
+        """Return all settings; none if the file is missing or is not a JSON object."""
+        return _settings_of(await self._settings(member))
 
-    async def setting(
-        self, member: str, name: str, *, reserve: Callable[[int], object] = int
-    ) -> Any:
-        """Return the value of a setting, or `None`; `reserve` as in `settings`."""
+    async def settings_json(
+        self, member: str, name: str | None = None, *, reserve: Callable[[int], object] = int
+    ) -> bytes:
+        """Return all settings, or the value of one, `null` without it, as JSON. `reserve` is called
+        with the bytes of all before they are read."""
         data = await self._settings(member, reserve)
-        return await self._made(member, len(data or b""), lambda: _settings_of(data).get(name))
+
+        def encode() -> bytes:
+            settings = _settings_of(data)
+            return codec.dump_bytes(settings if name is None else settings.get(name))
+
+        return await self._made(member, len(data or b""), encode)
 
     async def change_settings(
         self, member: str, changes: Mapping[str, Any], *, max_bytes: int | None = None

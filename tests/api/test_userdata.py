@@ -13,6 +13,7 @@ import pytest
 from aiohttp.test_utils import TestClient
 from yarl import URL
 
+from proxy.api import sending
 from proxy.storage.database import StorageError
 from proxy.userdata.stored import MAX_SETTINGS_BYTES, SETTINGS, StoredUserData
 
@@ -185,6 +186,21 @@ async def test_trees_that_are_refused(
     client: Client, stored: StoredUserData, query: str, answer: Any
 ) -> None:
     assert await status_and_text(await client.get(f"/v2/userdata?{query}")) == answer
+
+
+async def test_a_long_list_comes_in_pieces(
+    client: Client, userdata: StoredUserData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "ITEMS", 3)
+    names = [f"{number}.json" for number in range(7)]
+    for name in names:
+        await userdata.write("local", f"many/{name}", b"{}")
+    listed = await client.get("/userdata?dir=many")
+    assert (await listed.json(), listed.content_length) == (names, None)
+    split = await (await client.get("/userdata?dir=many&split=true")).json()
+    assert split == [[name, name] for name in names]
+    tree = await (await client.get("/v2/userdata?path=many")).json()
+    assert [entry["name"] for entry in tree] == names
 
 
 async def test_the_tree_below_a_folder_has_paths_from_the_top(

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection, insert, select, text
 from storage.units import names, put
 
+from proxy.runtime.backoff import Backoff
 from proxy.sharing.owners import ENGINE, Owner, acting_for, member_owner
+from proxy.storage import database as storage_database
 from proxy.storage.database import (
     MAX_WAITING,
     BusyError,
@@ -22,6 +27,7 @@ from proxy.storage.database import (
 )
 from proxy.storage.postgresql import WRITES_EACH
 from proxy.storage.sqlite import SqliteDatabase
+from proxy.storage.statements import get_meta, put_meta
 from proxy.storage.tables import leases, meta
 
 
