@@ -2,7 +2,7 @@
 
     python benchmarks/scale.py
 
-The engine's scheduler, table, recorder, announcer and trackers lead jobs through their lives, with
+The engine's scheduler, table, recorder and trackers lead jobs through their lives, with
 neither a cloud nor a storage: those cost time of their own. A job that ends gives its slot to the
 next one of all that wait, one for each member. Every measurement ends after some seconds. Prints
 tables in Markdown.
@@ -22,7 +22,6 @@ from typing import Any
 import structlog
 
 from proxy.engine.accounts import Account, Slots
-from proxy.engine.announcer import Announcer
 from proxy.engine.forecast import Forecast
 from proxy.engine.live_job import JobChanges, LiveJob
 from proxy.engine.recorder import JobRecorder
@@ -30,10 +29,16 @@ from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.engine.term import Term
 from proxy.engine.tracker import Ended, EventReceived, SnapshotReceived, Tracker
-from proxy.jobs.messages import JobNews
+from proxy.jobs.clients import Clients
+from proxy.jobs.history import History
+from proxy.jobs.live_feed import LiveFeed
 from proxy.jobs.models import JobContent, JobState
+from proxy.jobs.subscribers import Subscribers
+from proxy.jobs.views import LiveJobs
 from proxy.members.member import Member
 from proxy.metrics import Metrics
+from proxy.runtime.supervisor import Supervisor
+from proxy.sharing.budget import MemoryBudget
 from proxy.storage.history import Recorded
 from proxy.storage.leases import Lease
 from proxy.translate.snapshots import Snapshot
@@ -68,13 +73,6 @@ class NoStorage:
         return Recorded()
 
 
-class Deaf:
-    """A listener that takes no notice."""
-
-    def hear(self, news: JobNews) -> None:
-        """Take news."""
-
-
 @dataclass
 class Simulation:
     """The parts of an engine over accounts without a cloud."""
@@ -101,9 +99,13 @@ class Simulation:
             turn=asyncio.Event(),
         )
         self.forecast = Forecast(self.scheduler)
-        announcer = Announcer(term, Deaf(), Metrics())
+        feed = LiveFeed(
+            LiveJobs(storage, MemoryBudget(2**28)),  # type: ignore[arg-type]
+            Subscribers(Clients(), Supervisor()),
+            History(storage, None),  # type: ignore[arg-type]
+        )
         recorder = JobRecorder(storage, term, 10_000, shares=self.scheduler.shares_of)  # type: ignore[arg-type]
-        self.table = JobTable(recorder, announcer)
+        self.table = JobTable(recorder, feed, term, Metrics())
         self.jobs: dict[LiveJob, Tracker] = {}
 
     def add(self, member: str) -> LiveJob:

@@ -34,7 +34,7 @@ from proxy.api.requests import member_of, token_of
 from proxy.costs.credits import to_credits
 from proxy.costs.job_cost import Charge, JobCost
 from proxy.files.conversions import THUMBNAIL
-from proxy.jobs.messages import JobChanged
+from proxy.jobs.engine_calls import JobSeen
 from proxy.jobs.models import ENDS, OUTCOMES
 from proxy.jobs.records import JobRecord
 from proxy.storage.history import MAX_FOUND
@@ -108,14 +108,14 @@ async def get_job(request: web.Request) -> JsonAnswer[JobPage]:
         row = await history.listed(member, id_)
         if row is not None and record.ended:
             return bodies.json(await examined(request, record, partial(_ended_job, known, row)))
-        views = chain(jobs.overview(member).jobs, map(JobChanged, jobs.live()))
+        views = chain(jobs.overview(member).jobs, map(JobSeen, jobs.live()))
         view = next((view for view in views if view.job.key == (member, id_)), None)
         if row is None and view is not None:
             return bodies.json(await examined(request, record, partial(_live_job, known, view)))
     raise LocalError("unknown_job", "There is no such job.", kind="not_found")
 
 
-def _live_job(known: Known, view: JobChanged, record: JobRecord) -> JobPage:
+def _live_job(known: Known, view: JobSeen, record: JobRecord) -> JobPage:
     """Return a live job with its nodes."""
     sent = record.workflow()
     return {

@@ -17,7 +17,7 @@ from proxy.admin.schema.state import AccountShown, State
 from proxy.api.keys import ACCOUNTING, INTERFACE, JOBS, MEMBERS, OPTIONS, READINESS, WEBHOOKS
 from proxy.api.requests import admission_of, member_of
 from proxy.costs.credits import to_credits
-from proxy.jobs.messages import JobChanged
+from proxy.jobs.engine_calls import JobSeen
 from proxy.jobs.models import shown_state
 from proxy.runtime import clock
 from proxy.storage.webhooks import GATEWAY
@@ -86,15 +86,15 @@ def _account_shown(view: AccountView) -> AccountShown:
     }
 
 
-def describe(view: JobChanged) -> LiveJobShown:
+def describe(view: JobSeen) -> LiveJobShown:
     """Return a live job as JSON."""
-    job, progress = view.job, view.progress
+    job, progress, state = view.job, view.progress, shown_state(view.job)
     return {
         "id": job.prompt_id,
         "member": job.member,
         "label": job.label,
-        "state": shown_state(job),
-        "account": job.account,
+        "state": state,
+        "account": "" if state == "waiting" else job.account,
         "created": job.created_at,
         "started": job.started_at,
         "progress": progress.share or 0.0,
@@ -104,7 +104,7 @@ def describe(view: JobChanged) -> LiveJobShown:
     }
 
 
-def _waiting(view: JobChanged) -> WaitingJobShown:
+def _waiting(view: JobSeen) -> WaitingJobShown:
     turn = (view.progress.before or 0) + 1
     return {**describe(view), "number": view.job.number, "turn": turn}
 

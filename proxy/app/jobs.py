@@ -14,13 +14,13 @@ from proxy.app.pricing import pricing_of
 from proxy.app.process import Process, read_at_start
 from proxy.app.resources import Resources
 from proxy.app.storage import OpenStorage
-from proxy.engine.announcer import Announcer
 from proxy.engine.engine import Background, Engine
 from proxy.engine.recorder import JobRecorder
 from proxy.engine.resources import JobResources
 from proxy.engine.run_times import RunTimes
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.spending_gate import SpendingGate
+from proxy.engine.table import JobTable
 from proxy.engine.term import Term
 from proxy.jobs.budget_notices import BudgetRefusals
 from proxy.jobs.checks import Checks
@@ -98,7 +98,7 @@ def service_of(
             checks=checks,
             limits=jobs.limits,
             timeout=process.policy.submit_timeout,
-            fence=engine.announcer.term.fence,
+            fence=engine.recorder.term.fence,
         )
     )
 
@@ -124,18 +124,19 @@ async def run_engine(
         turn=asyncio.Event(),
     )
     run_times = RunTimes(RunTimeRepository(storage.database))
+    recorder = JobRecorder(
+        jobs.repository,
+        term,
+        history_size=policy.history_size,
+        budgets=resources.accounting.limiter.budgets,
+        shares=scheduler.shares_of,
+        outbox=webhooks.outbox,
+    )
     engine = Engine(
         accounts=cloud.accounts,
         scheduler=scheduler,
-        recorder=JobRecorder(
-            jobs.repository,
-            term,
-            history_size=policy.history_size,
-            budgets=resources.accounting.limiter.budgets,
-            shares=scheduler.shares_of,
-            outbox=webhooks.outbox,
-        ),
-        announcer=Announcer(term, jobs.feed, process.metrics),
+        recorder=recorder,
+        table=JobTable(recorder, jobs.feed, term, process.metrics),
         resources=JobResources(
             resources.files,
             resources.catalog,

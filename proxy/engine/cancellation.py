@@ -38,7 +38,6 @@ class Cancellation:
         supervisor: Supervisor,
     ) -> None:
         self._table = table
-        self._term = table.announcer.term
         self._scheduler = scheduler
         self._workers = workers
         self._life = life
@@ -113,8 +112,7 @@ class Cancellation:
         if worker is None or follower is None or not job.is_on_cloud:
             return False  # it ends already, or nobody can reach it
         try:
-            self._term.check()
-            cancelled = await worker.cloud.cancel(job.cloud_id)
+            cancelled = await worker.cancel(job.cloud_id)
         except CloudError as error:
             is_unknown = isinstance(error, CloudRefused) and error.status == 404
             if is_unknown:  # it may be known in a moment, or never again

@@ -12,6 +12,7 @@ from proxy.engine.policy import Policy
 from proxy.engine.queue_news import QueueNews
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
+from proxy.engine.term import Term
 from proxy.jobs.models import JobProgress, JobState
 from proxy.runtime import clock
 from proxy.runtime.clock import now
@@ -27,6 +28,7 @@ class Dispatcher:
 
     def __init__(
         self,
+        term: Term,
         table: JobTable,
         scheduler: Scheduler,
         forecast: Forecast,
@@ -36,7 +38,7 @@ class Dispatcher:
         policy: Policy,
     ) -> None:
         self._table = table
-        self._term = table.announcer.term
+        self._term = term
         self._scheduler = scheduler
         self._turn = scheduler.turn
         self._forecast = forecast

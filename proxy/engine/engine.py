@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import structlog
 
 from proxy.engine.accounts import Account
-from proxy.engine.announcer import Announcer
 from proxy.engine.cancellation import Cancellation
 from proxy.engine.dispatcher import Dispatcher
 from proxy.engine.forecast import Forecast
@@ -29,7 +28,7 @@ from proxy.engine.resources import JobResources
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import MAX_ENDED, JobTable
 from proxy.engine.workers import Workers
-from proxy.jobs.messages import OverviewAnswered, RunAnswered
+from proxy.jobs.engine_calls import OverviewAnswered, RunAnswered, Submitted
 from proxy.jobs.models import AccountView, Job, JobState, Wish
 from proxy.logging import FailureLines
 from proxy.runtime.supervisor import Supervisor
@@ -60,29 +59,30 @@ class Background:
 class Engine:
     """Runs the jobs of every member on all `accounts`, by name, in the order of the `scheduler`.
 
-    The `announcer` tells and counts what becomes of jobs. All tasks are those of the `background`.
+    Its `table` has the jobs. All tasks are those of the `background`.
     """
 
     accounts: Mapping[str, Account]
     scheduler: Scheduler
     recorder: JobRecorder
-    announcer: Announcer
+    table: JobTable
     resources: JobResources
     policy: Policy
     background: Background
 
     def __post_init__(self) -> None:
-        self.table = table = JobTable(self.recorder, self.announcer)
-        scheduler, resources, policy = self.scheduler, self.resources, self.policy
-        supervisor = self.background.supervisor
+        recorder, table, scheduler = self.recorder, self.table, self.scheduler
+        resources, policy, supervisor = self.resources, self.policy, self.background.supervisor
         forecast = Forecast(scheduler)
         self._news = QueueNews(table, scheduler, forecast)
-        self._workers = Workers(self.accounts, scheduler, table, resources, policy)
+        self._workers = Workers(self.accounts, scheduler, table, recorder, resources, policy)
         self._overview = Overview(table, scheduler, forecast, self._workers)
-        self._life = JobLife(table, scheduler, self._workers, self._news, resources, policy)
+        self._life = JobLife(
+            table, recorder, scheduler, self._workers, self._news, resources, policy
+        )
         self._intake = Intake(table, scheduler, self._life, resources)
         self._dispatcher = Dispatcher(
-            table, scheduler, forecast, self._news, self._life, supervisor, policy
+            recorder.term, table, scheduler, forecast, self._news, self._life, supervisor, policy
         )
         #: The orders of new jobs that nobody has had taken in at the last look.
         self._unanswered: set[int] = set()
@@ -105,7 +105,7 @@ class Engine:
         for job in jobs:
             self._resume(job)
         supervisor, keep = self.background.supervisor, self.background.supervisor.keep
-        self.background.webhooks.run(supervisor, self.announcer.term.fence, self._overview.accounts)
+        self.background.webhooks.run(supervisor, self.recorder.term.fence, self._overview.accounts)
         keep(self.recorder.run, "write the jobs")
         keep(self._look, "look for released and unanswered jobs")
         keep(run_times.unwritten.run, "write run times")
@@ -159,9 +159,12 @@ class Engine:
 
     # --- what is asked of the engine -------------------------------------------------------
 
-    def receive(self, job: Job) -> None:
-        """Take in a checked job, which is in the storage. The listener hears a `JobAnswered`."""
-        self._spawn(self._intake.receive(job), job.key)
+    def submit(self, job: Job) -> asyncio.Future[Submitted]:
+        """Take in a checked job, which is in the storage; the result is what its client is told."""
+        live_job, answer = LiveJob.of(job), asyncio.get_running_loop().create_future()
+        live_job.answer = answer
+        self._spawn(self._intake.receive(live_job), job.key)
+        return answer
 
     def release(self, key: JobKey, *, watched: bool) -> None:
         """Let a job's messages flow: its client has the answer, and a socket if `watched`."""

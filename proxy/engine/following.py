@@ -14,8 +14,8 @@ from msgspec.structs import replace
 
 from proxy.costs.job_cost import JobCost
 from proxy.engine.follower import UNSTORABLE, JobFollower, Starting, retried
-from proxy.engine.job_publisher import JobPublisher
 from proxy.engine.live_job import JobChanges, LiveJob
+from proxy.engine.recorder import JobRecorder
 from proxy.engine.resources import JobResources
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
@@ -26,7 +26,6 @@ from proxy.runtime.clock import now
 from proxy.runtime.waits import until_set
 from proxy.sharing.loop_turns import Driver
 from proxy.storage.database import ValueRefusedError
-from proxy.translate import workflow_metadata
 from proxy.translate.events import Message
 
 log = structlog.get_logger(__name__)
@@ -43,18 +42,22 @@ _TURN_TIMEOUT = 2.0
 class Following:
     """Carries out what followers report: frees slots, changes the table, tells clients."""
 
-    def __init__(self, table: JobTable, scheduler: Scheduler, resources: JobResources) -> None:
+    def __init__(
+        self,
+        table: JobTable,
+        recorder: JobRecorder,
+        scheduler: Scheduler,
+        resources: JobResources,
+    ) -> None:
         self._table = table
-        self._announcer = table.announcer
+        self._recorder = recorder
         self._scheduler = scheduler
         self._resources = resources
 
     @asynccontextmanager
     async def follows(self, job: LiveJob, follower: JobFollower) -> AsyncIterator[None]:
         """Have a job followed in the block; its slot is free when it is over, at the latest."""
-        metadata = workflow_metadata.of_job(job.loaded.extra_data, job.workflow_id)
-        publisher = JobPublisher(self._announcer.publish, job, metadata)
-        self._table.follow(job, follower, publisher)
+        self._table.follow(job, follower)
         try:
             yield
         finally:
@@ -117,15 +120,11 @@ class Following:
                 case OutputsSent():
                     self._table.show(job, finishing=True)
                 case message:
-                    self._tell(job, message)
+                    self._table.message(job, message)
         except Exception:
             log.exception("job_happening_failed", happening=type(happening).__name__)
             if job.follower is not None:
                 job.follower.read_detail()
-
-    def _tell(self, job: LiveJob, message: Message) -> None:
-        if job.publisher is not None:
-            job.publisher.publish(message)
 
     async def _wait_for_previous(self, job: LiveJob) -> None:
         """Wait until the ends of the member's previous jobs are sent, as on a server with one GPU.
@@ -177,9 +176,9 @@ class Following:
         if end.outcome == "completed":
             self._resources.run_times.learn(job.graph, end.node_times, job.member, end.ms)
             await self._estimate_again(job)
-        self._tell(job, ended.result)
+        self._table.message(job, ended.result)
         self._table.leave(job, end)
-        self._tell(job, ended.last)
+        self._table.message(job, ended.last)
 
     async def _record(self, job: LiveJob, follower: JobFollower, ended: Ended) -> Ended:
         """Move a job into the history, and return its end: a failure, where the storage does not
@@ -191,7 +190,7 @@ class Following:
                 log.error("job_end_refused", error=str(error))
             else:
                 return candidate
-        await self._table.recorder.discard_soon(job)
+        await self._recorder.discard_soon(job)
         return candidate
 
     async def _estimate_again(self, job: LiveJob) -> None:

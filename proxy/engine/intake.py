@@ -12,7 +12,7 @@ from proxy.engine.outcomes import submission_failed
 from proxy.engine.resources import JobResources
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
-from proxy.jobs.models import Job, JobState, Wish
+from proxy.jobs.models import JobState, Wish
 from proxy.translate.errors import LocalError, unconfirmed_refusal
 
 log = structlog.get_logger(__name__)
@@ -30,21 +30,19 @@ class Intake:
         self, table: JobTable, scheduler: Scheduler, life: JobLife, resources: JobResources
     ) -> None:
         self._table = table
-        self._announcer = table.announcer
         self._scheduler = scheduler
         self._life = life
         self._resources = resources
 
-    async def receive(self, new: Job) -> None:
+    async def receive(self, job: LiveJob) -> None:
         """Take a new job in, which is stored already, and lead it as far as it goes now."""
-        job = LiveJob.of(new)
         structlog.contextvars.bind_contextvars(**job.log_fields)
         try:
             await self._begin(job)
         except Exception:
             log.exception("job_take_failed")
             if not job.accepted:
-                self._announcer.refuse(job.key, submission_failed())
+                self._table.answer(job, submission_failed())
 
     async def _begin(self, job: LiveJob) -> None:
         # Those of a graph that was validated are known.
@@ -60,7 +58,7 @@ class Intake:
             refusal = _no_account()
             if not await self._table.discard(job):
                 refusal = unconfirmed_refusal(refusal)
-            self._announcer.refuse(job.key, refusal)
+            self._table.answer(job, refusal)
 
     async def _send(self, job: LiveJob) -> None:
         """Lead a new job through its life. If the way to the cloud takes long, its client gets its

@@ -42,6 +42,7 @@ from proxy.engine.outcomes import (
 )
 from proxy.engine.policy import Policy
 from proxy.engine.queue_news import QueueNews
+from proxy.engine.recorder import JobRecorder
 from proxy.engine.resources import JobResources
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.submitter import unsent
@@ -73,6 +74,7 @@ class JobLife:
     def __init__(
         self,
         table: JobTable,
+        recorder: JobRecorder,
         scheduler: Scheduler,
         workers: Workers,
         news: QueueNews,
@@ -80,14 +82,13 @@ class JobLife:
         policy: Policy,
     ) -> None:
         self._table = table
-        self._recorder = table.recorder
-        self._announcer = table.announcer
+        self._recorder = recorder
         self._scheduler = scheduler
         self._workers = workers
         self._news = news
         self._resources = resources
         self._policy = policy
-        self.following = Following(table, scheduler, resources)
+        self.following = Following(table, recorder, scheduler, resources)
 
     def events_come(self, job: LiveJob) -> bool:
         """Return whether events come from the account of a job, as far as is known."""
@@ -219,7 +220,7 @@ class JobLife:
             self._table.advance(job, JobState.UNKNOWN)
         self._table.show(job, reason="unanswered" if at_home else "no_account")
         if isinstance(outcome, Lost) and outcome.refusal is not None and not job.accepted:
-            self._announcer.refuse(job.key, outcome.refusal)
+            self._table.answer(job, outcome.refusal)
         outcome = await self._workers.recovery.look(job)
         self._table.show(job, reason=None)
         if not at_home and isinstance(outcome, Sent):
@@ -289,8 +290,7 @@ class JobLife:
         failures = 0
         while True:
             try:
-                self._recorder.term.check()
-                await self._workers[job.account].cloud.cancel(job.cloud_id)
+                await self._workers[job.account].cancel(job.cloud_id)
                 return
             except (CloudError, StorageError) as error:
                 log.warning("cancel_failed", error=str(error))
@@ -367,7 +367,7 @@ class JobLife:
             reveal, id_ = self._resources.files.reveal, job.prompt_id
             refusal.node_errors = await reveal(job.member, refusal.node_errors, id_)
             refusal.details = await reveal(job.member, refusal.details, id_)
-            self._announcer.refuse(job.key, refusal)
+            self._table.answer(job, refusal)
 
     def _follower(self, job: LiveJob, cloud: Upstream | None = None) -> JobFollower:
         """Return a follower of a job, which may be on the `cloud`."""

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from msgspec import UNSET, Struct, UnsetType
 
 from proxy.engine.follower import JobFollower
-from proxy.engine.job_publisher import JobPublisher
+from proxy.jobs.engine_calls import Submitted
 from proxy.jobs.models import Job, JobProgress, Wish
 from proxy.storage.webhooks import WebhookMessage
+from proxy.translate.events import Preview
 
 if TYPE_CHECKING:
     from proxy.catalog.owners import Needs
@@ -50,25 +51,26 @@ class LiveJob(Job):
     """A job that has not ended, in the engine that runs it.
 
     `answered` says that the client has its `prompt_id`, before which no message about it may flow.
-    It is independent of `state`. `omitted` are the errors of nodes that the cloud has left out,
-    `progress` is what clients see beside the row, `needs` is what not every account has.
+    It is independent of `state`. `answer` is what a submission under way comes to, `omitted` are
+    the errors of nodes that the cloud has left out, `needs` is what not every account has.
     `released` is set, where somebody waits for it, when the client has the answer.
 
     The `slot` is its place with the scheduler; `row` and `start`, a message of webhooks about the
     start of the job, are what is still to be written. While the job is followed, the `follower`
-    takes what happens to it, and the `publisher` has what its client was sent.
+    takes what happens to it, its messages have the `metadata`, and `preview` is the last picture.
     """
 
     answered: bool = True
+    answer: asyncio.Future[Submitted] | None = field(default=None, repr=False)
     omitted: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    progress: JobProgress = field(default_factory=JobProgress)
     needs: Needs | None = field(default=None, repr=False)
     slot: SlotState = SlotState.NONE
     row: RowState = RowState.KEPT
     start: WebhookMessage | None = field(default=None, repr=False)
     released: asyncio.Event | None = field(default=None, repr=False)
     follower: JobFollower | None = field(default=None, repr=False)
-    publisher: JobPublisher | None = field(default=None, repr=False)
+    metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    preview: Preview | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, job: Job) -> LiveJob:

@@ -14,12 +14,11 @@ from proxy.engine.live_job import LiveJob
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.engine.worker import AccountWorker
-from proxy.jobs.conversion import stored_of
-from proxy.jobs.messages import JobChanged, OverviewAnswered, RunAnswered, RunFound
-from proxy.jobs.models import AccountView, JobProgress, JobState, is_shown, shown_state
+from proxy.jobs.engine_calls import JobSeen, OverviewAnswered, RunAnswered, RunFound
+from proxy.jobs.models import AccountView, Job, JobProgress, JobState, is_shown, shown_state
 from proxy.runtime import clock
 from proxy.runtime.clock import now
-from proxy.storage.job_tables import JobKey, StoredJob
+from proxy.storage.job_tables import JobKey
 
 #: Nodes of a run that are told of, and waiting jobs that are described: each takes some µs.
 MAX_NODES, MAX_WAITING = 1000, 500
@@ -60,8 +59,8 @@ class Overview:
             if member in (None, position.job.member)
         ]
         views += [
-            JobChanged(
-                replace(stored_of(position.job), account=""),
+            JobSeen(
+                position.job,
                 JobProgress(position.reason, position.job.progress.message, before=position.before),
             )
             for position in positions[:MAX_WAITING]
@@ -76,7 +75,7 @@ class Overview:
         if job is None or job.follower is None or job.state is not JobState.RUNNING:
             return RunAnswered(None)
         progress = self._seen(job).progress
-        preview = None if job.publisher is None else job.publisher.preview
+        preview = job.preview
         found: RunFound = {
             "progress": progress.share,
             "remaining": progress.remaining,
@@ -101,7 +100,7 @@ class Overview:
                 return node
         return None
 
-    def _seen(self, job: LiveJob) -> JobChanged:
+    def _seen(self, job: LiveJob) -> JobSeen:
         """Return a live job as admins see it, with the node that runs."""
         progress, follower = job.progress, job.follower
         if follower is not None and job.state is JobState.RUNNING:
@@ -113,7 +112,7 @@ class Overview:
                 node=follower.node,
                 node_type=follower.node_type,
             )
-        return JobChanged(stored_of(job), progress)
+        return JobSeen(job, progress)
 
     def _account_view(self, worker: AccountWorker) -> AccountView:
         account = worker.account
@@ -132,6 +131,6 @@ class Overview:
         )
 
 
-def _sent_position(job: StoredJob) -> tuple[int, int]:
+def _sent_position(job: Job) -> tuple[int, int]:
     """Return the position of a job that is not in the queue any more."""
     return _RANK[shown_state(job)], job.started_at or job.created_at

@@ -24,7 +24,6 @@ class QueueNews:
         self._table = table
         self._scheduler = scheduler
         self._forecast = forecast
-        self._announcer = table.announcer
         self._wanted = asyncio.Event()
 
     async def run(self) -> None:
@@ -40,7 +39,7 @@ class QueueNews:
         waits = len(self._scheduler.queue) > 0
         if not waits:
             self._forecast.clear()
-        if waits or self._announcer.ahead:
+        if waits or self._table.behind():
             self._wanted.set()
 
     def explain(self, job: LiveJob) -> None:
@@ -50,7 +49,7 @@ class QueueNews:
 
     def announce_ahead(self, member: str, *, tell: bool) -> None:
         """Tell how many jobs of others go before the member's last one, if that has changed."""
-        self._announcer.announce_ahead(member, self._forecast.before(member), tell=tell)
+        self._table.announce_ahead(member, self._forecast.before(member), tell=tell)
 
     def _show_reasons(self, member: str, jobs: Iterable[LiveJob]) -> None:
         for job, reason, message in self._forecast.waiting(member, jobs):
@@ -62,5 +61,5 @@ class QueueNews:
             self._show_reasons(member, self._scheduler.queue.of(member))
         if len(members) > 1:
             self._forecast.positions()  # of all members at once
-        for member in {*members, *self._announcer.ahead}:
+        for member in {*members, *self._table.behind()}:
             self.announce_ahead(member, tell=True)

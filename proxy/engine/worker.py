@@ -18,6 +18,7 @@ from proxy.engine.live_job import LiveJob
 from proxy.engine.policy import Policy
 from proxy.engine.preparation import Preparation
 from proxy.engine.reconciler import Reconciler
+from proxy.engine.recorder import JobRecorder
 from proxy.engine.resources import JobResources
 from proxy.engine.router import EventRouter
 from proxy.engine.scheduler import Scheduler
@@ -43,10 +44,12 @@ class AccountWorker:
         account: Account,
         scheduler: Scheduler,
         table: JobTable,
+        recorder: JobRecorder,
         resources: JobResources,
         policy: Policy,
     ) -> None:
         self.account = account
+        self._term = recorder.term
         self.cloud = account.cloud
         self._jobs = table.on_account(account.name)
         self.router = EventRouter(
@@ -66,14 +69,14 @@ class AccountWorker:
             account.cloud,
             table.cloud_ids,
             table.ended_ids,
-            table.recorder.jobs,
+            recorder.jobs,
             policy.adoption_timeout,
         )
         self.submitter = Submitter(
             account.cloud,
             self.finder,
             table,
-            Preparation(account, table.recorder, resources, self.feed, policy),
+            Preparation(account, recorder, resources, self.feed, policy),
             resources,
             expecting=self.router.submission,
         )
@@ -125,6 +128,12 @@ class AccountWorker:
         """Observe a job no longer."""
         self.feed.leave(cloud_id)
         self.router.forget(cloud_id)
+
+    async def cancel(self, cloud_id: str) -> bool:
+        """Ask the cloud to end a job, while the term lasts; return whether it will. Raises
+        `CloudError` and `FencedError`."""
+        self._term.check()
+        return await self.cloud.cancel(cloud_id)
 
     async def abandon(self, cloud_id: str) -> None:
         """Have the cloud end a job, whatever becomes of that: the job goes on to its end, and keeps

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from proxy.engine.accounts import Account
 from proxy.engine.localiser import Secrets
 from proxy.engine.policy import Policy
+from proxy.engine.recorder import JobRecorder
 from proxy.engine.recovery import Recovery
 from proxy.engine.resources import JobResources
 from proxy.engine.scheduler import Scheduler
@@ -27,13 +28,14 @@ class Workers(Mapping[str, AccountWorker]):
         accounts: Mapping[str, Account],
         scheduler: Scheduler,
         table: JobTable,
+        recorder: JobRecorder,
         resources: JobResources,
         policy: Policy,
     ) -> None:
         for account in accounts.values():
             account.forget()
         self._workers = {
-            name: AccountWorker(account, scheduler, table, resources, policy)
+            name: AccountWorker(account, scheduler, table, recorder, resources, policy)
             for name, account in accounts.items()
         }
         self.secrets = Secrets(account.key for account in accounts.values())

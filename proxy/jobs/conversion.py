@@ -1,8 +1,7 @@
 """Conversions between the shapes of a job.
 
-`JobRequest` is what a client asked, `Job` a live job in the engine, `StoredJob` its row, and
-`HistoryEntry` what is left of it. What the client sent is apart: `JobContent` in memory, `Payload`
-in the storage.
+`JobRequest` is what a client asked, `Job` a live job, `StoredJob` its row, and `HistoryEntry` what
+is left of it. What the client sent is apart: `JobContent` in memory, `Payload` in the storage.
 """
 
 from __future__ import annotations

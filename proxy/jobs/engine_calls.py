@@ -1,23 +1,80 @@
-"""What is asked of the engine."""
+"""What is asked of the engine, and what it answers."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol, TypeAlias, TypedDict
 
-from proxy.jobs.messages import OverviewAnswered, RunAnswered
-from proxy.jobs.models import AccountView, Job
+from msgspec import Struct
+
+from proxy.jobs.models import AccountView, Job, JobProgress
 from proxy.storage.database import StorageError
 from proxy.storage.job_tables import JobKey
 from proxy.translate.errors import LocalError
+
+#: What a submission comes to: the nodes that the cloud found wrong, or why the job is refused.
+Submitted: TypeAlias = Mapping[str, Any] | LocalError
+
+
+class NodeRun(TypedDict):
+    """How far a node is: `value` of `max` steps."""
+
+    state: str
+    value: float | int
+    max: float | int
+    began: int | None
+    ran: float | int | None
+
+
+class RunFound(TypedDict):
+    """How far a running job is: `progress` from 0 to 1, `remaining` in ms, and the `node` that
+    runs; all is null of one that does not run."""
+
+    progress: float | None
+    remaining: int | None
+    node: str | None
+    nodes: dict[str, NodeRun]
+
+
+class JobSeen(Struct, frozen=True):
+    """A live job as admins see it."""
+
+    job: Job
+    progress: JobProgress = JobProgress()
+
+
+class OverviewAnswered(Struct, frozen=True):
+    """What runs first, then what waits in the order of turns; and the accounts.
+
+    Of many that wait the first are described; `waiting` is how many there are of each member, and
+    `held` how many of all wait for an admin.
+    """
+
+    jobs: tuple[JobSeen, ...]
+    accounts: tuple[AccountView, ...]
+    waiting: Mapping[str, int] = {}
+    held: int = 0
+
+
+class RunAnswered(Struct, frozen=True):
+    """How far a job is, `None` for one that does not run.
+
+    `preview` names the last one: another preview has another name. `image` is of the media type
+    `image_type`, empty if it was not asked for.
+    """
+
+    found: RunFound | None
+    preview: str = ""
+    image: bytes = b""
+    image_type: str = ""
 
 
 class RunningEngine(Protocol):
     """The engine that runs the jobs."""
 
-    def receive(self, job: Job) -> None:
-        """Take in a checked job, which is in the storage. The listener hears a `JobAnswered`."""
+    def submit(self, job: Job) -> asyncio.Future[Submitted]:
+        """Take in a checked job, which is in the storage; the result is what its client is told."""
 
     def release(self, key: JobKey, *, watched: bool) -> None:
         """Let a job's messages flow: its client has the answer, and a socket if `watched`."""

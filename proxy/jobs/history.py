@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cachetools import LRUCache
 
-from proxy.jobs.messages import JobRecorded
 from proxy.runtime import randomness
 from proxy.storage.history import HistoryRepository
-from proxy.storage.job_tables import HistoryEntry
+from proxy.storage.job_tables import HistoryEntry, JobKey
 from proxy.translate import codec
 
 if TYPE_CHECKING:
@@ -107,10 +106,11 @@ class History:
             if not waiting:
                 del self._waiting[member, prompt_id]
 
-    def recorded(self, news: JobRecorded) -> None:
-        """Note that a job is in the history, and that its oldest entries are forgotten."""
-        member, forgotten = news.key.member, news.forgotten
-        self._changed(member, (news.key.prompt_id, *forgotten))
+    def recorded(self, key: JobKey, forgotten: tuple[str, ...]) -> None:
+        """Note that a job is in the history, and that its member's oldest entries are
+        `forgotten`."""
+        member = key.member
+        self._changed(member, (key.prompt_id, *forgotten))
         if forgotten and self._files is not None:
             self._files.namespace.forgotten(member, forgotten)
 

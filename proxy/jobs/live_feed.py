@@ -1,4 +1,4 @@
-"""What the engine tells: it brings the live jobs, the history and the sockets up to date."""
+"""What the engine tells of jobs, for the views of clients, the history and the sockets."""
 
 from __future__ import annotations
 
@@ -7,27 +7,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from proxy.jobs.answers import Answers
 from proxy.jobs.history import History
-from proxy.jobs.messages import (
-    JobAnswered,
-    JobChanged,
-    JobLeft,
-    JobMessage,
-    JobNews,
-    JobRecorded,
-    JobsAhead,
-)
+from proxy.jobs.models import Job
 from proxy.jobs.subscribers import Subscribers
 from proxy.jobs.views import LiveJobs
 from proxy.runtime.supervisor import Supervisor
-from proxy.translate.events import status
+from proxy.translate.events import Message, status
 
 
 @dataclass(eq=False, repr=False)
 class LiveFeed:
-    """Brings `live`, the sockets of `subscribers` and the `history` up to date, and submissions
-    their `answers`.
+    """Brings the views of `live` jobs, the sockets of `subscribers` and the `history` up to date.
 
     Clients of live jobs hear a `status` each `status_interval` seconds.
     """
@@ -36,7 +26,6 @@ class LiveFeed:
     subscribers: Subscribers
     history: History
     status_interval: float = 5.0
-    answers: Answers = field(init=False, default_factory=Answers)
     _watchers: list[Callable[[], None]] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
@@ -47,27 +36,34 @@ class LiveFeed:
         self.subscribers.start()
         supervisor.keep(self._keep_alive, "status heartbeat")
 
-    def hear(self, news: JobNews) -> None:
-        """Take what the engine tells of a job."""
-        match news:
-            case JobMessage(key=key, client_id=client_id, message=message, watched=watched):
-                self.subscribers.tell(key.member, client_id, message, watched=watched)
-            case JobAnswered():
-                self.answers.hear(news)
-            case JobChanged(job=job, progress=progress, tell=tell):
-                self.live.of(job.member).put(job, progress)
-                self._changed(job.member, tell=tell)
-            case JobsAhead(member=member, count=count, tell=tell):
-                self.live.of(member).ahead = count
-                self._changed(member, tell=tell)
-            case JobRecorded():
-                self.history.recorded(news)
-                self._changed(news.key.member, tell=False)
-            case JobLeft(key=key, order=order, more=more):
-                self.live.remove(key, order)
-                self._changed(key.member, tell=False)
-                if not more:
-                    self._tell_status(key.member)
+    # --- what the engine tells -------------------------------------------------------------
+
+    def changed(self, job: Job, *, tell: bool = False) -> None:
+        """Take note that a job in the queue has changed; with `tell` the member's sockets hear how
+        many jobs are left."""
+        self._changed(job.member, tell=tell)
+
+    def left(self, job: Job, *, more: bool = False) -> None:
+        """Take note that a job has left the queue. With `more` others leave with it, and the last
+        one tells how many are left."""
+        self._changed(job.member, tell=False)
+        if not more:
+            self._tell_status(job.member)
+
+    def ahead(self, member: str, count: int, *, tell: bool) -> None:
+        """Note how many jobs of others go before the member's last waiting one."""
+        self.live.of(member).ahead = count
+        self._changed(member, tell=tell)
+
+    def recorded(self, job: Job, forgotten: tuple[str, ...] = ()) -> None:
+        """Note that a job is in the history, and that its member's oldest entries are
+        `forgotten`."""
+        self.history.recorded(job.key, forgotten)
+        self._changed(job.member, tell=False)
+
+    def message(self, job: Job, message: Message) -> None:
+        """Deliver a message to the client of a job."""
+        self.subscribers.tell(job.member, job.client_id, message, watched=job.watched)
 
     def _changed(self, member: str, *, tell: bool) -> None:
         """Let watchers know of a change, and with `tell` the sockets of the member, too, unless it

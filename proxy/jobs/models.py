@@ -1,7 +1,7 @@
 """What the rooms know of a job: its state, and its shape in memory.
 
-A job has exactly one state (`JobState`); `TRANSITIONS` has those that may follow. The engine has a
-live job as its one `Job`, and tells of it (`proxy.jobs.messages`) as its row (`StoredJob`).
+A job has exactly one state (`JobState`); `TRANSITIONS` has those that may follow. A live job is one
+`Job`, which the engine changes and handlers read.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
 from proxy.costs.job_cost import JobCost
-from proxy.storage.job_tables import JobKey, Number, StoredJob
+from proxy.storage.job_tables import JobKey, Number
 from proxy.translate.plans import AccountPlan
 from proxy.translate.trace_context import trace_headers
 
@@ -119,7 +119,7 @@ class JobContent:
 
 
 class JobProgress(msgspec.Struct, frozen=True):
-    """What only the engine knows of a live job, and publishes with the job's row.
+    """What is shown of a live job and not stored.
 
     `reason` is why the job does not continue: `turn`, `slot`, `client` (another job of its client
     has a slot), `model` (the accounts that have its models are busy), `limit`, `budget` and
@@ -169,8 +169,8 @@ class Wish(StrEnum):
 class Job:
     """A job that has not ended. Times are ms since 1970.
 
-    Its fields are those of its row (`StoredJob`), which says what they mean, and the `content`,
-    what the client sent, `None` while the job waits.
+    Its fields are those of its row (`StoredJob`), which says what they mean, the `content`,
+    what the client sent, `None` while the job waits, and its `progress`.
 
     Three fields are no states, for they hold in several: `accepted` is the promise to the client
     (a job without it is refused, one with it waits or fails), `watched` says that a socket of its
@@ -203,6 +203,7 @@ class Job:
     shape: str = ""
     partner_nodes: int = 0
     ceiling: int = 0
+    progress: JobProgress = field(default_factory=JobProgress)
 
     @property
     def log_fields(self) -> dict[str, str]:
@@ -252,18 +253,7 @@ class Job:
         return self.loaded.extra_data.get("preview_method") != "none"
 
 
-class _Visible(Protocol):
-    """What decides whether a client may know of a job."""
-
-    @property
-    def state(self) -> str: ...
-    @property
-    def accepted(self) -> bool: ...
-    @property
-    def cancel_requested(self) -> bool: ...
-
-
-def is_shown(job: _Visible) -> bool:
+def is_shown(job: Job) -> bool:
     """Return whether clients may know of a job; one that runs is there until its end."""
     known = job.accepted or job.state == JobState.UNKNOWN
     return known and (not job.cancel_requested or job.state == JobState.RUNNING)
@@ -313,10 +303,11 @@ _SHOWN: Mapping[str, Shown] = {
     JobState.QUEUED: "waiting",
     JobState.SUBMITTED: "pending",
     JobState.RUNNING: "running",
+    **dict.fromkeys(ENDS.values(), "running"),
 }
 
 
-def shown_state(job: Job | StoredJob) -> Shown:
+def shown_state(job: Job) -> Shown:
     """Return how far a live job is, in the words of admins."""
     return _SHOWN.get(job.state, "sending")
 

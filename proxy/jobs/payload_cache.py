@@ -7,8 +7,8 @@ from contextlib import suppress
 
 from msgspec import Struct
 
+from proxy.jobs.models import Job
 from proxy.sharing.budget import Allocation, MemoryBudget, MemoryLimitError
-from proxy.storage.job_tables import StoredJob
 from proxy.translate import codec
 
 #: Bytes of the largest entry.
@@ -26,7 +26,7 @@ class QueueItem(Struct):
     _head: bytes = b""
     _tail: bytes = b""
 
-    def item(self, job: StoredJob) -> bytes:
+    def item(self, job: Job) -> bytes:
         """Return `[number, prompt_id, prompt, extra_data, outputs_to_execute]`, as in `/queue`."""
         if self._outputs != job.outputs_to_execute:
             self._outputs = job.outputs_to_execute

@@ -13,15 +13,15 @@ from typing import Any
 import structlog
 from msgspec import Struct
 
+from proxy.jobs.engine_calls import OverviewAnswered, RunAnswered
 from proxy.jobs.history import NO_ENTRY
-from proxy.jobs.messages import OverviewAnswered, RunAnswered
-from proxy.jobs.models import ENDS, AccountView
+from proxy.jobs.models import ENDS, AccountView, Job
 from proxy.jobs.records import JobRecord
 from proxy.jobs.submission import SubmissionService
 from proxy.jobs.subscribers import Subscriber
 from proxy.jobs.views import divided, interruptible, of_queue
 from proxy.storage.database import StorageError
-from proxy.storage.job_tables import JobKey, StoredJob
+from proxy.storage.job_tables import JobKey
 from proxy.storage.spending import Spending
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
@@ -105,9 +105,9 @@ class JobService:
             body = await self.history.entry_json(member, prompt_id)
             if body != NO_ENTRY:
                 return body
-            progress = self._live.of(member).progress.get(prompt_id)
+            job = self._live.of(member).jobs.get(prompt_id)
             if not changed.done():
-                if progress is None or not progress.finishing:
+                if job is None or not job.progress.finishing:
                     return body
                 await asyncio.wait([changed], timeout=HISTORY_TIMEOUT)
         return await self.history.entry_json(member, prompt_id)
@@ -118,34 +118,29 @@ class JobService:
         One that waits because no account takes it has `queue_reason` (see `JobProgress`) and,
         where the cloud gave a message, `queue_message`.
         """
-        live = self._live.of(member)
-        job = live.jobs.get(prompt_id)
         entry = await self.history.entry(member, prompt_id)
-        if entry is None and job is None:
-            job = await self._live.read(member, prompt_id)
-            if job is None:  # it may have ended meanwhile
-                entry = await self.history.entry(member, prompt_id)
+        job = self._live.unless_cancelled(JobKey(member, prompt_id))
+        if entry is None and job is None:  # it may have ended meanwhile
+            entry = await self.history.entry(member, prompt_id)
         if entry is not None:
             return JobRecord(
                 entry.graph, entry.extra_data, summary=entry.summary, result=entry.result
             )
-        sent = None if job is None else await self._live.sent(job)
-        if job is None or sent is None:
+        if job is None or (sent := await self._live.sent(job)) is None:
             return None
-        running, _ = divided({**live.jobs, prompt_id: job}.values())
+        running, _ = divided({**self._live.of(member).jobs, prompt_id: job}.values())
         listed = of_queue(job, running=job in running)
-        progress = live.progress.get(prompt_id)
-        if progress is not None and progress.reason is not None:
-            listed["queue_reason"] = progress.reason
-            if progress.message is not None:
-                listed["queue_message"] = progress.message
+        if job.progress.reason is not None:
+            listed["queue_reason"] = job.progress.reason
+            if job.progress.message is not None:
+                listed["queue_message"] = job.progress.message
         return JobRecord(sent.graph, sent.extra_data, listed)
 
     # --- what admins see -------------------------------------------------------------------
 
-    def live(self) -> list[StoredJob]:
+    def live(self) -> list[Job]:
         """Return all jobs that are in the queue, without their positions."""
-        return list(self._live)
+        return self._live.shown()
 
     def accounts(self) -> tuple[AccountView, ...]:
         """Return the accounts as they are now."""
@@ -223,19 +218,14 @@ class JobService:
 
     async def cancel(self, member: str, prompt_id: str) -> bool:
         """Cancel a waiting or running job; false if there is none to cancel."""
-        live = self._live.of(member)
-        job = live.jobs.get(prompt_id)
-        if job is None:
-            job = await self._live.read(member, prompt_id)
-        return job is not None and await self._cancel([job.key], interrupt=job in live.running())
+        job = self._live.unless_cancelled(JobKey(member, prompt_id))
+        running = self._live.of(member).running()
+        return job is not None and await self._cancel([job.key], interrupt=job in running)
 
     async def cancelled_of(self, member: str, prompt_ids: Iterable[str]) -> list[str]:
-        """Cancel jobs, and return those that could be. Raises `LocalError` and `StorageError`."""
+        """Cancel jobs, and return those that could be. Raises `LocalError`."""
         wanted = dict.fromkeys(prompt_ids)
-        live = self._live.of(member).jobs
-        stored = await self._repository.living(member, [id_ for id_ in wanted if id_ not in live])
-        there = [id_ for id_ in wanted if id_ in live or id_ in stored]
-        return [id_ for id_ in there if await self.cancel(member, id_)]
+        return [id_ for id_ in wanted if await self.cancel(member, id_)]
 
     async def _cancel(
         self, keys: list[JobKey], *, interrupt: bool = False, cleared: bool = False
@@ -263,10 +253,10 @@ class JobService:
 
 
 def interrupted(
-    running: Sequence[StoredJob],
-    waiting: Iterable[StoredJob],
+    running: Sequence[Job],
+    waiting: Iterable[Job],
     submitter: str,
-) -> list[StoredJob]:
+) -> list[Job]:
     """Return the jobs that an interrupt without an id means, of a member's running ones.
 
     Those that the same program has submitted, which are none while its own are `waiting`; for a

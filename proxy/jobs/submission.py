@@ -59,8 +59,8 @@ class SubmissionService:
 
     The `limits` are asked before anything else whether a member may submit now, the `checks`
     whether the graph can run. A submission that the engine has not started after `timeout`
-    seconds is withdrawn. `clients` knows who listens, the `feed` brings the answers of the engine.
-    Jobs are stored under the `fence` of the term.
+    seconds is withdrawn. `clients` knows who listens, the `feed` tells them of the queue. Jobs are
+    stored under the `fence` of the term.
     """
 
     engine: RunningEngine
@@ -162,7 +162,7 @@ class SubmissionService:
         except (DayFullError, QueueFullError, OverBudgetError) as error:
             raise await self.limits.refused(job.member, error) from None
         job.order, job.number, job.estimate = stored.order, stored.number, stored.estimate
-        self.live.keep_sent(stored, payload)
+        self.live.keep_sent(job, payload)
 
     async def _stored(self, row: StoredJob, payload: Payload, conditions: Conditions) -> StoredJob:
         """Insert a job. Where the payloads of its member have no room for one more, the oldest
@@ -184,17 +184,15 @@ class SubmissionService:
     async def _answer(self, job: Job) -> dict[str, Any]:
         """Return what the cloud found wrong with single nodes of a job, once the engine has
         accepted it. Raises `LocalError`."""
-        with self.feed.answers.awaited(job.key) as answers:
-            self.engine.receive(job)
-            try:
-                # The client gets its answer before the engine goes on with the job.
-                async with asyncio.timeout(self.timeout):
-                    message = await answers.get()
-            except TimeoutError:
-                return await self._late_answer(job)
-        if message.error is not None:
-            raise message.error
-        return dict(message.node_errors or {})
+        try:
+            # The client gets its answer before the engine goes on with the job.
+            async with asyncio.timeout(self.timeout):
+                answer = await self.engine.submit(job)
+        except TimeoutError:
+            return await self._late_answer(job)
+        if isinstance(answer, LocalError):
+            raise answer
+        return dict(answer)
 
     async def _late_answer(self, job: Job) -> dict[str, Any]:
         """Withdraw a job that the engine has not accepted in time, unless its row says so by now.

@@ -1,4 +1,4 @@
-"""What clients read of jobs that have not ended. `LiveFeed` brings it up to date."""
+"""The jobs that have not ended, and what clients read of them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ import structlog
 
 from proxy.jobs.conversion import without_nulls
 from proxy.jobs.history import chained
-from proxy.jobs.models import JobProgress, JobState
+from proxy.jobs.models import Job, JobState, is_shown, shown_state
 from proxy.jobs.payload_cache import PayloadCache, QueueItem
 from proxy.sharing.budget import Allocation, MemoryBudget, MemoryLimitError
-from proxy.storage.job_tables import JobKey, Number, StoredJob
+from proxy.storage.job_tables import JobKey, Number
 from proxy.storage.jobs import JobRepository
 from proxy.storage.payloads import Payload
 
@@ -33,9 +33,10 @@ _READ_BYTES, _MAX_QUEUE_BODY = 4 * 1024 * 1024, 8 * 1024 * 1024
 
 
 class MemberJobs:
-    """A member's jobs that have not ended, in the order in which they were accepted.
+    """A member's jobs that have not ended.
 
-    `progress` is what the engine has published of each job in addition to its row, by id.
+    Clients may know of its `jobs`, which are in the order in which they were accepted, and not of
+    those that are `hidden`. `changes` counts what became of them.
 
     `ahead` jobs of others go before the last waiting one, `answering` are being submitted here.
     `number` is the least that the next job may have.
@@ -43,8 +44,9 @@ class MemberJobs:
     """
 
     def __init__(self) -> None:
-        self.jobs: dict[str, StoredJob] = {}
-        self.progress: dict[str, JobProgress] = {}
+        self.jobs: dict[str, Job] = {}
+        self.hidden: dict[str, Job] = {}
+        self.changes = 0
         self.ahead = 0
         self.answering = 0
         self.number = 0
@@ -56,27 +58,31 @@ class MemberJobs:
         """The member's own jobs, and others' that go before its last waiting one."""
         return len(self.jobs) + self.ahead if self.jobs else 0
 
-    def put(self, job: StoredJob, progress: JobProgress) -> None:
-        """Add or replace a job in the queue, in whatever state."""
-        self.jobs[job.prompt_id] = job
-        self.progress[job.prompt_id] = progress
-        if self.body is not None:
-            self.keep(None)
-        if isinstance(job.number, int):
+    def put(self, job: Job) -> None:
+        """Add a job, or note that it has changed."""
+        there, other = (self.jobs, self.hidden) if is_shown(job) else (self.hidden, self.jobs)
+        there[job.prompt_id] = job
+        if other.get(job.prompt_id) is job:
+            del other[job.prompt_id]
+        self._changed()
+        if there is self.jobs and isinstance(job.number, int):
             self.number = max(self.number, abs(job.number) + 1)
 
-    def has(self, job: StoredJob) -> bool:
-        """Return whether a job is in the queue, in whatever state."""
-        known = self.jobs.get(job.prompt_id)
-        return known is not None and known.order == job.order
+    def get(self, prompt_id: str) -> Job | None:
+        """Return a job, of two with one id the newer one."""
+        return self.hidden.get(prompt_id) or self.jobs.get(prompt_id)
 
-    def remove(self, prompt_id: str, order: int) -> None:
-        """Remove a job from the queue."""
-        known = self.jobs.get(prompt_id)
-        if known is not None and known.order == order:
-            del self.jobs[prompt_id], self.progress[prompt_id]
-            if self.body is not None:
-                self.keep(None)
+    def remove(self, job: Job) -> None:
+        """Take a job out; a new one with the same id stays."""
+        for jobs in (self.jobs, self.hidden):
+            if jobs.get(job.prompt_id) is job:
+                del jobs[job.prompt_id]
+        self._changed()
+
+    def _changed(self) -> None:
+        self.changes += 1
+        if self.body is not None:
+            self.keep(None)
 
     def keep(self, body: bytes | None, held: Allocation | None = None) -> None:
         """Keep the body of `GET /queue`, whose bytes are `held`, instead of the one before."""
@@ -84,14 +90,14 @@ class MemberJobs:
             self._held.release()
         self.body, self._held = body, held
 
-    def running(self) -> list[StoredJob]:
+    def running(self) -> list[Job]:
         """Return the jobs that count as running (see `divided`)."""
         return divided(self.jobs.values())[0]
 
 
 class LiveJobs:
-    """The live jobs of all members, as the engine tells them. Their payloads are read from the
-    storage to be shown, within the `budget`."""
+    """The live jobs of all members, which the engine's table keeps. Their payloads are read from
+    the storage to be shown, within the `budget`."""
 
     def __init__(self, repository: JobRepository, budget: MemoryBudget) -> None:
         self._budget = budget
@@ -100,9 +106,10 @@ class LiveJobs:
         self._sent = PayloadCache(budget)
         budget.add_cache(self._evict_body)
 
-    def __iter__(self) -> Iterator[StoredJob]:
+    def __iter__(self) -> Iterator[Job]:
         for member in self._members.values():
             yield from member.jobs.values()
+            yield from member.hidden.values()
 
     def of(self, member: str) -> MemberJobs:
         """Return the jobs of a member."""
@@ -112,36 +119,49 @@ class LiveJobs:
         """Return all known members, with their jobs."""
         return list(self._members.items())
 
-    async def read(self, member: str, prompt_id: str) -> StoredJob | None:
-        """Return a job as it is stored, whether or not the engine has told of it; `None` if it is
-        to be cancelled. Raises `StorageError`."""
-        row = await self.repository.get(member, prompt_id)
-        return None if row is None or row.cancel_requested else row
+    def shown(self) -> list[Job]:
+        """Return the jobs that clients may know of."""
+        return [job for member in self._members.values() for job in member.jobs.values()]
 
-    # --- changes ---------------------------------------------------------------------------
+    def behind(self) -> list[str]:
+        """Return the members of whose last jobs others go before."""
+        return [name for name, member in self._members.items() if member.ahead]
 
-    def remove(self, key: JobKey, order: int) -> None:
-        """Remove a job from the queue."""
-        self._members[key.member].remove(key.prompt_id, order)
-        self._sent.remove(order)
+    def get(self, key: JobKey) -> Job | None:
+        """Return a job, whether or not clients may know of it."""
+        return self._members[key.member].get(key.prompt_id)
+
+    def unless_cancelled(self, key: JobKey) -> Job | None:
+        """Return a job, unless its client has cancelled it on its way to the cloud."""
+        job = self.get(key)
+        return None if job is None or (job.cancel_requested and not is_shown(job)) else job
+
+    def put(self, job: Job) -> None:
+        """Add a job, or note that it has changed."""
+        self._members[job.member].put(job)
+
+    def remove(self, job: Job) -> None:
+        """Take a job out."""
+        self._members[job.member].remove(job)
+        self._sent.remove(job.order)
 
     # --- what was sent ---------------------------------------------------------------------
 
-    def keep_sent(self, job: StoredJob, payload: Payload) -> None:
+    def keep_sent(self, job: Job, payload: Payload) -> None:
         """Keep what was sent for a new job, so that no look at the queue reads it."""
         self._sent.put(job.member, job.order, QueueItem(payload.graph, payload.extra_data))
 
-    async def sent(self, job: StoredJob) -> QueueItem | None:
+    async def sent(self, job: Job) -> QueueItem | None:
         """Return what was sent for a job, `None` if it is gone. Raises `StorageError`."""
         return (await self._read_sent([job])).get(job.order)
 
-    async def _read_sent(self, jobs: Sequence[StoredJob]) -> Mapping[int, QueueItem]:
+    async def _read_sent(self, jobs: Sequence[Job]) -> Mapping[int, QueueItem]:
         found = {job.order: item for job in jobs if (item := self._sent.get(job.order)) is not None}
         lacking = {job.order: job for job in jobs if job.order not in found}
         if lacking:
             for order, payload in (await self.repository.payloads.get_many(lacking)).items():
                 found[order] = QueueItem(payload.graph, payload.extra_data)
-                if self._members[lacking[order].member].has(lacking[order]):
+                if self.get(lacking[order].key) is lacking[order]:
                     self._sent.put(lacking[order].member, order, found[order])
         return found
 
@@ -151,8 +171,8 @@ class LiveJobs:
         live = self._members[member]
         if live.body is not None:
             return live.body
-        jobs = list(live.jobs.values())
-        running, pending = divided(jobs)
+        changes = live.changes
+        running, pending = divided(live.jobs.values())
         lacking = [job.order for job in (*running, *pending) if self._sent.get(job.order) is None]
         sizes = await self.repository.payloads.sizes(lacking)
         if sum(sizes.values()) > _READ_BYTES:
@@ -163,7 +183,7 @@ class LiveJobs:
             b", ".join([sent[job.order].item(job) for job in running if job.order in sent]),
             b", ".join([sent[job.order].item(job) for job in pending if job.order in sent]),
         )
-        if jobs == list(live.jobs.values()) and len(body) <= _MAX_QUEUE_BODY:
+        if changes == live.changes and len(body) <= _MAX_QUEUE_BODY:
             held = self._budget.spare(member, "job")
             with suppress(MemoryLimitError):
                 held.resize(len(body))
@@ -181,8 +201,8 @@ class LiveJobs:
     async def _queue_pieces(
         self,
         member: str,
-        running: Sequence[StoredJob],
-        pending: Sequence[StoredJob],
+        running: Sequence[Job],
+        pending: Sequence[Job],
         sizes: Mapping[int, int],
     ) -> AsyncIterator[bytes]:
         """Yield the body of `GET /queue` while no more than a piece of it is in memory."""
@@ -203,9 +223,9 @@ class LiveJobs:
             yield lead
 
 
-def _batches(jobs: Iterable[StoredJob], sizes: Mapping[int, int]) -> Iterator[list[StoredJob]]:
+def _batches(jobs: Iterable[Job], sizes: Mapping[int, int]) -> Iterator[list[Job]]:
     """Yield jobs as they are read at once: some of together `_READ_BYTES`, at least one."""
-    some: list[StoredJob] = []
+    some: list[Job] = []
     size = 0
     for job in jobs:
         size += sizes.get(job.order, 0)
@@ -223,16 +243,16 @@ ON_THE_CLOUD = frozenset(
 )
 
 
-def divided(jobs: Iterable[StoredJob]) -> tuple[list[StoredJob], list[StoredJob]]:
+def divided(jobs: Iterable[Job]) -> tuple[list[Job], list[Job]]:
     """Return a member's jobs that count as running, and those that are pending, in their order.
 
     A local server runs the head of its queue at once. Here it may wait for the cloud, and counts as
     running all the same where no other job does.
     """
-    running: list[StoredJob] = []
-    pending: list[StoredJob] = []
+    running: list[Job] = []
+    pending: list[Job] = []
     for job in jobs:
-        (running if job.state == JobState.RUNNING else pending).append(job)
+        (running if shown_state(job) == "running" else pending).append(job)
     pending.sort(key=_waiting_position)
     if pending and not running:
         head = min(pending, key=lambda job: job.state not in ON_THE_CLOUD)
@@ -241,9 +261,7 @@ def divided(jobs: Iterable[StoredJob]) -> tuple[list[StoredJob], list[StoredJob]
     return running, pending
 
 
-def interruptible(
-    jobs: Collection[StoredJob], program: Callable[[StoredJob], object]
-) -> list[StoredJob]:
+def interruptible(jobs: Collection[Job], program: Callable[[Job], object]) -> list[Job]:
     """Return a member's jobs that count as running, and of each program of which none does the
     first one that the cloud has: a program that is alone has its job running by now.
     """
@@ -257,12 +275,12 @@ def interruptible(
     return found
 
 
-def _waiting_position(job: StoredJob) -> tuple[Number, int]:
+def _waiting_position(job: Job) -> tuple[Number, int]:
     """Return the position of a waiting job in the queue."""
     return job.number, job.order
 
 
-def of_queue(job: StoredJob, *, running: bool) -> dict[str, Any]:
+def of_queue(job: Job, *, running: bool) -> dict[str, Any]:
     """Return a pending or running job as a list shows it."""
     return without_nulls(
         {

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import partial
 from operator import itemgetter
 from typing import Any, TypeVar
 
@@ -120,8 +119,6 @@ _KNOWN = union_all(
     )
 )
 _RECEIVED = _DROP.where(jobs.c.state == "received")
-#: Ids that are looked up in one unit.
-_MAX_IDS = 5_000
 _NEW = _LIVE.where(jobs.c.state == "received")
 _CLAIM = _UPDATE.values(
     state=bindparam("next"),
@@ -341,14 +338,6 @@ class JobRepository(Repository):
         """Let the held jobs be sent; return how many there were."""
         return await self.database.write(release_held)
 
-    async def living(self, member: str, ids: Collection[str]) -> set[str]:
-        """Return which of these ids are of jobs of the member that have not ended."""
-        rest, found = list(ids), set[str]()
-        for start in range(0, len(rest), _MAX_IDS):
-            part = rest[start : start + _MAX_IDS]
-            found |= await self.database.read(partial(_living, member=member, ids=part))
-        return found
-
     async def load_shares(self) -> Shares:
         """Return the state of the fair shares as it was last written."""
         return await self.database.read(read_shares)
@@ -380,9 +369,3 @@ def _update(connection: Connection, written: Sequence[tuple[int, Mapping[str, An
     for part in chunks(sorted(gone)):
         gone.difference_update(connection.execute(_LIVING, {"orders": part}).scalars())
     return gone
-
-
-def _living(connection: Connection, *, member: str, ids: list[str]) -> set[str]:
-    query = select(jobs.c.prompt_id).where(jobs.c.member == member)
-    parts = (query.where(jobs.c.prompt_id.in_(part)) for part in chunks(ids))
-    return {id_ for part in parts for id_ in connection.execute(part).scalars()}

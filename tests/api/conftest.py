@@ -113,7 +113,9 @@ class RoomOfJobs:
             self.subscribers.tell_client(member, client_id, executing)
 
     @asynccontextmanager
-    async def submitted(self, member: str, request: JobRequest) -> AsyncIterator[dict[str, Any]]:
+    async def submitted(
+        self, member: str, request: JobRequest, *, again: bool = False
+    ) -> AsyncIterator[dict[str, Any]]:
         self.asked.append(("submit", member, request))
         if self.refusal is not None:
             raise self.refusal
@@ -484,7 +486,9 @@ def running(
         began, go = asyncio.Event(), asyncio.Event()
 
         @asynccontextmanager
-        async def submitted(_member: str, _request: JobRequest) -> AsyncIterator[dict[str, Any]]:
+        async def submitted(
+            _member: str, _request: JobRequest, **_: Any
+        ) -> AsyncIterator[dict[str, Any]]:
             began.set()
             await go.wait()
             yield {"prompt_id": "p", "number": 0, "node_errors": {}}

@@ -15,7 +15,7 @@ import pytest
 from stack import TIMEOUT
 from team import Team, bearer, running_team
 
-from proxy.jobs.messages import OverviewAnswered
+from proxy.jobs.engine_calls import OverviewAnswered
 from proxy.jobs.service import JobService
 from proxy.simulator import Simulator
 

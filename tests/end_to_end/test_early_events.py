@@ -12,8 +12,8 @@ import graphs
 import pytest
 from stack import Client, running_proxy
 
-from proxy.engine.announcer import Announcer
 from proxy.engine.router import EventRouter
+from proxy.engine.table import JobTable
 from proxy.files.namespace import Namespace
 from proxy.simulator import Simulator, Switches
 
@@ -24,7 +24,7 @@ OMITTED: dict[str, Any] = {"3.png": {"class_type": "SaveImage", "inputs": {}}}
 
 @pytest.mark.parametrize(
     ("place", "name", "omitted"),
-    [(Announcer, "answer", {}), (Announcer, "answer", OMITTED), (Namespace, "revealed", OMITTED)],
+    [(JobTable, "answer", {}), (JobTable, "answer", OMITTED), (Namespace, "revealed", OMITTED)],
     ids=["whole", "in part", "in part, while names are read"],
 )
 async def test_what_comes_while_the_client_gets_its_answer_is_sent(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,6 @@ from proxy.cloud.client import CloudClient
 from proxy.cloud.resilience import RetryPolicy
 from proxy.costs.job_cost import Pricing
 from proxy.engine.accounts import Account, Slots
-from proxy.engine.announcer import Announcer
 from proxy.engine.engine import Background, Engine
 from proxy.engine.live_job import LiveJob
 from proxy.engine.policy import Policy
@@ -29,9 +28,9 @@ from proxy.engine.recorder import JobRecorder
 from proxy.engine.resources import JobResources
 from proxy.engine.run_times import RunTimes
 from proxy.engine.scheduler import Scheduler
+from proxy.engine.table import JobTable
 from proxy.engine.term import Term
 from proxy.jobs.conversion import job_of_request, payload_of, stored_of
-from proxy.jobs.messages import JobAnswered, JobMessage, JobNews
 from proxy.jobs.models import Job, JobRequest
 from proxy.members.member import Member
 from proxy.metrics import Metrics
@@ -46,6 +45,7 @@ from proxy.storage.leases import ENGINE, LeaseRepository
 from proxy.storage.run_times import RunTimeRepository
 from proxy.storage.webhook_deliveries import WebhookDeliveryRepository
 from proxy.storage.webhooks import WebhookRepository
+from proxy.translate.errors import LocalError
 from proxy.translate.events import Event
 from proxy.webhooks.addresses import WebhookAddresses
 from proxy.webhooks.cleanup import WebhookCleanup
@@ -92,6 +92,14 @@ class Catalog:
         return True
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What the client of a job was told."""
+
+    node_errors: Mapping[str, Any] | None = None
+    error: LocalError | None = None
+
+
 @dataclass
 class Rig:
     """The engine, and all that it tells."""
@@ -113,20 +121,13 @@ class Rig:
         job.order, job.number = stored.order, job.number or self.count
         return job
 
-    async def submit(self, graph: dict[str, Any], **fields: Any) -> tuple[LiveJob, JobAnswered]:
+    async def submit(self, graph: dict[str, Any], **fields: Any) -> tuple[LiveJob, Answer]:
         """Submit a job, and let its messages flow when the answer is there."""
         job = await self.store(self.job(graph, **fields))
-        answered: asyncio.Future[JobAnswered] = asyncio.get_running_loop().create_future()
-
-        def hear(news: JobNews) -> None:
-            if isinstance(news, JobAnswered) and news.key == job.key and not answered.done():
-                answered.set_result(news)
-
-        self.heard.follow.append(hear)
-        self.engine.receive(job)
         async with asyncio.timeout(30.0):
-            answer = await answered
-        self.heard.follow.remove(hear)
+            answered = await self.engine.submit(job)
+        refused = isinstance(answered, LocalError)
+        answer = Answer(error=answered) if refused else Answer(answered)
         live = self.engine.table.get(job.key)
         self.engine.release(job.key, watched=True)
         return live or LiveJob.of(job), answer
@@ -161,11 +162,7 @@ class Rig:
 
     def messages_of(self, job: Job) -> list[str]:
         """What the client of a job has heard, in order."""
-        messages = [
-            message.message
-            for message in self.heard.news
-            if isinstance(message, JobMessage) and message.key == job.key
-        ]
+        messages = [told.message for told in self.heard.news if told.about == job.prompt_id]
         return [
             f"executing {published.data['node']}"
             if published.type == "executing"
@@ -190,7 +187,8 @@ async def running_engine(
     """An engine over an account of the simulator, and one of each other; `left_behind` are jobs
     that another engine had when it died."""
     database = await open_database(folder)
-    repository, heard, supervisor = JobRepository(database), Heard(), Supervisor()
+    repository, supervisor = JobRepository(database), Supervisor()
+    heard = Heard(repository)
     lease = await LeaseRepository(database).acquire(ENGINE, "rig", 600.0, alone=True)
     assert lease is not None
     accounts = {}
@@ -221,13 +219,14 @@ async def running_engine(
             metrics=Metrics(),
         ),
     )
+    recorder = JobRecorder(
+        repository, term, history_size=100, outbox=outbox, shares=scheduler.shares_of
+    )
     engine = Engine(
         accounts=accounts,
         scheduler=scheduler,
-        recorder=JobRecorder(
-            repository, term, history_size=100, outbox=outbox, shares=scheduler.shares_of
-        ),
-        announcer=Announcer(term, heard, Metrics()),
+        recorder=recorder,
+        table=JobTable(recorder, heard, term, Metrics()),
         resources=JobResources(
             pricing=Pricing(lambda _: None, lambda *_: None, 270_000),
             run_times=RunTimes(RunTimeRepository(database)),

@@ -131,7 +131,7 @@ async def test_a_job_that_is_cancelled_before_its_answer_is_accepted_in_the_stor
     async with running_engine(simulator, tmp_path, ahead=1) as rig:
         await rig.submit(gated.GRAPH)
         job = await rig.store(rig.job(graphs.plain()))
-        rig.engine.receive(job)
+        rig.engine.submit(job)
         await until(lambda: len(simulator.jobs) == 2)
         cancelling = asyncio.create_task(rig.cancel(job))
         await simulator.signal.until(lambda: simulator.calls[CANCEL] == 1, 30)
@@ -166,10 +166,10 @@ async def test_a_job_that_the_cloud_does_not_know_yet_is_not_said_to_be_cancelle
         running, _ = await rig.submit(gated.GRAPH)
         await until(lambda: "executing 1" in rig.messages_of(running))
         simulator.faults.add(HttpFault(CANCEL.replace("{id}", "*"), status=404))
-        answer = await rig.cancel(running, interrupt=True)
-        assert answer.error is not None
-        assert answer.error.type == "cloud_unreachable"
-        assert (await rig.cancel(running, interrupt=True)).cancelled
+        with pytest.raises(LocalError) as caught:
+            await rig.cancel(running, interrupt=True)
+        assert caught.value.type == "cloud_unreachable"
+        assert await rig.cancel(running, interrupt=True)
         assert (await rig.ended(running)).state == "cancelled"
 
 

@@ -158,6 +158,7 @@ async def test_a_rest_that_ends_while_the_dispatcher_looks_is_not_missed(
     world, life, supervisor = World(), Life(), Supervisor()
     stubs: tuple[Any, Any] = (world.news, life)
     dispatcher = Dispatcher(
+        world.term,
         world.table,
         world.scheduler,
         world.forecast,

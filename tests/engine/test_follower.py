@@ -20,7 +20,6 @@ from proxy.engine.inbox import Inbox
 from proxy.engine.localiser import Localiser, Secrets
 from proxy.engine.policy import DetailTimeouts
 from proxy.engine.tracker import Ended, EventReceived, Tracker
-from proxy.jobs.messages import JobMessage
 from proxy.jobs.models import JobState
 from proxy.sharing.budget import MemoryBudget
 from proxy.sharing.loop_turns import LoopAccount, LoopTurns
@@ -125,11 +124,7 @@ async def test_pictures_give_way_only_while_an_input_takes_long(
         localised.set()
         opened.set()
         await rig.ended(job)
-        previews = [
-            message
-            for message in rig.heard.news
-            if isinstance(message, JobMessage) and isinstance(message.message, Preview)
-        ]
+        previews = [told for told in rig.heard.news if isinstance(told.message, Preview)]
     assert len(previews) == (65 if held_up else 200)
 
 

@@ -16,12 +16,12 @@ from waiting import until
 
 from proxy.costs.job_cost import JobCost, JobRun, Pricing
 from proxy.engine import following
-from proxy.jobs.messages import JobLeft, JobMessage, JobRecorded
 from proxy.simulator import Simulator
 from proxy.storage.database import StorageError, ValueRefusedError
 from proxy.storage.history import Recorded
 from proxy.storage.job_tables import HistoryEntry
 from proxy.translate import codec
+from proxy.translate.events import Event
 
 SUBMIT = "POST /api/prompt"
 
@@ -33,11 +33,11 @@ async def test_the_entry_is_there_before_the_end_is_told(
         job, _ = await rig.submit(graphs.plain())
         await rig.ended(job)
         told = [
-            news.message.type if isinstance(news, JobMessage) else type(news).__name__
+            news.message.type if isinstance(news.message, Event) else news.what
             for news in rig.heard.news
-            if isinstance(news, JobMessage | JobRecorded | JobLeft)
+            if news.what in ("message", "recorded", "left")
         ]
-        assert told[-4:] == ["JobRecorded", "execution_success", "JobLeft", "executing"]
+        assert told[-4:] == ["recorded", "execution_success", "left", "executing"]
 
 
 async def test_an_end_is_written_until_the_storage_takes_it(
@@ -151,7 +151,7 @@ async def test_nothing_is_told_of_a_job_before_its_client_has_the_answer(
     monkeypatch.setattr(following, "_ANSWER_TIMEOUT", 600.0)
     async with running_engine(simulator, tmp_path) as rig:
         job = await rig.store(rig.job(graphs.plain()))
-        rig.engine.receive(job)
+        rig.engine.submit(job)
         await until(lambda: [done.status for done in simulator.jobs.values()] == ["completed"])
         live = rig.live(job)
         await until(lambda: live.follower is not None and live.follower.ending)
@@ -167,7 +167,7 @@ async def test_a_job_is_told_after_a_while_also_if_nobody_says_that_its_client_h
     monkeypatch.setattr(following, "_ANSWER_TIMEOUT", 0.05)
     async with running_engine(simulator, tmp_path) as rig:
         job = await rig.store(rig.job(graphs.plain()))
-        rig.engine.receive(job)
+        rig.engine.submit(job)
         assert (await rig.ended(job)).state == "succeeded"
 
 

@@ -7,7 +7,7 @@ from engine.worlds import World
 from jobs.samples import job
 
 from proxy.engine import overview
-from proxy.jobs.messages import RunAnswered
+from proxy.jobs.engine_calls import RunAnswered
 from proxy.jobs.models import JobProgress, JobState
 from proxy.storage.job_tables import JobKey
 from proxy.translate.events import Preview
@@ -55,12 +55,12 @@ def test_a_run_is_shown_with_its_nodes_and_the_last_preview_where_it_is_asked_fo
     node = {"state": "running", "value": 1, "max": 2, "began": 5, "ran": None}
     found = {"progress": 0.5, "remaining": 1234, "node": "1", "nodes": {"1": node}}
     assert answer == RunAnswered(found)
-    run.preview = Preview("p", "1", "1", None, "1", b"JPEG", "image/jpeg")
+    run.job.preview = Preview("p", "1", "1", None, "1", b"JPEG", "image/jpeg")
     name = world.overview.run(key, picture=False).preview
     assert world.overview.run(key, picture=False) == RunAnswered(found, name, b"", "image/jpeg")
     whole = world.overview.run(key, picture=True)
     assert whole == RunAnswered(found, name, b"JPEG", "image/jpeg")
-    run.preview = Preview("p", "1", "1", None, "1", b"other", "image/jpeg")
+    run.job.preview = Preview("p", "1", "1", None, "1", b"other", "image/jpeg")
     assert world.overview.run(key, picture=False).preview != name
 
 

@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 from engine.worlds import World
+from jobs.hearing import Told
 from jobs.samples import job
 from waiting import until
 
 from proxy.engine.fair_share import QueuePosition
-from proxy.jobs.messages import JobsAhead
 
 
 @pytest.fixture
@@ -33,8 +33,8 @@ async def test_a_member_hears_when_others_no_longer_go_before_it(world: World) -
     world.scheduler.dequeue(first)
     world.scheduler.dequeue(last)
     world.news.changed()
-    await until(lambda: JobsAhead("ben", 0, True) in world.received)
-    assert JobsAhead("ben", 1, True) in world.received
+    await until(lambda: Told("ahead", "ben", count=0, tell=True) in world.received)
+    assert Told("ahead", "ben", count=1, tell=True) in world.received
 
 
 async def test_no_job_is_kept_by_what_was_foreseen_once_none_waits(world: World) -> None:

@@ -16,7 +16,6 @@ from waiting import until
 from proxy.cloud import client as cloud_client
 from proxy.cloud.resilience import ONCE
 from proxy.jobs.conversion import job_of_request
-from proxy.jobs.messages import JobChanged
 from proxy.jobs.models import Job, JobRequest, JobState, Wish, is_shown
 from proxy.simulator import HttpFault, Simulator
 from proxy.translate import codec
@@ -30,10 +29,6 @@ def left(state: JobState, *, wish: Wish = Wish.NONE, **fields: object) -> Job:
     for name, value in fields.items():
         setattr(job, name, value)
     return job
-
-
-def reason_of(news: object) -> str | None:
-    return news.progress.reason if isinstance(news, JobChanged) else None
 
 
 async def put_on_the_cloud(
@@ -220,7 +215,7 @@ async def test_a_job_whose_account_is_gone_says_so_and_ends_as_lost(
     job = left(JobState.RUNNING, account="old", cloud_id="gone", started_at=1)
     async with running_engine(simulator, tmp_path, job, lost_timeout=1.0) as rig:
         entry = await rig.ended(job)
-    assert "no_account" in map(reason_of, rig.heard.news)
+    assert "no_account" in [told.reason for told in rig.heard.news]
     _, error = codec.loads(entry.result)["status"]["messages"][-1]
     assert error["exception_type"] == "JobLost"
     assert "account old" in error["exception_message"]

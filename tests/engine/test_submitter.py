@@ -12,7 +12,6 @@ from engine.rig import running_engine
 from waiting import until
 
 from proxy.engine.submitter import fault_of
-from proxy.jobs.messages import JobChanged
 from proxy.simulator import HttpFault, Simulator
 
 SUBMIT = "POST /api/prompt"
@@ -44,19 +43,14 @@ async def test_a_job_that_was_answered_with_nonsense_shows_that_it_is_looked_for
     simulator: Simulator, tmp_path: Path, opened: asyncio.Event, processed: bool
 ) -> None:
     async with running_engine(simulator, tmp_path, adoption_timeout=0.5) as rig:
-        reasons: list[str | None] = []
-
-        def hear(message: object) -> None:
-            if isinstance(message, JobChanged):
-                reasons.append(message.progress.reason)
-
         await rig.submit(gated.GRAPH)
         nonsense = HttpFault(SUBMIT, status=200, body="nonsense", processed=processed)
         simulator.faults.add(nonsense)
         waiting, _ = await rig.submit(graphs.plain())
-        rig.bus.subscribe("jobs", hear)
+        rig.heard.news.clear()
         opened.set()
         assert (await rig.ended(waiting)).state == "succeeded"
+    reasons = [told.reason for told in rig.heard.news if told.what == "changed"]
     assert "unanswered" in reasons
     assert reasons[-1] is None
     assert len(simulator.jobs) == 2

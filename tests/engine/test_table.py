@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from itertools import product
 from typing import Any
 
 import pytest
 from engine.worlds import World
+from jobs.hearing import Told
 from jobs.samples import job
+from msgspec.structs import replace
 
+from proxy.costs.job_cost import Charge, JobCost
 from proxy.engine.live_job import JobChanges
-from proxy.jobs.messages import JobChanged, JobLeft, JobRecorded
+from proxy.engine.table import MAX_PREVIEW_BYTES
 from proxy.jobs.models import TRANSITIONS, JobEnd, JobState, TransitionError, Wish
 from proxy.storage.database import StorageError
+from proxy.translate.errors import LocalError
+from proxy.translate.events import Event, Preview, with_metadata
 
 END = JobEnd("completed", {}, {"messages": []}, {}, 1000, 3000)
+ANNA = {"member": "anna", "account": "one"}
 
 
 @pytest.fixture
@@ -23,11 +30,7 @@ def world() -> World:
 
 
 def published(world: World) -> list[tuple[str, Any]]:
-    return [
-        (type(message).__name__, message.job.state if isinstance(message, JobChanged) else None)
-        for message in world.received
-        if isinstance(message, JobChanged | JobLeft)
-    ]
+    return [(told.what, told.state) for told in world.received if told.what in ("changed", "left")]
 
 
 @pytest.mark.parametrize(("before", "after"), list(product(JobState, JobState)))
@@ -53,7 +56,7 @@ def test_a_change_of_state_is_recorded_and_published_with_all_that_changes(world
     world.table.advance(live_job, JobState.SUBMITTED, JobChanges(cloud_id="c"))
     assert (live_job.state, live_job.cloud_id) == (JobState.SUBMITTED, "c")
     assert world.recorder.noted == [("one", JobState.SUBMITTED)]
-    assert published(world) == [("JobChanged", JobState.SUBMITTED)]
+    assert published(world) == [("changed", JobState.SUBMITTED)]
     waited = {"member": "anna", "account": "one"}
     assert world.counted("job_wait_seconds_count", **waited) == 1
 
@@ -64,7 +67,7 @@ def test_a_job_that_its_client_does_not_know_of_is_recorded_and_not_published(wo
     assert world.recorder.noted == [("one", JobState.SUBMITTING)]
     assert published(world) == []
     world.table.advance(live_job, JobState.UNKNOWN)
-    assert published(world) == [("JobChanged", JobState.UNKNOWN)]
+    assert published(world) == [("changed", JobState.UNKNOWN)]
 
 
 def test_a_job_is_counted_when_its_client_learns_of_it(world: World) -> None:
@@ -79,7 +82,7 @@ def test_a_wish_to_cancel_takes_a_job_out_of_sight_at_once(world: World) -> None
     world.received.clear()
     world.table.advance(live_job, changes=JobChanges(wish=Wish.CANCEL))
     world.table.advance(live_job, JobState.SUBMITTED, JobChanges(cloud_id="c"))
-    assert published(world) == [("JobLeft", None)]
+    assert published(world) == [("left", None)]
     withdrawn = {"member": "anna", "account": "", "outcome": "withdrawn"}
     assert world.counted("jobs_ended_total", **withdrawn) == 1
 
@@ -89,7 +92,7 @@ def test_why_a_job_waits_is_published_when_that_changes(world: World) -> None:
     world.received.clear()
     for reason in ("no_credits", "no_credits", None):
         world.table.show(live_job, reason=reason)
-    reasons = [news.progress.reason for news in world.received if isinstance(news, JobChanged)]
+    reasons = [told.reason for told in world.received if told.what == "changed"]
     assert reasons == ["no_credits", None]
 
 
@@ -98,11 +101,11 @@ async def test_the_history_has_a_job_before_it_leaves_the_queue(world: World) ->
     world.received.clear()
     await world.table.finish(live_job, END)
     assert world.recorder.ended == ["one"]
-    assert world.received == [JobRecorded(live_job.key, ("forgotten",))]
+    assert world.received == [Told("recorded", "one", forgotten=("forgotten",))]
     assert live_job in world.table
     world.table.leave(live_job, END)
     assert live_job not in world.table
-    assert published(world) == [("JobLeft", None)]
+    assert published(world) == [("left", None)]
     ended = {"member": "anna", "account": "one"}
     assert world.counted("jobs_ended_total", **ended, outcome="completed") == 1
     assert world.counted("job_running_seconds_sum", **ended) == 2.0
@@ -123,7 +126,7 @@ async def test_a_job_that_is_discarded_leaves_no_trace(world: World) -> None:
     world.received.clear()
     await world.table.discard(live_job)
     assert (live_job in world.table, world.recorder.discarded) == (False, ["one"])
-    assert published(world) == [("JobLeft", None)]
+    assert published(world) == [("left", None)]
 
 
 async def test_a_job_that_leaves_does_not_take_a_new_one_with_its_id_along(world: World) -> None:
@@ -176,12 +179,79 @@ def test_a_start_is_announced_where_webhooks_want_it(world: World, wanted: list[
     assert world.recorder.started_jobs == ["one"] * len(wanted)
 
 
-async def test_nothing_is_shown_of_a_job_that_has_left(world: World) -> None:
-    """A reading of the account that fails concerns all jobs that were live when it began."""
-    live_job = job(state=JobState.RUNNING, accepted=True, account="one")
-    world.table.add(live_job)
-    await world.table.finish(live_job, END)
-    world.table.leave(live_job, END)
+async def test_an_engine_whose_term_is_over_says_and_counts_nothing(world: World) -> None:
+    live_job = world.add(job(state=JobState.SUBMITTING, accepted=False, account="one"))
+    live_job.answer = asyncio.get_running_loop().create_future()
     world.received.clear()
-    world.table.show(live_job, reason="unreachable")
-    assert world.received == []
+    world.term.end()
+    world.table.advance(live_job, JobState.SUBMITTED, JobChanges(accepted=True))
+    world.table.leave(live_job, END)
+    assert (world.received, live_job.answer.done()) == ([], False)
+    assert world.counted("jobs_accepted_total", member="anna") is None
+    assert world.counted("jobs_ended_total", **ANNA, outcome="completed") is None
+
+
+def test_costs_are_counted_in_credits_by_class_and_source(world: World) -> None:
+    gpu, flux = Charge("", "estimated", 270_000), Charge("Flux", "reported", 8_400_000, 1)
+    charges = gpu, flux, Charge("Dear", "unknown", 0, 2)
+    for id_ in "ab":
+        world.table.leave(world.add(job(id_, account="one")), replace(END, cost=JobCost(charges)))
+    for charge, amount in ((gpu, 0.54), (flux, 16.8)):
+        of_class = {"node_class": charge.node_class, "source": charge.source}
+        found = world.counted("credits_used_total", **ANNA, **of_class)
+        assert found == pytest.approx(amount)
+    assert world.counted("unknown_costs_total", **ANNA, node_class="Dear") == 4
+
+
+async def test_a_client_has_one_answer_once_its_job_is_accepted(world: World) -> None:
+    live_job = world.add(job(accepted=False, state=JobState.RECEIVED))
+    live_job.answer = answer = asyncio.get_running_loop().create_future()
+    world.table.advance(live_job, JobState.SUBMITTING)
+    assert not answer.done()
+    omitted = {"2": {"errors": []}}
+    world.table.advance(live_job, JobState.SUBMITTED, JobChanges(accepted=True, omitted=omitted))
+    world.table.advance(live_job, JobState.RUNNING, JobChanges(accepted=True))
+    world.table.answer(live_job, LocalError("refused", "No."))
+    assert answer.result() == omitted
+
+
+def test_how_many_go_before_is_told_when_that_changes(world: World) -> None:
+    for count in (0, 1, 1, 0):
+        world.table.announce_ahead("ben", count, tell=True)
+    assert [(told.about, told.count) for told in world.received] == [("ben", 1), ("ben", 0)]
+
+
+@pytest.mark.parametrize(
+    ("before", "state", "tell"),
+    [
+        (JobState.QUEUED, None, False),
+        (JobState.QUEUED, JobState.SUBMITTING, False),
+        (JobState.SUBMITTING, JobState.UNKNOWN, True),
+        (JobState.SUBMITTING, JobState.SUBMITTED, True),
+        (JobState.SUBMITTED, JobState.RUNNING, True),
+    ],
+)
+def test_sockets_hear_of_the_queue_when_a_job_goes_on(
+    world: World, before: JobState, state: JobState | None, tell: bool
+) -> None:
+    live_job = world.add(job(accepted=True, state=before))
+    world.received.clear()
+    world.table.advance(live_job, state)
+    assert world.received == [Told("changed", "one", state or before, tell=tell)]
+
+
+@pytest.mark.parametrize(("size", "kept"), [(10, True), (MAX_PREVIEW_BYTES + 1, False)])
+def test_the_last_preview_is_kept_unless_it_is_large(world: World, size: int, kept: bool) -> None:
+    live_job = world.follow(job(state=JobState.RUNNING)).job
+    preview = Preview("p", "1", "1", None, "1", bytes(size), "image/jpeg")
+    world.table.message(live_job, preview)
+    assert (live_job.preview == preview) is kept
+
+
+def test_each_message_has_the_metadata_of_its_job(world: World) -> None:
+    live_job = world.follow(job(state=JobState.RUNNING)).job
+    event, live_job.metadata = Event("executing", {"node": "1"}), {"workflow_id": "w"}
+    world.table.message(live_job, event)
+    told = with_metadata(event, live_job.metadata)
+    assert world.received[-1] == Told("message", "one", message=told)
+    assert told != event

@@ -38,7 +38,8 @@ async def test_a_job_whose_cancellation_crashes_is_abandoned_all_the_same() -> N
     resources: Any = SimpleNamespace(
         files=Files(), catalog=Catalog(), packs=None, loop_turns=LoopTurns()
     )
-    worker = AccountWorker(account, world.scheduler, world.table, resources, Policy())
+    recorder: Any = world.recorder
+    worker = AccountWorker(account, world.scheduler, world.table, recorder, resources, Policy())
     await worker.abandon("a job")
 
 
@@ -52,7 +53,8 @@ async def test_another_key_is_used_for_calls_and_makes_the_account_well(
     resources: Any = SimpleNamespace(
         files=Files(), catalog=Catalog(), packs=None, loop_turns=LoopTurns()
     )
-    worker = AccountWorker(account, world.scheduler, world.table, resources, Policy())
+    recorder: Any = world.recorder
+    worker = AccountWorker(account, world.scheduler, world.table, recorder, resources, Policy())
     account.health.failed("dead_key", 0.0)
     try:
         await worker.use_key(simulator.key)

@@ -1,4 +1,4 @@
-"""An engine's table, slots and announcer without a cloud, and all that they say."""
+"""An engine's table and slots without a cloud, and all that they say."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 from jobs.hearing import Heard
 
 from proxy.engine.accounts import Account, Slots
-from proxy.engine.announcer import Announcer
 from proxy.engine.forecast import Forecast
 from proxy.engine.live_job import LiveJob
 from proxy.engine.node_states import NodeReport
@@ -28,7 +27,6 @@ from proxy.metrics import Metrics
 from proxy.storage.database import StorageError
 from proxy.storage.history import Recorded
 from proxy.storage.leases import Lease
-from proxy.translate.events import Preview
 from proxy.webhooks.outbox import Outbox
 
 
@@ -36,6 +34,7 @@ from proxy.webhooks.outbox import Outbox
 class Recorder:
     """What a table notes and writes; the first `refusals` writes fail."""
 
+    term: Term
     noted: list[tuple[str, JobState]] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
     discarded: list[str] = field(default_factory=list)
@@ -77,7 +76,6 @@ class FakeRun:
     node: str | None = "1"
     node_type: str | None = "KSampler"
     progress: RunProgress = field(default_factory=lambda: RunProgress(Expected({}), 0.5, 1234.5))
-    preview: Preview | None = None
     ending: bool = False
     finished: asyncio.Event = field(default_factory=asyncio.Event)
     asked: list[str] = field(default_factory=list)
@@ -103,7 +101,7 @@ class World:
         self.heard = Heard()
         self.term = Term(Lease("engine", "one", 1), math.inf)
         self.metrics = Metrics()
-        self.recorder = Recorder()
+        self.recorder = Recorder(self.term)
         cloud: Any = None
         self.accounts = accounts or {"one": Account("one", cloud, "", slots=Slots(1))}
         self.turn = asyncio.Event()
@@ -111,9 +109,8 @@ class World:
             self.accounts, Member, "jobs", clock=time.monotonic, turn=self.turn
         )
         self.forecast = Forecast(self.scheduler)
-        self.announcer = Announcer(self.term, self.heard, self.metrics)
         recorder: Any = self.recorder
-        self.table = JobTable(recorder, self.announcer)
+        self.table = JobTable(recorder, self.heard, self.term, self.metrics)
         self.news = QueueNews(self.table, self.scheduler, self.forecast)
         self.overview = Overview(self.table, self.scheduler, self.forecast, {})
         self.received = self.heard.news
@@ -127,7 +124,7 @@ class World:
     def follow(self, job: LiveJob, node: str | None = "1") -> FakeRun:
         self.table.add(job)
         run: Any = FakeRun(job, node)
-        self.table.follow(job, run, run)
+        self.table.follow(job, run)
         followed: FakeRun = run
         return followed
 

@@ -12,15 +12,9 @@ from proxy.engine.live_job import LiveJob
 from proxy.engine.recorder import JobRecorder
 from proxy.jobs.checks import Checks
 from proxy.jobs.conversion import payload_of, stored_of
+from proxy.jobs.engine_calls import OverviewAnswered, RunAnswered, Submitted
 from proxy.jobs.estimates import JobEstimator
 from proxy.jobs.live_feed import LiveFeed
-from proxy.jobs.messages import (
-    JobChanged,
-    JobLeft,
-    JobRecorded,
-    OverviewAnswered,
-    RunAnswered,
-)
 from proxy.jobs.models import (
     AccountView,
     Job,
@@ -107,6 +101,7 @@ def new(prompt_id: str, number: float = 0, **fields: Any) -> LiveJob:
         "created_at": 1000,
         "outputs_to_execute": ("1",),
         "state": JobState.QUEUED,
+        "accepted": True,
         **fields,
     }
     return LiveJob(prompt_id=prompt_id, number=number, **with_content(values))
@@ -120,8 +115,9 @@ class SilentEngine:
         self.released: list[tuple[JobKey, bool]] = []
         self.cancelled: list[str] = []
 
-    def receive(self, job: Job) -> None:
+    def submit(self, job: Job) -> asyncio.Future[Submitted]:
         self.received.append(job)
+        return asyncio.get_running_loop().create_future()
 
     def release(self, key: JobKey, *, watched: bool) -> None:
         self.released.append((key, watched))
@@ -169,11 +165,13 @@ class Room:
             payload = payload_of(job.loaded)
             item = QueueItem(payload.graph, payload.extra_data)
             self.service._live._sent.put(job.member, job.order, item)
-        self.feed.hear(JobChanged(stored_of(job), job.progress))
+        self.feed.live.put(job)
+        self.feed.changed(job)
         return job
 
     def remove(self, job: LiveJob) -> None:
-        self.feed.hear(JobLeft(job.key, job.order))
+        self.feed.live.remove(job)
+        self.feed.left(job)
 
     async def end(
         self, prompt_id: str, created: int = 1000, took: int = 5, tell: bool = True, **outputs: Any
@@ -184,7 +182,7 @@ class Room:
         end = JobEnd("completed", outputs, status, {}, created, created + took)
         await self.recorder.end(job, end)
         if tell:
-            self.feed.hear(JobRecorded(job.key))
+            self.feed.recorded(job)
         return job
 
     async def history(self, max_items: int | None = None, offset: int | None = None) -> bytes:

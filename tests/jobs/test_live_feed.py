@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,8 @@ from backend import open_database
 from jobs.samples import job
 
 from proxy.jobs.clients import Clients
-from proxy.jobs.conversion import stored_of
 from proxy.jobs.history import History
 from proxy.jobs.live_feed import LiveFeed
-from proxy.jobs.messages import (
-    JobAnswered,
-    JobChanged,
-    JobLeft,
-    JobMessage,
-    JobNews,
-    JobRecorded,
-    JobsAhead,
-)
 from proxy.jobs.subscribers import Subscribers
 from proxy.jobs.views import LiveJobs
 from proxy.runtime.supervisor import Supervisor
@@ -30,7 +20,7 @@ from proxy.sharing.budget import MemoryBudget
 from proxy.storage.jobs import JobRepository
 from proxy.translate.events import Event, Message
 
-ONE, TWO = job("one", order=1), job("two", order=2)
+ONE, TWO = job("one", order=1, accepted=True), job("two", order=2, accepted=True)
 EXECUTING = Event("executing", {"node": "1", "prompt_id": "one"})
 
 
@@ -72,23 +62,22 @@ def listening(feed: LiveFeed, client_id: str = "c") -> Socket:
 
 async def test_a_client_hears_of_its_job_in_the_order_of_the_calls(feed: LiveFeed) -> None:
     socket, other = listening(feed), listening(feed, "other")
-    for news in (
-        JobChanged(stored_of(ONE), tell=True),
-        JobMessage(ONE.key, "c", True, EXECUTING),
-        JobLeft(ONE.key, ONE.order),
-    ):
-        feed.hear(news)
+    feed.live.put(ONE)
+    feed.changed(ONE, tell=True)
+    feed.message(ONE, EXECUTING)
+    feed.live.remove(ONE)
+    feed.left(ONE)
     assert socket.heard == [1, "executing", 0]
     assert other.heard == [1, 0]
 
 
 async def test_the_queue_is_that_of_the_last_call(feed: LiveFeed) -> None:
     live = feed.live.of("anna")
-    feed.hear(JobChanged(stored_of(ONE)))
-    feed.hear(JobChanged(stored_of(TWO)))
-    feed.hear(JobsAhead("anna", 3))
+    feed.live.put(ONE)
+    feed.live.put(TWO)
+    feed.ahead("anna", 3, tell=False)
     assert live.remaining == 5
-    feed.hear(JobLeft(ONE.key, ONE.order))
+    feed.live.remove(ONE)
     assert list(live.jobs) == ["two"]
 
 
@@ -96,32 +85,34 @@ async def test_sockets_hear_how_many_jobs_are_left_when_the_client_has_its_answe
     feed: LiveFeed,
 ) -> None:
     socket = listening(feed)
-    with feed.answering("anna"), feed.answers.awaited(ONE.key) as answers:
-        feed.hear(JobChanged(stored_of(ONE), tell=True))
-        feed.hear(JobAnswered(ONE.key))
+    with feed.answering("anna"):
+        feed.live.put(ONE)
+        feed.changed(ONE, tell=True)
         assert socket.heard == []
-        assert answers.get_nowait() == JobAnswered(ONE.key)
     assert socket.heard == [1]
 
 
 @pytest.mark.parametrize(
-    "news",
+    "tell",
     [
-        JobChanged(stored_of(ONE)),
-        JobsAhead("anna", 1),
-        JobRecorded(ONE.key),
-        JobLeft(ONE.key, ONE.order),
+        lambda feed: feed.changed(ONE),
+        lambda feed: feed.ahead("anna", 1, tell=False),
+        lambda feed: feed.recorded(ONE),
+        lambda feed: feed.left(ONE),
     ],
+    ids=["changed", "ahead", "recorded", "left"],
 )
-async def test_watchers_hear_of_each_change_in_their_block(feed: LiveFeed, news: JobNews) -> None:
+async def test_watchers_hear_of_each_change_in_their_block(
+    feed: LiveFeed, tell: Callable[[LiveFeed], None]
+) -> None:
     changes: list[None] = []
     with feed.watched(lambda: changes.append(None)):
-        feed.hear(news)
-    feed.hear(news)
+        tell(feed)
+    tell(feed)
     assert changes == [None]
 
 
 async def test_who_waits_for_the_entry_of_a_job_hears_that_it_is_recorded(feed: LiveFeed) -> None:
     with feed.history.changes("anna", "one") as changed:
-        feed.hear(JobRecorded(ONE.key))
+        feed.recorded(ONE)
         assert changed.done()

@@ -14,7 +14,6 @@ from stack import Client, Proxy
 from proxy.api.keys import JOBS
 from proxy.jobs import views
 from proxy.jobs.conversion import payload_of, stored_of
-from proxy.jobs.messages import JobChanged
 from proxy.jobs.models import Job, JobState
 from proxy.jobs.payload_cache import PayloadCache, QueueItem
 from proxy.sharing.budget import MemoryBudget, MemoryLimitError
@@ -26,7 +25,8 @@ async def stored(room: Room, prompt_id: str, title: int, **fields: Any) -> Job:
     graph = {"1": {"class_type": "X", "_meta": {"title": "x" * title}}}
     job = new(prompt_id, graph=graph, accepted=True, **fields)
     job.order = (await room.repository.insert(stored_of(job), payload_of(job.loaded))).order
-    room.feed.hear(JobChanged(stored_of(job), job.progress))
+    room.feed.live.put(job)
+    room.feed.changed(job)
     return job
 
 

@@ -12,9 +12,9 @@ from storage.samples import ended
 
 from proxy.jobs.budget_notices import BudgetRefusals
 from proxy.jobs.clients import Clients
+from proxy.jobs.engine_calls import Submitted
 from proxy.jobs.history import History
 from proxy.jobs.live_feed import LiveFeed
-from proxy.jobs.messages import JobAnswered, JobNews
 from proxy.jobs.models import Job, JobRequest
 from proxy.jobs.submission import SubmissionService
 from proxy.jobs.submission_limits import SubmissionLimits
@@ -42,13 +42,13 @@ class AnsweringEngine(SilentEngine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.answer: Callable[[Job], JobAnswered | None] = lambda job: JobAnswered(job.key)
-        self.hear: Callable[[JobNews], None] = lambda _: None
+        self.answer: Callable[[Job], Submitted | None] = lambda _: {}
 
-    def receive(self, job: Job) -> None:
-        super().receive(job)
+    def submit(self, job: Job) -> asyncio.Future[Submitted]:
+        answered = super().submit(job)
         if (answer := self.answer(job)) is not None:
-            self.hear(answer)
+            answered.set_result(answer)
+        return answered
 
 
 class Entrance:
@@ -66,7 +66,6 @@ class Entrance:
             Subscribers(self.clients, Supervisor()),
             History(self.repository.history, None),
         )
-        self.engine.hear = feed.hear
         self.service = SubmissionService(
             engine=self.engine,
             repository=self.repository,
@@ -131,7 +130,7 @@ async def test_numbers_grow_and_are_negative_in_front(entrance: Entrance) -> Non
 
 async def test_a_client_gets_what_the_engine_has_left_out(entrance: Entrance) -> None:
     errors = {"1": {"errors": []}}
-    entrance.engine.answer = lambda job: JobAnswered(job.key, node_errors=errors)
+    entrance.engine.answer = lambda _: errors
     assert (await entrance.submit())["node_errors"] == errors
 
 
@@ -142,26 +141,14 @@ async def test_what_the_checks_and_the_cloud_have_left_out_is_told_together(
         return Validation(["1"], {"2": "found"})
 
     monkeypatch.setattr(entrance.service.checks, "check", check)
-    entrance.engine.answer = lambda job: JobAnswered(job.key, node_errors={"3": "omitted"})
+    entrance.engine.answer = lambda _: {"3": "omitted"}
     assert (await entrance.submit())["node_errors"] == {"2": "found", "3": "omitted"}
 
 
 async def test_a_refusal_of_the_engine_is_raised_and_the_job_released(entrance: Entrance) -> None:
-    entrance.engine.answer = lambda job: JobAnswered(job.key, error=LocalError("no_credits", "No."))
+    entrance.engine.answer = lambda _: LocalError("no_credits", "No.")
     assert (await entrance.refusal("a")).type == "no_credits"
     assert [key.prompt_id for key, _ in entrance.engine.released] == ["a"]
-
-
-async def test_the_answer_about_another_job_is_no_answer(entrance: Entrance) -> None:
-    errors = {"1": {"errors": []}}
-
-    def answer(received: Job) -> JobAnswered:
-        other = JobAnswered(JobKey("another", "a"), error=LocalError("no_credits", "No."))
-        entrance.engine.hear(other)
-        return JobAnswered(received.key, node_errors=errors)
-
-    entrance.engine.answer = answer
-    assert (await entrance.submit("a"))["node_errors"] == errors
 
 
 async def test_an_id_lives_once(entrance: Entrance) -> None:

@@ -80,10 +80,6 @@ MUTANTS = {
         "if request.transport is None or request.transport.is_closing():",
         "if False:",
     ),
-    # what is left behind
-    "answer_awaited_for_ever": Mutant(
-        "jobs.answers", "del self._awaited[key]", "pass", long_from=2789
-    ),
     # those that the simulation has found in the product
     "lease_not_checked_when_sent": Mutant(
         "cloud.sending", "if check is not None:\n        check()", "pass"
@@ -104,11 +100,11 @@ MUTANTS = {
         "engine.preparation", "if not await self.recorder.save(job):", "if False:"
     ),
     # the table and its record
-    "record_forgotten": Mutant("engine.table", "self.recorder.changed(job)", "pass"),
+    "record_forgotten": Mutant("engine.table", "self._recorder.changed(job)", "pass"),
     "announcement_forgotten": Mutant(
         "engine.table",
-        "self.announcer.advanced(job, state, was_shown=was_shown, answers=answers)",
-        "pass",
+        "if answers and job.accepted and not was_accepted:",
+        "if False:",
     ),
     "end_told_before_its_record": Mutant(
         "engine.following",
@@ -195,13 +191,10 @@ MUTANTS = {
     "end_with_an_unknown_status_ignored": Mutant(
         "translate.snapshots", "if raw not in STATUSES and (", "if False and ("
     ),
-    "shown_after_leaving": Mutant(
-        "engine.table", "if progress != job.progress and job in self:", "if True:"
-    ),
     "ended_job_stays_in_the_queue": Mutant(
-        "jobs.live_feed",
-        "self.live.remove(key, order)\n                self._changed",
-        "self._changed",
+        "engine.table",
+        "        self._live.remove(job)\n",
+        "",
     ),
     # what clients were told
     "usage_counted_twice": Mutant(
@@ -234,7 +227,7 @@ MUTANTS = {
         "[]",
     ),
     "cancelled_while_sent_runs": Mutant(
-        "engine.life", "await self._workers[job.account].cloud.cancel(job.cloud_id)", "pass"
+        "engine.life", "await self._workers[job.account].cancel(job.cloud_id)", "pass"
     ),
     # deployments
     "sent_again_with_another_key": Mutant(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NotRequired, TypedDict
 
 from proxy.costs.credits import Source
-from proxy.jobs.messages import RunFound
+from proxy.jobs.engine_calls import RunFound
 from proxy.translate.errors import Error
 
 
