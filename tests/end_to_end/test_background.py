@@ -23,13 +23,11 @@ from proxy.runtime import supervisor
 from proxy.runtime.backoff import Backoff
 from proxy.runtime.supervisor import Supervisor
 from proxy.simulator import Simulator
-from proxy.storage.jobs import JobRepository
 from proxy.storage.write_behind import WriteBehind
 
 #: What runs for as long as the process does: the class, a method of its work, the task's name.
 TASKS = [
     (WriteBehind, "flush", "write the jobs"),
-    (JobRepository, "wanted", "look for wishes"),
     (Reconciler, "_pause", "reconcile default"),
     (LiveJobs, "members", "status heartbeat"),
     (WriteBehind, "flush", "write the audit record"),
@@ -133,7 +131,6 @@ async def test_whatever_task_a_fault_ends_at_its_start_is_started_again(
                 assert (await client.run(graphs.plain()))["status"]["completed"] is True
     assert kept == {line["task"] for line in lines if line["event"] == "task_failed"}
     assert kept >= {task for *_, task in TASKS} | {
-        "election",
         "read observations",
         "write observations",
         "write usage",

@@ -52,7 +52,7 @@ class Recorder:
     async def end(self, job: LiveJob, _end: JobEnd) -> Recorded:
         self._refuse()
         self.ended.append(job.prompt_id)
-        return Recorded(7, ("forgotten",))
+        return Recorded(("forgotten",))
 
     async def discard(self, *jobs: LiveJob) -> None:
         self._refuse()
