@@ -50,6 +50,9 @@ _FIRST = (
     'ORDER BY number, "order"'
 )
 
+#: The jobs of a member whose outputs are looked at: the last ones.
+_LOOKED_AT = 6
+
 #: Errors after which a client does not know whether its job was taken.
 _UNKNOWN = (GoneError, TimeoutError, OutcomeUnknownError)
 
@@ -74,6 +77,10 @@ class Submission:
     is_unconfirmed: bool = False
     #: Whether a poll has found it in a queue.
     was_seen: bool = False
+    #: Whether it was to be in front of others, the number that it was to have, and that it has.
+    front: bool = False
+    wanted: float | None = None
+    number: float | None = None
 
 
 @dataclass(eq=False)
@@ -180,8 +187,9 @@ class SimulatedClient:
         rng = random.Random(action.seed)
         own = [job for job in self.run.jobs if job.client.member == self.member]
         match action.kind:
-            case "submit" | "submit_front":
-                await self.submit(rng, front=action.kind == "submit_front")
+            case "submit" | "submit_front" | "submit_number":
+                number = float(rng.randint(-9, 9)) if action.kind == "submit_number" else None
+                await self.submit(rng, front=action.kind == "submit_front", number=number)
             case "burst":
                 await asyncio.gather(*(self.submit(rng) for _ in range(rng.randint(3, 8))))
             case "reconnect":
@@ -208,13 +216,15 @@ class SimulatedClient:
             await asyncio.sleep(0.02)
         return None
 
-    async def submit(self, rng: random.Random, *, front: bool = False) -> None:
+    async def submit(
+        self, rng: random.Random, *, front: bool = False, number: float | None = None
+    ) -> None:
         """Submit a job, again with the same id where no answer came."""
         prompt_id = str(UUID(int=rng.getrandbits(128), version=4))
         graph = workflows.drawn(rng, self.run.plan, partner=self.member == SPENDER)
         for name in workflows.files_of(graph):
             await self._upload(rng, name)
-        job = Submission(self, prompt_id, self.world.seconds)
+        job = Submission(self, prompt_id, self.world.seconds, front=front, wanted=number)
         # What is cleared meanwhile may be this one.
         job.unwanted = {kind for member, kind in self.run.ending if member == self.member}
         self.run.jobs.append(job)
@@ -222,6 +232,7 @@ class SimulatedClient:
             graph=graph,
             client_id=self.client_id if self.listens else None,
             prompt_id=job.prompt_id,
+            number=number,
             front=front,
             extra_data={"client_id": self.client_id} if self.listens else {},
             submitter=self.client_id,
@@ -265,16 +276,18 @@ class SimulatedClient:
             return answer
 
         self.world.note("client", request.prompt_id or "", "submits", f"at {replica.name}")
+        job = self.run.find(request.prompt_id or "")
+        assert job is not None
         try:
-            await replica.ask(Request(work, "POST", "/prompt"), _TIMEOUT)
+            job.number = (await replica.ask(Request(work, "POST", "/prompt"), _TIMEOUT))["number"]
         except _UNKNOWN as error:
             return "unknown", repr(error)
         except LocalError as error:
-            job = self.run.find(request.prompt_id or "")
-            if job is not None and error.kind == "unconfirmed":
+            if error.kind == "unconfirmed":
                 job.is_unconfirmed = True
             unconfirmed = error.kind == "unconfirmed" or self._is_lost(error) or attempt > 0
-            return "unknown" if unconfirmed else "refused", error.type
+            limit = error.details if error.kind == "rate_limited" else ""
+            return "unknown" if unconfirmed else "refused", limit or error.type
         except StorageError as error:
             return "unknown" if attempt else "refused", str(error)
         if self.world.weather.chance("answer_to_client_lost"):
@@ -424,7 +437,10 @@ class SimulatedClient:
             raise BrokenPromiseError("neither_queue_nor_history", job.prompt_id)
 
     async def look_at_the_end(self) -> None:
-        """No replica shows a job when none is under way."""
+        """No replica shows a job when none is under way, and what jobs have made is there."""
+        for job in self._own()[-_LOOKED_AT:]:
+            if job.client is self and job.in_history and not job.unwanted:
+                await self._look_at_outputs(job)
         for replica in self.run.replicas:
 
             async def work(parts: Parts, *_: Any) -> Any:
@@ -437,6 +453,36 @@ class SimulatedClient:
                 return
             if queue["queue_running"] or queue["queue_pending"]:
                 self.run.fail(BrokenPromiseError("left_behind", f"{replica.name} {queue}"))
+
+    async def _look_at_outputs(self, job: Submission) -> None:
+        """What the history names is what the nodes of a job have made."""
+        entry = await self._ask(
+            self._rng, lambda jobs: jobs.history_json(self.member, job.prompt_id)
+        )
+        found = None if entry is None else json.loads(entry).get(job.prompt_id)
+        for node, outputs in () if found is None else found["outputs"].items():
+            for file in [file for files in outputs.values() for file in files]:
+                content = await self._content(file) if isinstance(file, dict) else None
+                if content is not None and not _is_of(content, job, node):
+                    about = f"{node} of {job.prompt_id} is {file}: {content!r}"
+                    self.run.fail(BrokenPromiseError("output_differs", about))
+
+    async def _content(self, file: dict[str, Any]) -> bytes | None:
+        """Return a file, `None` where no replica has it for its client."""
+        replica = self.run.any_replica(self._rng)
+
+        async def work(parts: Parts, *_: Any) -> bytes | None:
+            names = file["type"], file["subfolder"], file["filename"]
+            record = await parts.files.find(self.member, *names)
+            if record is None:
+                return b"nothing"
+            with contextlib.closing(await parts.files.open(record)) as content:
+                return b"".join([piece async for piece in content.read()])
+
+        try:
+            return None if replica is None else await replica.ask(Request(work), _TIMEOUT)
+        except (GoneError, TimeoutError, LocalError, StorageError):
+            return None
 
     # --- its socket ------------------------------------------------------------------------
 
@@ -581,6 +627,13 @@ class SimulatedClient:
         )
         if isinstance(listed, bytes) and f'"{job.prompt_id}"' not in listed.decode():
             raise BrokenPromiseError("end_before_history", f"{job.prompt_id} in the list")
+
+
+def _is_of(content: bytes, job: Submission, node: str) -> bool:
+    """Return whether a content is what a node of a job has made."""
+    shown = content.removeprefix(b"\x89PNG").decode()
+    whose = f"{job.client.member}/{job.prompt_id}/"
+    return shown.startswith(whose) and shown.endswith(f"/{node}")
 
 
 def _is_to_end(

@@ -65,6 +65,11 @@ CLASSES = {
 _OBJECT_INFO = json.dumps(CLASSES).encode()
 
 
+def picture(mark: str, node: str = "") -> bytes:
+    """Return a picture that shows of which job and node it is."""
+    return b"\x89PNG" + f"{mark}/{node}".encode()
+
+
 @dataclass(eq=False)
 class CloudJob:
     """A job of the cloud; `mark` tells which of ours it is."""
@@ -166,6 +171,8 @@ class CloudModel:
                 return self._detail(id_)
             case ["POST", "jobs", id_, "cancel"]:
                 return self._cancel(id_)
+            case ["GET", "view"]:
+                return self._view(query["filename"])
             case ["GET", "object_info"]:
                 return 200, _OBJECT_INFO
             case ["GET", "experiment", "models"]:
@@ -196,6 +203,7 @@ class CloudModel:
         job.known_at = job.listed_at = now + late
         self.jobs[job.id] = job
         self.most_live = max(self.most_live, sum(each.counts for each in self.jobs.values()))
+        world.took(job.mark)
         world.note("cloud", job.mark, "submitted", job.id)
         self._loop.in_world(self._weather.draw(0.02, 0.3), self._start_waiting)
         told = job.id
@@ -278,6 +286,13 @@ class CloudModel:
                     "node_id": next(iter(job.graph)),
                 }
         return 200, detail
+
+    def _view(self, name: str) -> tuple[int, dict[str, Any] | bytes]:
+        id_, _, node = name.removesuffix(".png").rpartition("-")
+        job = self.jobs.get(id_)
+        if job is None or job.forgotten:
+            return 404, {"code": "NOT_FOUND", "message": "no such file"}
+        return 200, picture(job.mark, node)
 
     def _cancel(self, id_: str) -> tuple[int, dict[str, Any]]:
         job = self.jobs.get(id_)
@@ -383,12 +398,12 @@ class CloudModel:
 
     def _preview(self, job: CloudJob, node: str) -> bytes:
         """Return a preview (binary types 1 and 4, `contract/websocket.md`), which shows its job."""
-        picture = b"\x89PNG" + job.mark.encode()
+        shown = picture(job.mark, node)
         if self._weather.chance("preview_unnamed"):
-            return b"".join(((1).to_bytes(4, "big"), (2).to_bytes(4, "big"), picture))
+            return b"".join(((1).to_bytes(4, "big"), (2).to_bytes(4, "big"), shown))
         about = json.dumps({"prompt_id": job.id, "node_id": node, "image_type": "image/png"})
         length = len(about).to_bytes(4, "big")
-        return b"".join(((4).to_bytes(4, "big"), length, about.encode(), picture))
+        return b"".join(((4).to_bytes(4, "big"), length, about.encode(), shown))
 
     def _send(self, socket: CloudSocket, message: str | bytes) -> None:
         weather = self._weather

@@ -10,18 +10,19 @@ import asyncio
 import contextlib
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from zlib import crc32
 
-from simulation.plan import BUDGET, MEMBERS, SPENDER
+import msgspec
+from simulation.plan import MEMBERS
 from sqlalchemy import Connection, StaticPool, create_engine
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from proxy.members.directory import Directory
-from proxy.members.member import Limits, Member
+from proxy.members.member import Member
 from proxy.storage.database import (
     BusyError,
     Database,
@@ -64,6 +65,7 @@ CREATE TRIGGER guard_costs AFTER INSERT ON costs BEGIN
     SELECT engine_wrote('costs of ' || NEW.member, epoch) FROM leases WHERE name = 'engine'; END;
 CREATE TRIGGER guard_messages AFTER INSERT ON webhook_messages BEGIN
     SELECT engine_wrote('message ' || NEW.id, epoch) FROM leases WHERE name = 'engine'; END;
+CREATE TRIGGER guard_new AFTER INSERT ON jobs BEGIN SELECT taken_in(NEW.member); END;
 CREATE TRIGGER guard_price AFTER INSERT ON jobs WHEN NEW.partner_nodes = 0 BEGIN
     SELECT unpriced(NEW.member); END;
 CREATE TRIGGER guard_estimate AFTER UPDATE OF estimate ON jobs
@@ -82,6 +84,9 @@ CREATE TRIGGER refuse_end BEFORE INSERT ON history
     WHEN NEW.state = 'succeeded' AND refuses('end', NEW.prompt_id)
     BEGIN SELECT RAISE(ABORT, 'does not fit'); END;
 """
+
+
+_WAITING = "SELECT count(*) FROM jobs WHERE member = ? AND state IN ('received', 'queued')"
 
 
 class Server:
@@ -107,6 +112,11 @@ class Server:
         #: Members of whom a job was taken in or sent while no price was known.
         self.unpriced: set[str] = set()
         self.raw.create_function("unpriced", 1, self.unpriced.add)
+        #: Members of whom more jobs were taken in than may wait.
+        self.overfull: set[str] = set()
+        self._most_waiting: dict[str, int | None] = {}
+        self._taken_in: set[str] = set()
+        self.raw.create_function("taken_in", 1, self._taken_in.add)
         self._refused = 0.0
         self.raw.create_function("refuses", 2, self._refuses)
         self.raw.create_function("julianday", 1, lambda _: self.now() / 86400 + 2440587.5)
@@ -143,18 +153,25 @@ class Server:
         engine_wrote: Callable[[str, int], None],
         *,
         refused: float = 0.0,
+        members: Collection[Member] = (),
     ) -> None:
-        """Forget all rows; `now` is the clock, in seconds since 1970. Of so many jobs anything is
-        `refused`."""
+        """Forget all rows but those of the `members`; `now` is the clock, in seconds since 1970. Of
+        so many jobs anything is `refused`."""
         self.now, self.engine_wrote, self._refused = now, engine_wrote, refused
         self.unpriced.clear()
+        self.overfull.clear()
         self.raw.deserialize(self._empty)
+        self._most_waiting = {member.name: member.limits.max_queued for member in members}
+        for member in members:
+            data = msgspec.json.encode(member)
+            self.raw.execute("UPDATE members SET data = ? WHERE key = ?", (data, member.name))
 
     @contextlib.contextmanager
     def transaction(self, *, writes: bool) -> Iterator[Connection]:
         """Run a block in a transaction."""
         self.raw.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
         self.epoch = None
+        self._taken_in.clear()
         try:
             yield self.connection
         except BaseException:
@@ -162,6 +179,10 @@ class Server:
                 self.raw.execute("ROLLBACK")
             raise
         self.raw.execute("COMMIT" if writes else "ROLLBACK")
+        for member in self._taken_in:
+            most, waiting = self._most_waiting.get(member), self.raw.execute(_WAITING, (member,))
+            if most is not None and waiting.fetchone()[0] > most:
+                self.overfull.add(member)
 
 
 @cache
@@ -178,8 +199,7 @@ async def _empty() -> bytes:
         directory = Directory(MemberRepository(database), marker=None)
         await directory.load()
         for name in MEMBERS:
-            limits = Limits(credits_per_day=BUDGET) if name == SPENDER else Limits()
-            await directory.add(Member(name, limits=limits))
+            await directory.add(Member(name))
         await directory.close()
         await database.close()
         raw = sqlite3.connect(folder / FILE)

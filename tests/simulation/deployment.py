@@ -182,6 +182,7 @@ class DeploymentModel:
                 world.problems.append(("submitted_twice", f"{job.mark} has another one's label"))
         self.jobs[job.id] = job
         self.most_live = max(self.most_live, sum(map(self._counts, self.jobs.values())))
+        world.took(job.mark)
         world.note("cloud", job.mark, "submitted", job.id)
         self._loop.in_world(weather.draw(0.02, 0.3), self._start_waiting)
         return 201, self._shown(job), {}

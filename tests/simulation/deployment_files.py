@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from simulation.cloud import picture
+
 from proxy.translate.file_inputs import ASSET
 
 if TYPE_CHECKING:
@@ -77,13 +79,14 @@ class DeploymentFiles:
     def keep(self, job: DeploymentJob, node: str, *, is_text: bool) -> dict[str, Any]:
         """Keep what a node has made; return its id and what else is known of it."""
         id_ = f"{job.id}-{node}"
-        self._outputs[id_] = job, b"text" if is_text else b"\x89PNG"
+        content = f"{job.mark}/{node}".encode() if is_text else picture(job.mark, node)
+        self._outputs[id_] = job, content
         return {
             "id": id_,
             "name": "text.txt" if is_text else "C_00001_.png",
             "type": "text" if is_text else "image",
             "content_type": "text/plain" if is_text else "image/png",
-            "size_bytes": 4,
+            "size_bytes": len(content),
         }
 
     def content(self, id_: str) -> Answered:

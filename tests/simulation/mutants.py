@@ -150,6 +150,31 @@ MUTANTS = {
     "slot_freed_at_the_first_event": Mutant(
         "engine.follower", "if is_terminal(type_, data):", "if True:"
     ),
+    "weight_without_effect": Mutant(
+        "engine.fair_share",
+        "self._starts[member] = self.now + cost / weight",
+        "self._starts[member] = self.now + cost",
+    ),
+    "oldest_first_whoever_waits": Mutant(
+        "engine.fair_share", "(self._start(member), orders[member], member)", "orders[member]"
+    ),
+    "number_without_effect": Mutant(
+        "engine.fair_share", "return job.number, job.order, job.key", "return 0, job.order, job.key"
+    ),
+    "front_is_behind": Mutant(
+        "storage.conditions", "return -number if self.numbering.front", "return number if True"
+    ),
+    "one_more_at_once": Mutant(
+        "engine.scheduler", "self._on_cloud[member] >= limit", "self._on_cloud[member] > limit"
+    ),
+    "one_more_waits": Mutant(
+        "storage.conditions", "if before >= self.max_waiting:", "if before > self.max_waiting:"
+    ),
+    "one_more_a_day": Mutant(
+        "storage.conditions",
+        '"submitted") > self.max_per_day',
+        '"submitted") > self.max_per_day + 1',
+    ),
     "lost_wake_up": Mutant(
         "engine.scheduler", "if len(self.queue):\n            self.turn.set()", "pass"
     ),

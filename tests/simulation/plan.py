@@ -12,6 +12,8 @@ from typing import Literal, NamedTuple
 
 from simulation.weather import DEPLOYMENT_RATES, MORE_RATES, NEWER_RATES, RATES
 
+from proxy.members.member import MAX_QUEUED, Limits, Member
+
 MEMBERS = ("ann", "bob", "carol")
 #: The member with a hard budget a day, in credits.
 SPENDER, BUDGET = "carol", 60.0
@@ -70,7 +72,8 @@ class Plan:
     hears of all jobs. Where `reads_often`, the jobs of accounts are read every few seconds. A run
     that `is_long` takes hours, and begins `after_noon` (s). Without `accounts` there is a
     `deployment` alone. An account has as many jobs of `strangers`, and gets more. A second of a job
-    costs `credits_per_second`."""
+    costs `credits_per_second`. The `members` have limits and weights. In a
+    rush they submit more at once than can run, and nothing goes wrong."""
 
     seed: int
     replicas: int
@@ -94,6 +97,8 @@ class Plan:
     is_long: bool = False
     after_noon: float = 0.0
     deployment: DeploymentPlan | None = None
+    members: tuple[Member, ...] = ()
+    is_rush: bool = False
 
     def kept(
         self,
@@ -174,6 +179,9 @@ DEPLOYMENTS, _HAS_DEPLOYMENT = 200_000, 0.7
 #: How often many jobs run while another replica takes them over, and how many.
 _HAS_CROWD, CROWD = 0.04, 30
 
+#: How often many jobs wait while nothing goes wrong, and how many at least.
+_HAS_RUSH, _RUSH = 0.05, 16
+
 #: Those of one replica, never of all.
 _OF_ONE = frozenset({"kill", "freeze", "ambush_kill", "ambush_freeze", "restart", "clock"})
 
@@ -193,7 +201,61 @@ def drawn(seed: int) -> Plan:
     rng = random.Random(f"deployment {seed}")
     has_deployment = seed >= DEPLOYMENTS and rng.random() < _HAS_DEPLOYMENT
     plan = _with_deployment(plan, rng) if has_deployment else plan
+    limits = random.Random(f"limits {seed}")
+    rush = random.Random(f"rush {seed}")
+    if plan.deployment is None and rush.random() < _HAS_RUSH:
+        plan = _with_rush(plan, rush)
+    plan = replace(plan, members=_members(limits, in_turns=plan.is_rush))
     return _with_more(plan, random.Random(f"more {seed}"))
+
+
+def _members(rng: random.Random, *, in_turns: bool) -> tuple[Member, ...]:
+    """Return the members with their limits. Where they have turns, none may have a limit of its
+    own that leaves its turn to others."""
+    members = []
+    for name in MEMBERS:
+        budget = BUDGET if name == SPENDER else None
+        drawn = [
+            rng.choice(values) if rng.random() < 0.2 else None
+            for values in ((1, 2), (2, 5, 10), (1, 2, 4))
+        ]
+        running, a_day, waiting = (None, None, None) if in_turns else drawn
+        limits = Limits(
+            max_running=running,
+            jobs_per_day=a_day,
+            max_queued=waiting or MAX_QUEUED,
+            credits_per_day=budget,
+        )
+        members.append(Member(name, limits=limits, weight=rng.choice((1.0, 1.0, 2.0, 0.5))))
+    return tuple(members)
+
+
+def _with_rush(plan: Plan, rng: random.Random) -> Plan:
+    """Return a plan in which members submit many jobs at once, in front of others too, to an
+    account that runs one or two."""
+    clients = tuple(ClientPlan(member, listens=False) for member in ("ann", "bob", "ann"))
+    kinds = ("submit", "submit", "submit_front", "submit_number")
+    actions = (
+        Action(
+            rng.uniform(0.0, 3.0),
+            rng.randrange(len(clients)),
+            rng.choice(kinds),
+            rng.getrandbits(32),
+        )
+        for _ in range(rng.randint(_RUSH, 2 * _RUSH))
+    )
+    return replace(
+        plan,
+        slots=rng.choice((1, 1, 2)),
+        fixed_slots=True,
+        seconds=1.0,
+        accounts=1,
+        clients=clients,
+        actions=tuple(sorted(actions)),
+        rates={},
+        faults=(),
+        is_rush=True,
+    )
 
 
 def _with_more(plan: Plan, rng: random.Random) -> Plan:

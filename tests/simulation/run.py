@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 from unittest import mock
 
-from simulation import promises, sums
+from simulation import promises, sums, turns
 from simulation.balancer import Balancer
 from simulation.clients import SimulatedClient, Submission
 from simulation.database import server
@@ -95,6 +95,7 @@ class Run:
             after_noon=plan.after_noon,
             strangers=plan.strangers,
             deployment=plan.deployment,
+            members=plan.members,
         )
         self.jobs: list[Submission] = []
         self.by_id: dict[str, Submission] = {}
@@ -241,7 +242,13 @@ class Run:
         while any(replica.is_asked for replica in self.replicas):  # noqa: ASYNC110 (costs nothing)
             await asyncio.sleep(0.05)
         self._stops()
-        checks = promises.check_cloud, promises.check_sockets, promises.check_end, sums.check_sums
+        checks = (
+            promises.check_cloud,
+            promises.check_sockets,
+            promises.check_end,
+            sums.check_sums,
+            turns.check_turns,
+        )
         for check in checks:
             if self.broken is None:
                 try:

@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest import mock
@@ -39,6 +39,7 @@ from proxy.engine.table import JobTable
 from proxy.files import picture_worker
 from proxy.leader import leadership
 from proxy.members import directory
+from proxy.members.member import Member
 from proxy.runtime import clock, randomness
 from proxy.runtime.clock import SystemClock
 from proxy.runtime.processes import Processes
@@ -115,12 +116,16 @@ class World:
         after_noon: float = 0.0,
         strangers: int = 0,
         deployment: DeploymentPlan | None = None,
+        members: Collection[Member] = (),
     ) -> None:
         self.rng = random.Random(seed)
         self.loop = SimulatedLoop(random.Random(self.rng.random()))
         self.loop.in_order = in_order
         self.weather = Weather(random.Random(self.rng.random()), self.loop.time, rates)
         self.clock = WorldClock(self.loop, NOON + after_noon)
+        self._members = members
+        #: How many jobs of each member were on the cloud at once, at most.
+        self.most_live: Counter[str] = Counter()
         self._value_refused = rates.get("value_refused", 0.0)
         self.trace: list[Line] = []
         #: Promises that were found broken on the way, with what about.
@@ -223,6 +228,12 @@ class World:
         """Return the jobs of all accounts."""
         return [job for cloud in self.clouds.values() for job in cloud.jobs.values()]
 
+    def took(self, mark: str) -> None:
+        """Count the jobs of the member whose job an account has taken."""
+        member = mark.split("/")[0]
+        counts = [job.counts for job in self.cloud_jobs() if job.mark.startswith(f"{member}/")]
+        self.most_live[member] = max(self.most_live[member], sum(counts))
+
     def handle(
         self,
         method: str,
@@ -289,7 +300,12 @@ class World:
     def installed(self) -> Iterator[None]:
         """Let the product run in this world during the block."""
         SimulatedConnections.world = self
-        database.server().restart(self.true_time, self._engine_wrote, refused=self._value_refused)
+        database.server().restart(
+            self.true_time,
+            self._engine_wrote,
+            refused=self._value_refused,
+            members=self._members,
+        )
         random.seed(self.rng.random())
         structlog.configure(processors=[self._log])
         structlog.contextvars.clear_contextvars()
