@@ -461,9 +461,9 @@ class SimulatedClient:
         )
         found = None if entry is None else json.loads(entry).get(job.prompt_id)
         for node, outputs in () if found is None else found["outputs"].items():
-            for file in [file for files in outputs.values() for file in files]:
+            for number, file in enumerate(file for files in outputs.values() for file in files):
                 content = await self._content(file) if isinstance(file, dict) else None
-                if content is not None and not _is_of(content, job, node):
+                if content is not None and not _is_of(content, job, f"{node}.{number}"):
                     about = f"{node} of {job.prompt_id} is {file}: {content!r}"
                     self.run.fail(BrokenPromiseError("output_differs", about))
 
@@ -629,11 +629,11 @@ class SimulatedClient:
             raise BrokenPromiseError("end_before_history", f"{job.prompt_id} in the list")
 
 
-def _is_of(content: bytes, job: Submission, node: str) -> bool:
-    """Return whether a content is what a node of a job has made."""
+def _is_of(content: bytes, job: Submission, item: str) -> bool:
+    """Return whether a content is an item that a node of a job has made."""
     shown = content.removeprefix(b"\x89PNG").decode()
     whose = f"{job.client.member}/{job.prompt_id}/"
-    return shown.startswith(whose) and shown.endswith(f"/{node}")
+    return shown.startswith(whose) and shown.endswith(f"/{item}")
 
 
 def _is_to_end(

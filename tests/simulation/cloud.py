@@ -358,8 +358,9 @@ class CloudModel:
     def _node_done(self, job: CloudJob, node: str, nodes: Any) -> None:
         job.ran.add(node)
         if job.graph[node]["class_type"] == "SaveImage" and not job.cancelled:
-            file = {"filename": f"{job.id}-{node}.png", "subfolder": "", "type": "output"}
-            job.outputs[node] = {"images": [file]}
+            names = [f"{job.id}-{node}.{number}.png" for number in range(1 + int(node) % 2)]
+            files = [{"filename": name, "subfolder": "", "type": "output"} for name in names]
+            job.outputs[node] = {"images": files}
             self._tell(job, "executed", node=node, display_node=node, output=job.outputs[node])
         self._next_node(job, nodes)
 

@@ -79,7 +79,7 @@ class DeploymentFiles:
     def keep(self, job: DeploymentJob, node: str, *, is_text: bool) -> dict[str, Any]:
         """Keep what a node has made; return its id and what else is known of it."""
         id_ = f"{job.id}-{node}"
-        content = f"{job.mark}/{node}".encode() if is_text else picture(job.mark, node)
+        content = f"{job.mark}/{node}.0".encode() if is_text else picture(job.mark, f"{node}.0")
         self._outputs[id_] = job, content
         return {
             "id": id_,

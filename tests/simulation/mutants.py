@@ -221,6 +221,11 @@ MUTANTS = {
         "        self._live.remove(job)\n",
         "",
     ),
+    "outputs_exchanged": Mutant(
+        "files.naming",
+        "output_record(node, item, place, cloud_name)\n            self",
+        "output_record(node, item, place, self._items[0].cloud_name)\n            self",
+    ),
     # what clients were told
     "usage_counted_twice": Mutant(
         "storage.jobs",
