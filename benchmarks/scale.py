@@ -23,7 +23,7 @@ import structlog
 
 from proxy.engine.accounts import Account, Slots
 from proxy.engine.forecast import Forecast
-from proxy.engine.live_job import JobChanges, LiveJob
+from proxy.engine.live_job import LiveJob
 from proxy.engine.recorder import JobRecorder
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
@@ -114,7 +114,7 @@ class Simulation:
         job = LiveJob(f"job-{order}", member, order, None, f"client-{member}", 0, order=order)
         job.outputs_to_execute = ("7",)
         self.table.add(job)
-        self.table.advance(job, JobState.QUEUED, JobChanges(accepted=True))
+        self.table.advance(job, JobState.QUEUED, accepted=True)
         return job
 
     def wait(self, member: str) -> None:
@@ -126,10 +126,10 @@ class Simulation:
         job.content = JobContent({**GRAPH}, {})
         self.table.advance(job, JobState.SUBMITTING)
         self.scheduler.shares_of([job])
-        self.table.advance(job, JobState.SUBMITTED, JobChanges(cloud_id=f"cloud-{job.order}"))
+        self.table.advance(job, JobState.SUBMITTED, cloud_id=f"cloud-{job.order}")
         self.jobs[job] = Tracker(job.prompt_id, job.graph, job.outputs_to_execute)
         self.jobs[job].receive(EventReceived("execution_start", {}), 0)
-        self.table.advance(job, JobState.RUNNING, JobChanges(started_at=0))
+        self.table.advance(job, JobState.RUNNING, started_at=0)
         self.scheduler.started(job)
 
     def fill(self) -> None:

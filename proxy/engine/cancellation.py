@@ -9,7 +9,7 @@ import structlog
 
 from proxy.cloud.errors import CloudError, CloudRefused
 from proxy.engine.life import JobLife
-from proxy.engine.live_job import JobChanges, LiveJob
+from proxy.engine.live_job import LiveJob
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.engine.workers import Workers
@@ -69,7 +69,7 @@ class Cancellation:
         """Let waiting jobs end as interrupted runs, also if this engine does not live to do it."""
         for job in jobs:
             self._scheduler.dequeue(job)
-            self._table.advance(job, changes=JobChanges(wish=Wish.INTERRUPT))
+            self._table.advance(job, wish=Wish.INTERRUPT)
         try:
             await self._table.write()  # before it is promised
         finally:
@@ -104,9 +104,9 @@ class Cancellation:
         is_unsent = job.state in (JobState.RECEIVED, JobState.SUBMITTING, JobState.UNKNOWN)
         if is_unsent and follower is None:
             if not interrupt:
-                self._table.advance(job, changes=JobChanges(wish=Wish.CANCEL))
+                self._table.advance(job, wish=Wish.CANCEL)
             elif job.wish is Wish.NONE:
-                self._table.advance(job, changes=JobChanges(wish=Wish.INTERRUPT))
+                self._table.advance(job, wish=Wish.INTERRUPT)
             await self._table.write()  # before it is promised
             return True
         if worker is None or follower is None or not job.is_on_cloud:

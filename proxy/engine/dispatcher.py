@@ -7,7 +7,6 @@ from contextlib import suppress
 
 from proxy.engine.forecast import Forecast
 from proxy.engine.life import JobLife
-from proxy.engine.live_job import JobChanges
 from proxy.engine.policy import Policy
 from proxy.engine.queue_news import QueueNews
 from proxy.engine.scheduler import Scheduler
@@ -18,9 +17,6 @@ from proxy.runtime import clock
 from proxy.runtime.clock import now
 from proxy.runtime.supervisor import Supervisor
 from proxy.translate.errors import LocalError
-
-#: There is no reason any more why a job waits.
-_NOT_WAITING = JobChanges(progress=JobProgress())
 
 
 class Dispatcher:
@@ -71,7 +67,7 @@ class Dispatcher:
         begun, scheduler = clock.monotonic(), self._scheduler
         if begun >= scheduler.paused_until:
             while (job := scheduler.next()) is not None:
-                self._table.advance(job, JobState.SUBMITTING, _NOT_WAITING)
+                self._table.advance(job, JobState.SUBMITTING, progress=JobProgress())
                 self._supervisor.spawn(self._life.run(job), f"job {job.prompt_id}")
         due = self._give_up()
         if not len(scheduler.queue):

@@ -18,7 +18,7 @@ from proxy.engine.dispatcher import Dispatcher
 from proxy.engine.forecast import Forecast
 from proxy.engine.intake import Intake
 from proxy.engine.life import JobLife
-from proxy.engine.live_job import JobChanges, LiveJob
+from proxy.engine.live_job import LiveJob
 from proxy.engine.outcomes import Lost, NotThere
 from proxy.engine.overview import Overview
 from proxy.engine.policy import Policy
@@ -137,17 +137,17 @@ class Engine:
         outcome = self._workers.recovery.resume(job)
         if isinstance(outcome, Lost | NotThere) and not job.accepted:
             # Its client, who had no answer, looks into the queue: what is there has an end.
-            self.table.advance(job, changes=JobChanges(accepted=True))
+            self.table.advance(job, accepted=True)
         unwanted = job.cancel_requested and job.state is JobState.RUNNING
         if unwanted:  # it is followed until the cloud has ended it
-            self.table.change(job, JobChanges(wish=Wish.NONE))
+            self.table.change(job, wish=Wish.NONE)
         self._spawn(self._life.run(job, outcome), job.key)
         if unwanted:
             self.cancel([job.key])
 
     def _resume_waiting(self, job: LiveJob) -> None:
         if job.state is JobState.RECEIVED:
-            self.table.advance(job, JobState.QUEUED, JobChanges(accepted=True))
+            self.table.advance(job, JobState.QUEUED, accepted=True)
         if job.interrupted:
             self._spawn(self._life.interrupt(job), job.key)
         else:
@@ -172,7 +172,7 @@ class Engine:
         if job is None or job.answered:
             return
         if job.watched != watched:
-            self.table.advance(job, changes=JobChanges(watched=watched))
+            self.table.advance(job, watched=watched)
         self._life.following.release(job)
 
     def cancel(

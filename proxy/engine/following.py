@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from proxy.costs.job_cost import JobCost
 from proxy.engine.follower import UNSTORABLE, JobFollower, Starting, retried
-from proxy.engine.live_job import JobChanges, LiveJob
+from proxy.engine.live_job import LiveJob
 from proxy.engine.recorder import JobRecorder
 from proxy.engine.resources import JobResources
 from proxy.engine.scheduler import Scheduler
@@ -115,7 +115,7 @@ class Following:
                     await self._wait_for_previous(job)
                 case JobStarted(at=at):
                     if job.state is JobState.SUBMITTED:
-                        self._table.advance(job, JobState.RUNNING, JobChanges(started_at=at))
+                        self._table.advance(job, JobState.RUNNING, started_at=at)
                     self._scheduler.started(job)
                 case OutputsSent():
                     self._table.show(job, finishing=True)
@@ -145,7 +145,7 @@ class Following:
 
     def release(self, job: LiveJob) -> None:
         """Send the messages of a job from now on: its client has the answer."""
-        self._table.change(job, JobChanges(answered=True))
+        self._table.change(job, answered=True)
         if job.released is not None:
             job.released.set()
         if job.follower is not None:
@@ -203,7 +203,7 @@ class Following:
         for waiting in self._scheduler.queue.of(job.member):
             estimate = waiting.partner_nodes + time
             if waiting.shape == job.shape and waiting.estimate != estimate:
-                self._table.change(waiting, JobChanges(estimate=estimate))
+                self._table.change(waiting, estimate=estimate)
 
 
 def _ends_to_store(follower: JobFollower, ended: Ended) -> Iterator[Ended]:

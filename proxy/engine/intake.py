@@ -7,7 +7,7 @@ import asyncio
 import structlog
 
 from proxy.engine.life import JobLife
-from proxy.engine.live_job import JobChanges, LiveJob, SlotState
+from proxy.engine.live_job import LiveJob, SlotState
 from proxy.engine.outcomes import submission_failed
 from proxy.engine.resources import JobResources
 from proxy.engine.scheduler import Scheduler
@@ -48,8 +48,7 @@ class Intake:
         # Those of a graph that was validated are known.
         outputs = job.outputs_to_execute or self._resources.output_nodes(job, {})
         needs = self._resources.catalog.needs_of(job.loaded.cloud_graph)
-        new = JobChanges(answered=False, outputs_to_execute=outputs, needs=needs)
-        self._table.add(job, new)
+        self._table.add(job, answered=False, outputs_to_execute=outputs, needs=needs)
         if job.loaded.failure is None and self._scheduler.assign_at_once(job):
             await self._send(job)
         elif self._scheduler.usable(job):
@@ -73,8 +72,7 @@ class Intake:
                 # One without a slot is about to be refused, an unknown one was.
                 is_on_its_way = job.state is JobState.SUBMITTING and job.slot is not SlotState.NONE
                 if is_on_its_way and not job.accepted and job.wish is not Wish.CANCEL:
-                    changes = JobChanges(accepted=True)  # it is not refused now
-                    self._table.advance(job, changes=changes, answers=False)
+                    self._table.advance(job, accepted=True, answers=False)  # it is not refused now
                     tasks.create_task(self._table.confirm(job), name=f"accept {job.prompt_id}")
 
             timer = asyncio.get_running_loop().call_later(timeout, accept)

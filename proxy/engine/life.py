@@ -14,7 +14,7 @@ from proxy.cloud.upstream import Upstream
 from proxy.engine.follower import JobFollower, retried
 from proxy.engine.following import Following
 from proxy.engine.inbox import Inbox
-from proxy.engine.live_job import JobChanges, LiveJob
+from proxy.engine.live_job import LiveJob
 from proxy.engine.localiser import Localiser
 from proxy.engine.outcomes import (
     CancelOnCloud,
@@ -140,7 +140,7 @@ class JobLife:
 
     def _next(self, job: LiveJob, outcome: Outcome) -> Step:
         if isinstance(outcome, OverBudget):
-            self._table.change(job, JobChanges(estimate=outcome.estimate))
+            self._table.change(job, estimate=outcome.estimate)
         has_other = isinstance(outcome, Elsewhere) and self._scheduler.has_other(job)
         step = next_step(job, outcome, has_other=has_other)
         if not (isinstance(outcome, Elsewhere) and isinstance(step, Discard)) or outcome.by_cloud:
@@ -184,7 +184,7 @@ class JobLife:
         # What the accounts have may have changed while it waited.
         await self._resources.catalog.wait_loaded(self._policy.timeouts.catalog_timeout)
         needs = self._resources.catalog.needs_of(job.loaded.cloud_graph)
-        self._table.change(job, JobChanges(needs=needs))
+        self._table.change(job, needs=needs)
         if self._workers[job.account].account not in self._scheduler.usable(job):
             return WrongAccount()
         return None
@@ -224,7 +224,7 @@ class JobLife:
         outcome = await self._workers.recovery.look(job)
         self._table.show(job, reason=None)
         if not at_home and isinstance(outcome, Sent):
-            self._table.change(job, JobChanges(account=outcome.account or job.account))
+            self._table.change(job, account=outcome.account or job.account)
             self._scheduler.keep(job)
         return outcome
 
@@ -256,13 +256,14 @@ class JobLife:
         outputs = job.outputs_to_execute
         if sent.node_errors:
             outputs = self._resources.output_nodes(job, sent.node_errors)
-        changes = JobChanges(
+        self._table.advance(
+            job,
+            JobState.SUBMITTED,
             cloud_id=sent.cloud_id,
             omitted=sent.node_errors,
             accepted=True,
             outputs_to_execute=outputs,
         )
-        self._table.advance(job, JobState.SUBMITTED, changes)
         job.loaded.credentials = {}  # the cloud has them
 
     async def _cancel(self, job: LiveJob, sent: Sent) -> None:
@@ -309,7 +310,7 @@ class JobLife:
 
         A job with a node that has failed already ends with that instead.
         """
-        self._table.advance(job, JobState.QUEUED, JobChanges(accepted=True))
+        self._table.advance(job, JobState.QUEUED, accepted=True)
         failure = job.loaded.failure
         if failure is None:
             self._scheduler.enqueue(job)
@@ -323,7 +324,7 @@ class JobLife:
         if isinstance(step, Wait) and step.pause:
             self._scheduler.pause()
         is_new = not job.accepted
-        self._table.advance(job, JobState.QUEUED, JobChanges(accepted=True), answers=False)
+        self._table.advance(job, JobState.QUEUED, accepted=True, answers=False)
         self._scheduler.enqueue(job)
         if is_new:
             self._news.explain(job)

@@ -6,9 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
-from typing import TYPE_CHECKING, Any
-
-from msgspec import UNSET, Struct, UnsetType
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from proxy.engine.follower import JobFollower
 from proxy.jobs.engine_calls import Submitted
@@ -84,49 +82,18 @@ class LiveJob(Job):
         return self.released
 
 
-class JobChanges(Struct, frozen=True):
-    """New values of fields of a live job; what is not set stays as it is."""
+class JobChanges(TypedDict, total=False):
+    """New values of fields of a live job."""
 
-    account: str | UnsetType = UNSET
-    estimate: int | UnsetType = UNSET
-    cloud_id: str | UnsetType = UNSET
-    started_at: int | UnsetType = UNSET
-    outputs_to_execute: tuple[str, ...] | UnsetType = UNSET
-    accepted: bool | UnsetType = UNSET
-    answered: bool | UnsetType = UNSET
-    watched: bool | UnsetType = UNSET
-    wish: Wish | UnsetType = UNSET
-    omitted: Mapping[str, Any] | UnsetType = UNSET
-    progress: JobProgress | UnsetType = UNSET
-    needs: Needs | UnsetType | None = UNSET
-
-    def apply(self, job: LiveJob) -> None:
-        """Set the fields of a job that are set here."""
-        if self.account is not UNSET:
-            job.account = self.account
-        if self.estimate is not UNSET:
-            job.estimate = self.estimate
-        if self.cloud_id is not UNSET:
-            job.cloud_id = self.cloud_id
-        if self.started_at is not UNSET:
-            job.started_at = self.started_at
-        if self.outputs_to_execute is not UNSET:
-            job.outputs_to_execute = self.outputs_to_execute
-        if self.accepted is not UNSET:
-            job.accepted = self.accepted
-        if self.answered is not UNSET:
-            job.answered = self.answered
-        if self.watched is not UNSET:
-            job.watched = self.watched
-        if self.wish is not UNSET:
-            job.wish = self.wish
-        if self.omitted is not UNSET:
-            job.omitted = self.omitted
-        if self.progress is not UNSET:
-            job.progress = self.progress
-        if self.needs is not UNSET:
-            job.needs = self.needs
-
-
-#: No field but the state changes.
-NOTHING = JobChanges()
+    account: str
+    estimate: int
+    cloud_id: str
+    started_at: int
+    outputs_to_execute: tuple[str, ...]
+    accepted: bool
+    answered: bool
+    watched: bool
+    wish: Wish
+    omitted: Mapping[str, Any]
+    progress: JobProgress
+    needs: Needs | None

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from proxy.costs.credits import to_credits
 from proxy.engine.follower import JobFollower, retried
-from proxy.engine.live_job import NOTHING, JobChanges, LiveJob
+from proxy.engine.live_job import JobChanges, LiveJob
 from proxy.engine.recorder import JobRecorder
 from proxy.engine.term import Term
 from proxy.jobs.engine_calls import Submitted
@@ -119,9 +119,9 @@ class JobTable:
 
     # --- changes ---------------------------------------------------------------------------
 
-    def add(self, job: LiveJob, changes: JobChanges = NOTHING) -> None:
+    def add(self, job: LiveJob, **changes: Unpack[JobChanges]) -> None:
         """Add a job that is in the storage, with what only the engine knows."""
-        self.change(job, changes)
+        self.change(job, **changes)
         self._live.put(job)
         if job.cloud_id:
             self.cloud_ids.add(job.cloud_id)
@@ -131,9 +131,9 @@ class JobTable:
         self,
         job: LiveJob,
         state: JobState | None = None,
-        changes: JobChanges = NOTHING,
         *,
         answers: bool = True,
+        **changes: Unpack[JobChanges],
     ) -> None:
         """Let a job take its next state, if it has one, with other changes; record the change and
         tell of it.
@@ -147,7 +147,7 @@ class JobTable:
         if state is not None:
             _check_transition(job, state)
             job.state = state
-        self.change(job, changes)
+        self.change(job, **changes)
         if job.cloud_id:
             self.cloud_ids.add(job.cloud_id)
         self._recorder.changed(job)
@@ -183,7 +183,7 @@ class JobTable:
         """Change what is shown of a live job and kept in memory alone (its `JobProgress`)."""
         progress = replace(job.progress, **shown)
         if progress != job.progress:
-            self.change(job, JobChanges(progress=progress))
+            self.change(job, progress=progress)
             self._changed(job)
 
     def message(self, job: LiveJob, message: Message) -> None:
@@ -205,9 +205,10 @@ class JobTable:
         if count != self._live.of(member).ahead:
             self._tell(self._feed.ahead, member, count, tell=tell)
 
-    def change(self, job: LiveJob, changes: JobChanges) -> None:
+    def change(self, job: LiveJob, **changes: Unpack[JobChanges]) -> None:
         """Change a job without recording the change or telling of it."""
-        changes.apply(job)
+        for name, value in changes.items():
+            setattr(job, name, value)
 
     # --- ends ------------------------------------------------------------------------------
 

@@ -13,7 +13,6 @@ from jobs.samples import job
 from msgspec.structs import replace
 
 from proxy.costs.job_cost import Charge, JobCost
-from proxy.engine.live_job import JobChanges
 from proxy.engine.table import MAX_PREVIEW_BYTES
 from proxy.jobs.models import TRANSITIONS, JobEnd, JobState, TransitionError, Wish
 from proxy.storage.database import StorageError
@@ -53,7 +52,7 @@ def test_a_change_of_state_is_recorded_and_published_with_all_that_changes(world
     live_job = job(state=JobState.SUBMITTING, accepted=True, account="one")
     world.table.add(live_job)
     world.received.clear()
-    world.table.advance(live_job, JobState.SUBMITTED, JobChanges(cloud_id="c"))
+    world.table.advance(live_job, JobState.SUBMITTED, cloud_id="c")
     assert (live_job.state, live_job.cloud_id) == (JobState.SUBMITTED, "c")
     assert world.recorder.noted == [("one", JobState.SUBMITTED)]
     assert published(world) == [("changed", JobState.SUBMITTED)]
@@ -72,7 +71,7 @@ def test_a_job_that_its_client_does_not_know_of_is_recorded_and_not_published(wo
 
 def test_a_job_is_counted_when_its_client_learns_of_it(world: World) -> None:
     live_job = world.add(job(state=JobState.RECEIVED, accepted=False))
-    world.table.advance(live_job, JobState.QUEUED, JobChanges(accepted=True))
+    world.table.advance(live_job, JobState.QUEUED, accepted=True)
     world.table.advance(live_job, JobState.SUBMITTING)
     assert world.counted("jobs_accepted_total", member="anna") == 1
 
@@ -80,8 +79,8 @@ def test_a_job_is_counted_when_its_client_learns_of_it(world: World) -> None:
 def test_a_wish_to_cancel_takes_a_job_out_of_sight_at_once(world: World) -> None:
     live_job = world.add(job(state=JobState.SUBMITTING, accepted=True))
     world.received.clear()
-    world.table.advance(live_job, changes=JobChanges(wish=Wish.CANCEL))
-    world.table.advance(live_job, JobState.SUBMITTED, JobChanges(cloud_id="c"))
+    world.table.advance(live_job, wish=Wish.CANCEL)
+    world.table.advance(live_job, JobState.SUBMITTED, cloud_id="c")
     assert published(world) == [("left", None)]
     withdrawn = {"member": "anna", "account": "", "outcome": "withdrawn"}
     assert world.counted("jobs_ended_total", **withdrawn) == 1
@@ -143,7 +142,7 @@ async def test_the_id_on_the_cloud_of_a_live_job_is_known_whether_it_is_followed
 ) -> None:
     taken_over = world.add(job(state=JobState.SUBMITTED, account="removed", cloud_id="a"))
     sent = world.add(job("two", state=JobState.SUBMITTING))
-    world.table.advance(sent, JobState.SUBMITTED, JobChanges(cloud_id="b"))
+    world.table.advance(sent, JobState.SUBMITTED, cloud_id="b")
     assert world.table.cloud_ids == {"a", "b"}
     await world.table.discard(taken_over)
     await world.table.finish(sent, END)
@@ -184,7 +183,7 @@ async def test_an_engine_whose_term_is_over_says_and_counts_nothing(world: World
     live_job.answer = asyncio.get_running_loop().create_future()
     world.received.clear()
     world.term.end()
-    world.table.advance(live_job, JobState.SUBMITTED, JobChanges(accepted=True))
+    world.table.advance(live_job, JobState.SUBMITTED, accepted=True)
     world.table.leave(live_job, END)
     assert (world.received, live_job.answer.done()) == ([], False)
     assert world.counted("jobs_accepted_total", member="anna") is None
@@ -209,8 +208,8 @@ async def test_a_client_has_one_answer_once_its_job_is_accepted(world: World) ->
     world.table.advance(live_job, JobState.SUBMITTING)
     assert not answer.done()
     omitted = {"2": {"errors": []}}
-    world.table.advance(live_job, JobState.SUBMITTED, JobChanges(accepted=True, omitted=omitted))
-    world.table.advance(live_job, JobState.RUNNING, JobChanges(accepted=True))
+    world.table.advance(live_job, JobState.SUBMITTED, accepted=True, omitted=omitted)
+    world.table.advance(live_job, JobState.RUNNING, accepted=True)
     world.table.answer(live_job, LocalError("refused", "No."))
     assert answer.result() == omitted
 

@@ -34,7 +34,7 @@ from proxy.app import leadership as app_leadership
 from proxy.app import storage as app_storage
 from proxy.cloud.connections import Connections
 from proxy.cloud.v2 import client
-from proxy.engine.live_job import JobChanges, LiveJob
+from proxy.engine.live_job import LiveJob
 from proxy.engine.table import JobTable
 from proxy.files import picture_worker
 from proxy.leader import leadership
@@ -340,13 +340,13 @@ class World:
         return id_
 
     @property
-    def _change(self) -> Callable[[JobTable, LiveJob, JobChanges], None]:
+    def _change(self) -> Callable[..., None]:
         """Stands for `JobTable.change`, and counts."""
         change = JobTable.change
 
-        def counted(table: JobTable, job: LiveJob, changes: JobChanges) -> None:
+        def counted(table: JobTable, job: LiveJob, **changes: Any) -> None:
             self.changes[job.order] += 1
-            change(table, job, changes)
+            change(table, job, **changes)
 
         return counted
 
