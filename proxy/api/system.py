@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,9 +19,10 @@ from aiohttp import web
 from proxy.api import bodies, request_bodies
 from proxy.api.content import content_headers
 from proxy.api.extension import SCRIPT_PATH, has_nodes
+from proxy.api.holding import in_turn
 from proxy.api.keys import CATALOG, FILES, INTERFACE, JOURNAL, READINESS, features
 from proxy.api.requests import connection_of, member_of
-from proxy.api.sending import delivering
+from proxy.api.sending import delivering, send_list
 from proxy.api.web_interface import packaged, within
 from proxy.catalog.bodies import Coding
 from proxy.catalog.file_lists import Listing
@@ -189,20 +191,22 @@ async def get_folders(request: web.Request) -> web.Response:
     return bodies.json({folder["name"]: folder.get("folders", []) for folder in folders})
 
 
-async def get_files(request: web.Request) -> web.Response:
+async def get_files(request: web.Request) -> web.StreamResponse:
     """Return the names of the member's files in a folder, the newest first, without hidden ones."""
     type_ = request.match_info["type"]
     if type_ not in TYPES:
         raise PlainError("Invalid directory type")
-    records = reversed(await request.app[FILES].namespace.records(member_of(request), type_))
-    newest_first = sorted(records, key=lambda record: -record.modified)
-    return bodies.json(
-        [
+    records = await request.app[FILES].namespace.records(member_of(request), type_)
+
+    def listed() -> list[str]:
+        newest_first = sorted(records, key=attrgetter("modified", "path"), reverse=True)
+        return [
             record.filename
             for record in newest_first
             if not record.subfolder and not record.filename.startswith(".")
         ]
-    )
+
+    return await send_list(request, await in_turn(request, listed), str)
 
 
 # --- the web interface --------------------------------------------------------------------------

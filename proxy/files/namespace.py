@@ -149,7 +149,7 @@ class Namespace:
 
     async def records(self, member: str, type_: str) -> list[FileRecord]:
         """Return the files below the folder of a type, the oldest first."""
-        stored = await self._files.read(lambda files: files.records(member, type_))
+        stored = await self._files.records(member, type_)
         if self._inputs is None or type_ != "input":
             return stored
         found = {record.path: record for record in stored}
@@ -165,7 +165,7 @@ class Namespace:
         if (known := self._lists.get((member, type_))) is not None:
             return known
         epoch = self._lists.epoch
-        found = await self._files.read(lambda files: files.listing(member, type_))
+        found = await self._files.listing(member, type_)
         self._lists.put((member, type_), found, epoch)
         return found
 

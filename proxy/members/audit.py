@@ -26,7 +26,7 @@ from proxy.runtime.supervisor import Supervisor
 from proxy.runtime.waits import stop
 from proxy.storage.database import StorageError
 from proxy.storage.leases import Batch
-from proxy.storage.usage import AuditRow, UsageRepository, add_audit, forget_audit
+from proxy.storage.usage import AuditRow, UsageRepository, add_audit
 from proxy.storage.write_behind import WriteBehind
 
 log = structlog.get_logger(__name__)
@@ -136,7 +136,7 @@ class Audit:
         """Delete old entries, after the next write if this fails; `today` is in days since 1970."""
         before = (today - self.days) * _DAY_MS
         try:
-            await self._repository.database.write(partial(forget_audit, before=before))
+            await self._repository.forget(before)
             self._cleaned = today
         except Exception as error:  # the entries are written all the same
             unexpected = not isinstance(error, StorageError)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import TypeVar
 
 from msgspec.structs import asdict
@@ -44,6 +45,8 @@ T = TypeVar("T")
 #: Stands for a node among the names of a job: those of its inputs.
 _WRITTEN = ""
 
+#: Maximum number of files that are read at once.
+PAGE = 1000
 
 _PUT_FILE = Upsert(files)
 _CLAIM = Upsert(files, how="keep")
@@ -53,8 +56,12 @@ _PUT_BLOB = Upsert(blobs)
 
 _OF_TYPE = select(files).where(files.c.member == bindparam("m"), files.c.type == bindparam("t"))
 _GET = _OF_TYPE.where(files.c.path == bindparam("p"))
-_RECORDS = _OF_TYPE.order_by(files.c.modified, files.c.path)
-_LISTING = _OF_TYPE.with_only_columns(files.c.path, files.c.size).order_by(files.c.path)
+_RECORDS = (
+    _OF_TYPE.where(files.c.path > bindparam("after", type_=files.c.path.type))
+    .order_by(files.c.path)
+    .limit(PAGE)
+)
+_LISTING = _RECORDS.with_only_columns(files.c.path, files.c.size)
 _IS_BELOW = and_(
     files.c.path >= bindparam("first", type_=files.c.path.type),
     files.c.path < bindparam("last", type_=files.c.path.type),
@@ -171,14 +178,14 @@ class FileUnit:
         key = {"m": member, "t": place.type, "p": place.path, **_below(place)}
         return run(self._connection, _TAKEN, key).fetchone() is not None
 
-    def records(self, member: str, type_: str) -> list[FileRecord]:
-        """Return the files of a type, the oldest first."""
-        rows = self._execute(_RECORDS, {"m": member, "t": type_})
+    def records(self, member: str, type_: str, after: str = "") -> list[FileRecord]:
+        """Return the files of a type by path: the first `PAGE` after a path."""
+        rows = self._execute(_RECORDS, {"m": member, "t": type_, "after": after})
         return [FileRecord(*row) for row in rows]
 
-    def listing(self, member: str, type_: str) -> dict[str, int | None]:
-        """Return the sizes of the files of a type by path, in the order of their paths."""
-        rows = self._execute(_LISTING, {"m": member, "t": type_})
+    def listing(self, member: str, type_: str, after: str = "") -> dict[str, int | None]:
+        """Return the sizes of files of a type by path, as `records`."""
+        rows = self._execute(_LISTING, {"m": member, "t": type_, "after": after})
         return {row.path: row.size for row in rows}
 
     def next_number(self, member: str, folder: Place, stem: str) -> int:
@@ -333,6 +340,30 @@ class FileRepository:
     async def write(self, work: Callable[[FileUnit], T]) -> T:
         """Run a unit that writes; what it raises is raised here."""
         return await self._database.write(lambda connection: work(FileUnit(connection)))
+
+    async def records(self, member: str, type_: str) -> list[FileRecord]:
+        """Return the files of a type, the oldest first. Those that are added or removed while pages
+        of them are read may be there or not."""
+        found = page = await self.read(lambda files: files.records(member, type_))
+        while len(page) == PAGE:
+            after = page[-1].path
+            page = await self.read(
+                partial(FileUnit.records, member=member, type_=type_, after=after)
+            )
+            found += page
+        return sorted(found, key=attrgetter("modified", "path"))
+
+    async def listing(self, member: str, type_: str) -> dict[str, int | None]:
+        """Return the sizes of the files of a type by path, in the order of their paths, read as
+        `records`."""
+        found = page = await self.read(lambda files: files.listing(member, type_))
+        while len(page) == PAGE:
+            after = next(reversed(page))
+            page = await self.read(
+                partial(FileUnit.listing, member=member, type_=type_, after=after)
+            )
+            found = {**found, **page}
+        return found
 
     async def add_missing_assets(self, member: str, make: Callable[[FileRecord], Asset]) -> int:
         """Add the assets of a member's files that have none; return their number."""

@@ -10,17 +10,13 @@ from collections.abc import (
     Callable,
     Collection,
     Iterable,
-    Iterator,
     Sequence,
 )
-from functools import partial
-from itertools import repeat
 from typing import Any, Literal
 
 from msgspec import Struct
 from sqlalchemy import (
     BigInteger,
-    ColumnElement,
     Connection,
     Select,
     bindparam,
@@ -38,11 +34,13 @@ from proxy.storage.database import Repository
 from proxy.storage.files import forget_outputs
 from proxy.storage.job_tables import HistoryEntry, history, job_numbers
 from proxy.storage.payloads import delete_payloads, job_payloads
-from proxy.storage.statements import CHUNK, Upsert, chunks, run
+from proxy.storage.statements import CHUNK, Upsert, run
 
 #: History entries that are read at once when many are sent, and their bytes if they are several.
 PAGE = 64
 PAGE_BYTES = 1024 * 1024
+#: Entries that are removed at once.
+_FORGOTTEN = 20
 #: Maximum number of ended jobs on a page of a search.
 MAX_FOUND = 100
 
@@ -258,23 +256,28 @@ class HistoryRepository(Repository):
     async def forget(self, member: str, ids: Iterable[str] | None = None) -> list[str]:
         """Remove entries from the history, all without `ids`; returns the ids of the removed ones.
 
-        Their files stay, as on a local ComfyUI. It takes a unit for each `CHUNK` of entries, so
-        that others write in between.
+        Their files stay, as on a local ComfyUI. It takes several units, so that readers may see
+        some of many removed.
         """
-        if ids is None:
-            ((newest,),) = await self._all(_LAST, {"m": member})
-            parts: Iterator[ColumnElement[bool]] = repeat(history.c.sequence <= (newest or 0))
-        else:
-            wanted = list(dict.fromkeys(ids))
-            parts = (history.c.prompt_id.in_(part) for part in chunks(wanted))
-        gone: list[str] = []
-        for part in parts:
-            query = select(history.c.order, history.c.prompt_id).where(_MINE, part).limit(CHUNK)
-            forgotten = await self.database.write(partial(_forget_found, member, query))
-            gone += forgotten
-            if ids is None and len(forgotten) < CHUNK:
-                break
-        return gone
+        wanted = None if ids is None else list(dict.fromkeys(ids))
+        newest = await self._first(_LAST, {"m": member})
+        last = 0 if newest is None else newest[0] or 0
+        gone: dict[str, None] = {}
+
+        def part(connection: Connection, start: int) -> int | None:
+            end = start + _FORGOTTEN
+            if wanted is None:
+                found, is_last = history.c.sequence <= last, False
+            else:
+                found, is_last = history.c.prompt_id.in_(wanted[start:end]), end >= len(wanted)
+            query = select(history.c.order, history.c.prompt_id).where(_MINE, found)
+            rows = connection.execute(query.limit(_FORGOTTEN), {"m": member}).all()
+            gone.update(dict.fromkeys(_forget(connection, member, rows, with_files=False)))
+            is_last = is_last or (wanted is None and len(rows) < _FORGOTTEN)
+            return None if is_last else end
+
+        await self.database.write_in_slices(part, 0)
+        return list(gone)
 
 
 def _first_page(sizes: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -307,17 +310,12 @@ def add_history(connection: Connection, entry: HistoryEntry) -> int:
 
 def forget_beyond(connection: Connection, member: str, keep: int) -> list[str]:
     """Remove the member's oldest entries beyond `keep` with their files, in the caller's unit, at
-    most `CHUNK` of them; returns their ids."""
+    most `_FORGOTTEN` of them; returns their ids."""
     over = run(connection, _COUNT, {"m": member}).scalar_one() - keep
     if over <= 0:
         return []
-    rows = connection.execute(_OLDEST, {"m": member, "limit": min(over, CHUNK)}).all()
+    rows = connection.execute(_OLDEST, {"m": member, "limit": min(over, _FORGOTTEN)}).all()
     return _forget(connection, member, rows, with_files=True)
-
-
-def _forget_found(member: str, query: Select[Any], connection: Connection) -> list[str]:
-    rows = connection.execute(query, {"m": member}).all()
-    return _forget(connection, member, rows, with_files=False)
 
 
 def _forget(

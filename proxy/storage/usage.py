@@ -13,7 +13,7 @@ from sqlalchemy import Column, Connection, Index, delete, func, insert, select
 from proxy.storage.costs import CostRow, costs_from
 from proxy.storage.database import Repository, UnitRefusedError
 from proxy.storage.leases import Batch, is_first
-from proxy.storage.statements import Upsert, run, run_many
+from proxy.storage.statements import CHUNK, Upsert, run, run_many
 from proxy.storage.tables import KEY, PlainText, table_of
 
 #: Maximum number of observations of an account, so that a cloud with ever new forms fills no disk.
@@ -148,6 +148,17 @@ class UsageRepository(Repository):
             lambda connection: costs_from(connection, first, last, member)
         )
 
+    async def forget(self, before: int) -> None:
+        """Delete entries of the audit record from before a time (ms), in several units."""
+        old = select(audit.c.key).where(audit.c.at < before).order_by(audit.c.at).limit(CHUNK)
+        some = delete(audit).where(audit.c.key.in_(old))
+
+        def part(connection: Connection, _: int) -> int | None:
+            count = connection.execute(some).rowcount
+            return count if count == CHUNK else None
+
+        await self.database.write_in_slices(part, 0)
+
     async def record(
         self, *, limit: int, offset: int = 0, member: str | None = None, action: str | None = None
     ) -> list[AuditRow]:
@@ -196,11 +207,6 @@ def add_audit(
     """Put entries into the audit record, in the caller's unit, unless their batch is in it."""
     if is_first(connection, batch):
         run_many(connection, _NOTE, [asdict(entry) for entry in entries])
-
-
-def forget_audit(connection: Connection, before: int) -> int:
-    """Delete entries of the audit record from before a moment (ms); returns how many there were."""
-    return connection.execute(delete(audit).where(audit.c.at < before)).rowcount
 
 
 class Observation(Struct, frozen=True):

@@ -7,7 +7,6 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,7 +23,7 @@ from proxy.runtime.supervisor import Supervisor
 from proxy.storage.database import Database, StorageError
 from proxy.storage.sqlite import FILE, open_sqlite
 from proxy.storage.start import migrate
-from proxy.storage.usage import UsageRepository, forget_audit
+from proxy.storage.usage import UsageRepository
 
 #: 2026-11-24 23:59:50 UTC.
 LATE = 1_795_564_790.0
@@ -42,7 +41,7 @@ class Disk(UsageRepository):
         super().__init__(database)
         self._write = database.write
         database.write = self.write  # type: ignore[method-assign]
-        self.full = self.broken = False
+        self.full = self.broken = self.cleaning = False
         self.written, self.released = asyncio.Event(), asyncio.Event()
         self.cleaned = asyncio.Event()
         self.released.set()
@@ -52,16 +51,21 @@ class Disk(UsageRepository):
     ) -> T:
         if self.full:
             raise StorageError("the disk is full")
-        assert isinstance(work, partial)
-        cleans = work.func is forget_audit
-        if cleans and self.broken:
-            self.cleaned.set()
-            raise RuntimeError("a fault of ours")
         value = await self._write(work, long=long)
-        (self.cleaned if cleans else self.written).set()
-        if not cleans:
+        if not self.cleaning:
+            self.written.set()
             await self.released.wait()
         return value
+
+    async def forget(self, before: int) -> None:
+        self.cleaning = True
+        try:
+            if self.broken:
+                raise RuntimeError("a fault of ours")
+            await super().forget(before)
+        finally:
+            self.cleaning = False
+            self.cleaned.set()
 
 
 @pytest.fixture

@@ -134,11 +134,17 @@ async def test_a_place_is_taken_by_a_file_or_a_folder(
     assert not await files.ask(lambda unit: unit.is_taken("ben", Place(type_, path)))
 
 
-async def test_lists_are_by_age_or_by_path(files: Files) -> None:
+@pytest.mark.parametrize("page", [1, 2, 1000])
+async def test_lists_are_by_age_or_by_path(
+    files: Files, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    monkeypatch.setattr(module, "PAGE", page)
+    monkeypatch.setattr(module, "_RECORDS", module._RECORDS.limit(page))
+    monkeypatch.setattr(module, "_LISTING", module._LISTING.limit(page))
     await files.put(named("b", 3), named("Z", 1), named("é", 2), named("a/c", 4))
-    records = await files.ask(lambda unit: unit.records("anna", "input"))
+    records = await files.repository.records("anna", "input")
     assert [record.path for record in records] == ["Z", "é", "b", "a/c"]
-    listing = await files.ask(lambda unit: unit.listing("anna", "input"))
+    listing = await files.repository.listing("anna", "input")
     assert list(listing) == ["Z", "a/c", "b", "é"]
 
 

@@ -9,6 +9,7 @@ from databases import other_connection
 from msgspec.structs import replace
 
 from proxy.storage import usage as module
+from proxy.storage import usage as storage_usage
 from proxy.storage.database import Database
 from proxy.storage.usage import (
     FACT,
@@ -18,7 +19,6 @@ from proxy.storage.usage import (
     UsageRepository,
     UsageRow,
     add_audit,
-    forget_audit,
 )
 
 
@@ -86,10 +86,13 @@ async def test_the_record_is_read_from_its_end(usage: UsageRepository) -> None:
     assert await usage.record(limit=1, member="anna", action="job") == [rows[4]]
 
 
-async def test_old_entries_are_removed(usage: UsageRepository) -> None:
+async def test_old_entries_are_removed(
+    usage: UsageRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage_usage, "CHUNK", 3)
     rows = [AuditRow(at, "job", "anna", b"{}") for at in range(10)]
     await usage.database.write(lambda connection: add_audit(connection, rows))
-    assert await usage.database.write(lambda connection: forget_audit(connection, 7)) == 7
+    await usage.forget(7)
     assert [row.at for row in await usage.record(limit=10)] == [9, 8, 7]
 
 
