@@ -77,7 +77,7 @@ def commands_page() -> str:
     parts = [
         "# Commands\n",
         f"<!-- {_REGENERATE} -->\n",
-        "`comfy-cloud-proxy COMMAND --help` prints the options of a command.\n",
+        "`comfy-cloud-proxy COMMAND --help` says more of a command, and prints its options.\n",
         "The exit code is 0 after success, 1 after a failure, 2 for a wrong setting, option or "
         "file, and 130 when Ctrl-C or SIGTERM cancels a `run`. `serve` exits with 0 when a signal "
         "stops it. A `run` of several workflows exits with the highest code. Errors go to standard "
@@ -86,7 +86,7 @@ def commands_page() -> str:
     ]
     for name, command in leaves(typer.main.get_command(app)):
         _, example = command.epilog.split("\n")[1:3]
-        text = "\n\n".join(" ".join(part.split()) for part in command.help.split("\n\n"))
+        text = " ".join(command.help.partition("\n\n")[0].split())
         parts += [f"## {name}\n", f"{text}\n", f"```sh\n{example.strip()}\n```\n"]
     return "\n".join(parts)
 
