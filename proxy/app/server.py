@@ -133,7 +133,9 @@ class Server:
     def _gate(self, handle: Application) -> Handle:
         authenticator, public = self.app[AUTHENTICATOR], get_open if self._admin else None
         gate = Gate(self.app, self._services, authenticator, handle, public)
-        return gate if self._among is None else self._among.of_leader(gate)
+        if self._among is None:
+            return gate
+        return self._among.of_leader(gate, lambda: self._listener.is_retired)
 
     @property
     def connections(self) -> list[Connection]:
@@ -147,6 +149,11 @@ class Server:
         await self._listener.start(sockets, certificate)
         if not self._admin:
             self._services[POOLS]["connections"] = self._listener.manager.pool
+
+    async def retire(self, *, spent: float = 0.0) -> None:
+        """Finish the answers under way, and close the websockets, before `stop`: what still comes
+        on a connection is passed on to the next leader."""
+        await self._listener.retire(spent=spent)
 
     async def stop(self, *, spent: float = 0.0) -> None:
         """Accept no more, finish the answers under way, and close the websockets.

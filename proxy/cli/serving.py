@@ -25,6 +25,7 @@ from proxy.cli.tables import say
 from proxy.edge.context import ConnectionLimits
 from proxy.edge.listener import address_of
 from proxy.engine.term import Term
+from proxy.metrics import Metrics
 from proxy.runtime import clock
 from proxy.runtime.allocator import keep_freed_memory
 from proxy.runtime.supervisor import Supervisor
@@ -57,6 +58,8 @@ class Serving:
     standby: Standby | None
     stop_timeout: float
     _said: bool = field(init=False, default=False)
+    #: Those of terms that are over, on whose connections requests may still come.
+    _retired: list[Server] = field(init=False, default_factory=list)
 
     @property
     def settings(self) -> Settings:
@@ -95,6 +98,7 @@ class Serving:
                 began = clock.monotonic()
                 standby.among.stops = True
                 await asyncio.sleep(_PASSING_ON)
+                await self._stop_retired(clock.monotonic() - began)
                 spent = clock.monotonic() - began
                 self.listening.close()
                 await standby.stop(spent=spent)
@@ -102,8 +106,15 @@ class Serving:
     async def _lead(self, term: Term, ends: Sequence[asyncio.Task[bool]]) -> None:
         """Answer until the term is over, or one of `ends`."""
         process = self.process
+        self.records.supervisor.spawn(self._stop_retired(), "close connections of a term")
         if self.standby is not None:  # what is counted for members and accounts is of the term
-            process = new_process(self.settings, process.failed, process.timeouts, process.policy)
+            process = new_process(
+                self.settings,
+                process.failed,
+                process.timeouts,
+                process.policy,
+                Metrics(process.metrics),
+            )
         try:
             await self._answer(process, term, ends)
         except ConfigError as error:
@@ -114,6 +125,11 @@ class Serving:
         finally:
             if self.standby is not None:
                 await self.standby.begin()
+
+    async def _stop_retired(self, spent: float = 0.0) -> None:
+        """Close the connections of terms that are over."""
+        retired, self._retired = self._retired, []
+        await asyncio.gather(*(server.stop(spent=spent) for server in retired))
 
     async def _answer(
         self, process: Process, term: Term, ends: Sequence[asyncio.Task[bool]]
@@ -149,7 +165,10 @@ class Serving:
             finally:
                 if standby is None:
                     listening.close()
-                await asyncio.gather(*(server.stop(spent=spent) for server in servers))
+                    await asyncio.gather(*(server.stop(spent=spent) for server in servers))
+                else:
+                    self._retired += servers
+                    await asyncio.gather(*(server.retire() for server in servers))
 
     def _servers(self, services: Services) -> list[Server]:
         """Return the server of clients, and that of admins if they have a listener."""

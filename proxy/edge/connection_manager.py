@@ -32,8 +32,9 @@ class ConnectionManager:
                 if not holds[admission]:
                     connection.revoke()
 
-    async def drain(self, seconds: float) -> bool:
-        """Close idle connections, and wait up to `seconds` for the answers under way.
+    async def drain(self, seconds: float, *, keep_idle: bool = False) -> bool:
+        """Close idle connections, unless they are kept, and wait up to `seconds` for the answers
+        under way.
 
         Return whether all of them were sent. Websockets are left alone.
         """
@@ -42,7 +43,7 @@ class ConnectionManager:
             if connection.task is not None:
                 connection.is_ending = True
                 tasks.append(connection.task)
-            elif not connection.is_websocket:
+            elif not connection.is_websocket and not keep_idle:
                 connection.end()
         if not tasks:
             return True

@@ -128,6 +128,8 @@ class HttpListener:
         #: All connections.
         self.manager = ConnectionManager(context, _fitting(context.limits.max_connections))
         self._acceptor: Acceptor | None = None
+        #: Whether the listener is about to stop: what still comes is for another one.
+        self.is_retired = False
 
     async def start(
         self, sockets: Sequence[socket.socket], certificate: Certificate | None = None
@@ -169,26 +171,39 @@ class HttpListener:
         )
         return lambda: InputProtocol(make(), buffer)
 
-    async def stop(self, *, spent: float = 0.0) -> None:
-        """Accept no more, finish the answers under way, and close the websockets.
+    async def retire(self, *, spent: float = 0.0) -> None:
+        """Accept no more, finish the answers under way, and close the websockets; idle connections
+        stay until `stop`, since a reverse proxy may be sending a request on one.
 
         Requests that take too long are answered with 503, so that all ends within `stop_timeout`,
         of which `spent` seconds are over.
         """
+        self.is_retired = True
         if self._acceptor is not None:
             self._acceptor.stop()
-            await self._end_connections(max(0.1, self._stop_timeout - spent))
+            await self._finish(self._left(spent), keep_idle=True)
+
+    async def stop(self, *, spent: float = 0.0) -> None:
+        """Accept no more, finish the answers under way, and close all connections, in the same
+        time."""
+        if self._acceptor is not None:
+            self._acceptor.stop()
+            end = asyncio.get_running_loop().time() + self._left(spent)
+            await self._finish(self._left(spent))
+            await self.manager.close(end - asyncio.get_running_loop().time())
         await self._runner.cleanup()
 
-    async def _end_connections(self, timeout: float) -> None:
+    def _left(self, spent: float) -> float:
+        return max(0.1, self._stop_timeout - spent)
+
+    async def _finish(self, timeout: float, *, keep_idle: bool = False) -> None:
         loop, manager = asyncio.get_running_loop(), self.manager
         end, margin = loop.time() + timeout, min(MAX_CANCEL_TIME, timeout / 4)
         await asyncio.sleep(0)  # let received requests reach their handlers
         closing = asyncio.create_task(self._runner.shutdown())
-        if not await manager.drain(end - loop.time() - margin):
+        if not await manager.drain(end - loop.time() - margin, keep_idle=keep_idle):
             log.warning("requests_cancelled", count=manager.cancel())
-            await manager.drain(margin / 2)
+            await manager.drain(margin / 2, keep_idle=keep_idle)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(end - margin / 2):
                 await closing
-        await manager.close(end - loop.time())

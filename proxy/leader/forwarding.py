@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
+from urllib.parse import quote
 
 import aiohttp
 import structlog
@@ -234,9 +235,14 @@ class Forwarding:
     def url(self, address: LeaderAddress, request: web.Request) -> URL:
         """Return where the leader has what a request asks for."""
         base = address.admin_url if self.admin else address.url
-        target = request.raw_path
+        target, way = request.raw_path, connection_of(request).way
         if not target.startswith("/"):
             target = request.rel_url.raw_path_qs
+        if way.query_tokens:  # a listener of a leader has removed the tokens
+            joint = "&" if "?" in target else "?"
+            target += joint + "&".join(f"token={quote(token)}" for token in way.query_tokens)
+        if way.path_token is not None:
+            target = f"/t/{way.path_token}" + (target[1:] if way.bare else target)
         return URL(f"{base}{target}", encoded=True)
 
     def headers(self, request: web.Request) -> CIMultiDict[str]:

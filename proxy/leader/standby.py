@@ -42,8 +42,9 @@ class AmongStandbys:
     #: Whether the process stops, and nothing new should come to it.
     stops: bool = False
 
-    def of_leader(self, gate: Handle) -> Handle:
-        """Return `gate`, by which a leader answers, while the term lasts."""
+    def of_leader(self, gate: Handle, is_retired: Callable[[], bool] = bool) -> Handle:
+        """Return `gate`, by which a leader answers, while the term lasts; what comes once it
+        `is_retired` is for the next leader."""
 
         def leads() -> bool:
             term = self.leadership.term
@@ -53,7 +54,7 @@ class AmongStandbys:
             connection = connection_of(request)
             if STANDBY in request.headers and not connection.passes_on:
                 return not_leading()  # to the leader of another term
-            if not leads():
+            if is_retired() or not leads():
                 return await self.handle(request)
             answer = await gate(request)
             if leads() or answer.prepared:

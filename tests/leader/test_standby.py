@@ -16,7 +16,7 @@ import graphs
 import pytest
 from aiohttp import web
 from backend import add_database, settings_of
-from leader.passing import TIMEOUT, sign, standing_by
+from leader.passing import TIMEOUT, leader, sign, standing_by
 from stack import QUICK, Client
 from yarl import URL
 
@@ -31,6 +31,7 @@ from proxy.edge.listener import HttpListener, address_of
 from proxy.engine.policy import Policy
 from proxy.engine.term import Term
 from proxy.leader.forwarding import NOT_LEADING
+from proxy.leader.leadership import Leadership
 from proxy.leader.standby import of_connection
 from proxy.members.directory import Directory
 from proxy.settings import AccountAccess
@@ -199,12 +200,14 @@ async def test_what_was_read_in_a_term_that_is_over_is_read_again(
 
 @dataclass
 class Pair:
-    """A leader, and a standby beside it, with a client at each. `proof` is that of a standby."""
+    """A leader, and a standby beside it, with a client at each. `proof` is that of a standby,
+    `server` that of the leader."""
 
     here: Client
     beside: Client
     proof: str
-    term: Term
+    server: Server
+    leadership: Leadership
     simulator: Simulator
 
     async def submit(self, **headers: str) -> tuple[int, Any]:
@@ -248,7 +251,7 @@ async def pair(
         proof = records.cipher.sign(b"standby %d" % term.lease.epoch)
         here, beside = (Client(session, url) for url in urls)
         await here.until_ready()
-        yield Pair(here, beside, proof, term, simulator)
+        yield Pair(here, beside, proof, server, one.leadership, simulator)
 
 
 async def test_a_leader_is_found_by_its_answer_to_leader(pair: Pair) -> None:
@@ -301,3 +304,48 @@ async def test_a_forged_proof_counts_nothing(pair: Pair) -> None:
         headers = {STANDBY: "0" * len(pair.proof)}
         async with client.session.get(client.url / "queue", headers=headers) as answer:
             assert answer.status == NOT_LEADING
+
+
+async def test_connections_of_a_leader_that_retires_end_with_their_next_answer(
+    database: Database, session: aiohttp.ClientSession
+) -> None:
+    """A reverse proxy may be sending a request on one, which the next leader answers."""
+
+    async def gate(_: web.Request) -> web.StreamResponse:
+        return web.Response(text="from the one before")
+
+    async def next_leader(request: web.Request) -> web.Response:
+        return web.Response(text=f"from the next one {request.raw_path}")
+
+    members = Directory()
+    await members.add_member("ann")
+    async with standing_by(database) as standby, leader(next_leader) as url:
+        standby.leadership.term = Term(await standby.leads(url))
+        context = EdgeContext(
+            ConnectionLimits(),
+            standby.budget,
+            members,
+            standby.leadership.supervisor,
+            is_standby=lambda _: False,
+        )
+        listener = HttpListener(
+            web.Application(),
+            of_connection(standby.among.of_leader(gate, lambda: listener.is_retired)),
+            context,
+            logger=logging.getLogger(__name__),
+            stop_timeout=1.0,
+        )
+        sockets = await listen(["127.0.0.1"], 0)
+        await listener.start(sockets)
+        own = URL(address_of(sockets, "127.0.0.1", tls=False))
+        async with session.get(own / "queue") as answer:
+            assert await answer.text() == "from the one before"
+        await listener.retire()
+        for listening in sockets:
+            listening.close()
+        assert len(listener.manager.counted.all()) == 1
+        target = URL(f"{own}/t/abc%2F/queue?a=1&token=x%26y", encoded=True)
+        async with session.get(target) as answer:
+            assert await answer.text() == "from the next one /t/abc%2F/queue?a=1&token=x%26y"
+            assert answer.headers["Connection"] == "close"
+        await listener.stop()
