@@ -54,11 +54,13 @@ class Standby:
 
     async def begin(self) -> None:
         """Answer what comes from now on, by passing it on."""
+        self.among.leads = self.among_admins.leads = False
         for listener, sockets, certificate in self.listeners:
             await listener.start(sockets, certificate)
 
     def pause(self) -> None:
         """Leave what comes from now on to the leader in this process."""
+        self.among.leads = self.among_admins.leads = True
         for listener, _, _ in self.listeners:
             listener.pause()
 

@@ -88,8 +88,6 @@ class Serving:
                     break
                 term = elected.result()
                 async with leadership.leading(term):
-                    if standby is not None:
-                        standby.pause()
                     await self._lead(term, ends)
                 if standby is None or any(end.done() for end in ends):
                     break
@@ -149,6 +147,8 @@ class Serving:
             background = Supervisor(process.failed)
             stack.push_async_callback(background.close)
             servers = self._servers(services)
+            if standby is not None:
+                standby.pause()
             try:
                 await servers[0].start(listening.sockets, listening.certificate)
                 for admin in servers[1:]:

@@ -52,6 +52,8 @@ class Leadership:
     #: Who leads, as far as is known.
     leader: Lease | None = field(init=False, default=None)
     term: Term | None = field(init=False, default=None)
+    #: Whether the row of the lease could not be read when it was looked at last.
+    _unreadable: bool = field(init=False, default=False)
     _changed: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _lines: FailureLines = field(init=False, default_factory=FailureLines)
 
@@ -59,11 +61,11 @@ class Leadership:
 
     async def known(self, seconds: float, *, after: int = 0) -> Lease | None:
         """Return the lease of the leader, of an epoch `after` another one; wait for it up to so
-        many seconds, and return `None` if there is none by then."""
+        many seconds, and return `None` if there is none by then, or if the database cannot tell."""
         ends = clock.monotonic() + seconds
         # One without an address is reserved for who is to lead.
         while self.leader is None or not self.leader.address or self.leader.epoch <= after:
-            if not await until_set(self._changed, ends - clock.monotonic()):
+            if self._unreadable or not await until_set(self._changed, ends - clock.monotonic()):
                 return None
         return self.leader
 
@@ -75,15 +77,23 @@ class Leadership:
     def _note(self, leader: Lease | None) -> None:
         if leader != self.leader:
             self.leader = leader
-            changed, self._changed = self._changed, asyncio.Event()
-            changed.set()
+            self._wake()
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
     async def follow(self) -> None:
         """Look again and again who leads, until cancelled. What cannot be read stays as it was: the
         leader may well go on."""
         while True:
+            unreadable = True
             with self._noted_failure():
                 self._note(await self.leases.holder(ENGINE))
+                unreadable = False
+            if unreadable != self._unreadable:
+                self._unreadable = unreadable
+                self._wake()
             await asyncio.sleep(INTERVAL)
 
     @contextmanager

@@ -41,6 +41,8 @@ class AmongStandbys:
     base_path: str = ""
     #: Whether the process stops, and nothing new should come to it.
     stops: bool = False
+    #: Whether the leader in this process listens: what comes on older connections is passed to it.
+    leads: bool = False
 
     def of_leader(self, gate: Handle, is_retired: Callable[[], bool] = bool) -> Handle:
         """Return `gate`, by which a leader answers, while the term lasts; what comes once it
@@ -54,7 +56,10 @@ class AmongStandbys:
             connection = connection_of(request)
             if STANDBY in request.headers and not connection.passes_on:
                 return not_leading()  # to the leader of another term
-            if is_retired() or not leads():
+            if is_retired():
+                connection.is_ending = True  # the next ones come to who answers here then
+                return await self.handle(request)
+            if not leads():
                 return await self.handle(request)
             answer = await gate(request)
             if leads() or answer.prepared:
@@ -79,7 +84,7 @@ class AmongStandbys:
                 return not_leading()
             if connection.way.refusal is not None:
                 raise connection.way.refusal
-            if self.leadership.term is not None:
+            if self.leads:
                 connection.is_ending = True  # the next ones come to the leader here
             elif (own := self._own(request)) is not None:
                 return await own(request)
@@ -109,10 +114,17 @@ class AmongStandbys:
         return bodies.json({"leader": False}, 503)
 
     async def _readiness(self, _: web.Request) -> web.StreamResponse:
-        """Return whether requests are passed on to a leader that is known."""
-        ready = not self.stops and self.database.problem is None
-        status = "ready" if ready else "not ready"
-        return bodies.json({"status": status, "engine": "standby"}, 200 if ready else 503)
+        """Return whether requests are passed on to a leader; not while one begins here."""
+        reason = None
+        if self.stops:
+            reason = "The process stops."
+        elif self.database.problem is not None:
+            reason = "The database is unavailable; the log says why."
+        elif self.leadership.term is not None:
+            reason = "The process is about to lead."
+        if reason is None:
+            return bodies.json({"status": "ready", "engine": "standby"})
+        return bodies.json({"status": "not ready", "engine": "standby", "reason": reason}, 503)
 
 
 def of_connection(handle: Handle) -> Callable[[Any], Handle]:

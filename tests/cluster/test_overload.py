@@ -91,16 +91,16 @@ async def test_polls_are_answered_and_what_is_shed_says_so(
         load.only_these_ran(simulator, taken)
 
 
-async def test_a_replica_that_starts_meanwhile_waits_for_the_database(
+async def test_a_standby_that_is_elected_meanwhile_leads_once_it_can_read_the_jobs(
     tmp_path: Path, servers: Servers, simulator: Simulator
 ) -> None:
     async with running_cluster(tmp_path, servers, simulator, count=2) as cluster:
-        replica = await cluster.standby()
-        assert await replica.stop() == 0
+        leader, standby = await cluster.engine(), await cluster.standby()
         async with locked(cluster.environment["COMFY_PROXY_DATABASE"], "ACCESS EXCLUSIVE"):
-            starting = asyncio.create_task(replica.start())
+            assert await leader.stop() == 0
             await asyncio.sleep(LOCKED)
-            assert not starting.done()
-        await starting
-        assert "start_delayed" in {line["event"] for line in replica.log_lines()}
-        await cluster.is_ready(replica)
+            assert (await cluster.readiness(standby))[0] == 503
+        assert await cluster.engine(but=leader) is standby
+        client = cluster.client(cluster.number(standby))
+        prompt_id = await client.submit(graphs.plain(1))
+        assert (await client.ended(prompt_id))["status"]["completed"]

@@ -34,6 +34,7 @@ from proxy.leader.forwarding import NOT_LEADING
 from proxy.leader.leadership import Leadership
 from proxy.leader.standby import of_connection
 from proxy.members.directory import Directory
+from proxy.members.member import Member
 from proxy.settings import AccountAccess
 from proxy.simulator import Simulator
 from proxy.storage.database import Database
@@ -318,7 +319,7 @@ async def test_connections_of_a_leader_that_retires_end_with_their_next_answer(
         return web.Response(text=f"from the next one {request.raw_path}")
 
     members = Directory()
-    await members.add_member("ann")
+    await members.add(Member("ann"))
     async with standing_by(database) as standby, leader(next_leader) as url:
         standby.leadership.term = Term(await standby.leads(url))
         context = EdgeContext(
