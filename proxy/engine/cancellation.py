@@ -27,7 +27,7 @@ _RETRY_AFTER = 10.0
 
 
 class Cancellation:
-    """Ends jobs that clients want no more."""
+    """Ends jobs that clients no longer want."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Cancellation:
         return bool(waiting) or any(results)
 
     async def _interrupt(self, jobs: list[LiveJob]) -> None:
-        """Let waiting jobs end as interrupted runs, also if this engine does not live to do it."""
+        """Let waiting jobs end as interrupted runs, also if this process ends before it does so."""
         for job in jobs:
             self._scheduler.dequeue(job)
             self._table.advance(job, wish=Wish.INTERRUPT)
@@ -85,7 +85,7 @@ class Cancellation:
             await self._table.withdraw(jobs, cleared=cleared)
         except StorageError as error:
             for job in jobs:
-                if job in self._table:  # else another request has taken it out meanwhile
+                if job in self._table:  # otherwise another request has taken it out
                     self._scheduler.enqueue(job)
             raise LocalError(
                 "store_unavailable",

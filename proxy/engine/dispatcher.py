@@ -49,7 +49,7 @@ class Dispatcher:
         self._closed = True
 
     async def run(self) -> None:
-        """Dispatch whenever something may go, until cancelled."""
+        """Dispatch whenever a job may go, until cancelled."""
         while True:
             self._turn.clear()
             wait = None

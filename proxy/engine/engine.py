@@ -48,8 +48,8 @@ _RELEASE_INTERVAL = 1.0
 
 @dataclass(frozen=True)
 class Background:
-    """What an engine does beside running jobs, in tasks of the `supervisor`, which has all tasks of
-    the engine: `webhooks` are delivered."""
+    """What the engine does beside running jobs: delivering `webhooks`. All its tasks are those of
+    the `supervisor`."""
 
     supervisor: Supervisor
     webhooks: WebhookRunner
@@ -117,7 +117,7 @@ class Engine:
 
     async def close(self, *, write: bool = True) -> None:
         """Stop following; the jobs continue on the cloud. With `write` all that has changed is on
-        disk then; without, another engine may run the jobs by now."""
+        disk then; without, another process may lead by now."""
         self._dispatcher.close()
         await self._workers.close()
         await self.background.supervisor.close()
@@ -212,8 +212,8 @@ class Engine:
         self.scheduler.changed()
 
     async def _look(self) -> None:
-        """Find in the storage what nobody tells: that an admin has released the jobs of a restored
-        backup, by a command beside the server, and new jobs whose commit had no answer."""
+        """Find in the storage what no call reports: that a command has released the jobs of a
+        restored backup, and new jobs whose commit had no answer."""
         lines = FailureLines()
         while True:
             held = self.scheduler.held_order

@@ -24,7 +24,7 @@ _LOOKS = Backoff(first=0.5, longest=10.0)
 
 
 class UnansweredError(Exception):
-    """The account could not be read, so nobody knows whether the cloud has the job."""
+    """Raised when the account cannot be read, so that nobody knows whether it has the job."""
 
 
 @dataclass(eq=False, repr=False)

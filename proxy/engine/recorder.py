@@ -1,8 +1,8 @@
-"""What becomes of jobs, written to the storage.
+"""Writes what becomes of jobs to the storage.
 
 A job is in the storage, with its graph, before the engine learns of it. Changes of state are some
 bytes each; they are gathered for a moment and written together, in order, in the background.
-Every write carries the fence of the engine's lease.
+Every write carries the fence of the leader's lease.
 """
 
 from __future__ import annotations

@@ -30,10 +30,10 @@ from proxy.webhooks.messages import STARTED
 
 log = structlog.get_logger(__name__)
 
-#: Of how many jobs that have ended the id on the cloud is remembered.
+#: Maximum number of ended jobs whose ids on the cloud are remembered.
 MAX_ENDED = 2000
 
-#: A larger preview is not kept for those who look at the dashboard.
+#: Maximum bytes of a preview that is kept for the dashboard.
 MAX_PREVIEW_BYTES = 1024 * 1024
 
 #: The states of which the sockets of the member hear, by how many jobs are left.
@@ -49,7 +49,7 @@ class Shown(TypedDict, total=False):
 
 
 class JobTable:
-    """The live jobs of an engine: those of the `feed`, and the followed ones by member and by
+    """The live jobs: those of the `feed`, and the followed ones by member and by
     account.
 
     Each change of a job is a method here, which checks the transition, notes the row and tells the
@@ -140,7 +140,7 @@ class JobTable:
 
         The client of a job that becomes accepted gets its answer; without `answers` only `confirm`
         gives it. That is the way where the cloud does not have the job, and its row may say that it
-        is on its way: an engine that starts would forget it. Raises `TransitionError` if the state
+        is on its way: the next leader would forget it. Raises `TransitionError` if the state
         may not follow.
         """
         was_shown, was_accepted = is_shown(job), job.accepted
