@@ -15,6 +15,7 @@ from proxy.app.process import Process, read_at_start
 from proxy.app.resources import Resources
 from proxy.app.storage import OpenStorage
 from proxy.engine.engine import Background, Engine
+from proxy.engine.live_job import LiveJob
 from proxy.engine.recorder import JobRecorder
 from proxy.engine.resources import JobResources
 from proxy.engine.run_times import RunTimes
@@ -92,6 +93,7 @@ def service_of(
     return JobService(
         SubmissionService(
             engine=engine,
+            record=LiveJob,
             repository=jobs.repository,
             feed=jobs.feed,
             clients=jobs.clients,

@@ -10,6 +10,7 @@ import structlog
 from proxy.cloud.errors import CloudError, CloudRefused
 from proxy.engine.life import JobLife
 from proxy.engine.live_job import LiveJob
+from proxy.engine.recorder import JobRecorder
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.engine.workers import Workers
@@ -32,12 +33,14 @@ class Cancellation:
     def __init__(
         self,
         table: JobTable,
+        recorder: JobRecorder,
         scheduler: Scheduler,
         workers: Workers,
         life: JobLife,
         supervisor: Supervisor,
     ) -> None:
         self._table = table
+        self._recorder = recorder
         self._scheduler = scheduler
         self._workers = workers
         self._life = life
@@ -71,7 +74,7 @@ class Cancellation:
             self._scheduler.dequeue(job)
             self._table.advance(job, wish=Wish.INTERRUPT)
         try:
-            await self._table.write()  # before it is promised
+            await self._recorder.flush()  # before it is promised
         finally:
             with acting_for(ENGINE):
                 for job in jobs:
@@ -107,7 +110,7 @@ class Cancellation:
                 self._table.advance(job, wish=Wish.CANCEL)
             elif job.wish is Wish.NONE:
                 self._table.advance(job, wish=Wish.INTERRUPT)
-            await self._table.write()  # before it is promised
+            await self._recorder.flush()  # before it is promised
             return True
         if worker is None or follower is None or not job.is_on_cloud:
             return False  # it ends already, or nobody can reach it

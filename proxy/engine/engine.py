@@ -29,7 +29,7 @@ from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import MAX_ENDED, JobTable
 from proxy.engine.workers import Workers
 from proxy.jobs.engine_calls import OverviewAnswered, RunAnswered, Submitted
-from proxy.jobs.models import AccountView, Job, JobState, Wish
+from proxy.jobs.models import AccountView, JobState, Wish
 from proxy.logging import FailureLines
 from proxy.runtime.supervisor import Supervisor
 from proxy.sharing.owners import ENGINE, acting_for
@@ -86,7 +86,9 @@ class Engine:
         )
         #: The orders of new jobs that nobody has had taken in at the last look.
         self._unanswered: set[int] = set()
-        self._cancellation = Cancellation(table, scheduler, self._workers, self._life, supervisor)
+        self._cancellation = Cancellation(
+            table, recorder, scheduler, self._workers, self._life, supervisor
+        )
 
     # --- life ------------------------------------------------------------------------------
 
@@ -159,11 +161,10 @@ class Engine:
 
     # --- what is asked of the engine -------------------------------------------------------
 
-    def submit(self, job: Job) -> asyncio.Future[Submitted]:
+    def submit(self, job: LiveJob) -> asyncio.Future[Submitted]:
         """Take in a checked job, which is in the storage; the result is what its client is told."""
-        live_job, answer = LiveJob.of(job), asyncio.get_running_loop().create_future()
-        live_job.answer = answer
-        self._spawn(self._intake.receive(live_job), job.key)
+        answer = job.awaited_answer()
+        self._spawn(self._intake.receive(job), job.key)
         return answer
 
     def release(self, key: JobKey, *, watched: bool) -> None:

@@ -162,11 +162,6 @@ class JobFollower:
         return self.tracker.nodes.reports(limit)
 
     @property
-    def waiting(self) -> int:
-        """How many inputs wait."""
-        return len(self.inbox)
-
-    @property
     def reading(self) -> bool:
         """Whether the job's detail is being read already."""
         return self._detail_wanted.is_set()

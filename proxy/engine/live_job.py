@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -16,9 +16,6 @@ from proxy.translate.events import Preview
 
 if TYPE_CHECKING:
     from proxy.catalog.owners import Needs
-
-#: The names of the fields of a job.
-_FIELDS = tuple(each.name for each in fields(Job))
 
 
 class SlotState(Enum):
@@ -70,10 +67,10 @@ class LiveJob(Job):
     metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
     preview: Preview | None = field(default=None, repr=False)
 
-    @classmethod
-    def of(cls, job: Job) -> LiveJob:
-        """Return the record of a job that the engine has not known."""
-        return cls(**{name: getattr(job, name) for name in _FIELDS})
+    def awaited_answer(self) -> asyncio.Future[Submitted]:
+        """Return what gets the answer to the submission."""
+        self.answer = asyncio.get_running_loop().create_future()
+        return self.answer
 
     def awaited_release(self) -> asyncio.Event:
         """Return what is set when the client has the answer."""

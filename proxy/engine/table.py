@@ -163,11 +163,6 @@ class JobTable:
             waited = max(0, now() - job.created_at) / 1000
             self._metrics.job_wait.labels(job.member, job.account).observe(waited)
 
-    async def write(self) -> None:
-        """Write the changes so far, before they are promised to a client. Raises
-        `StorageError`."""
-        await self._recorder.flush()
-
     async def confirm(self, job: LiveJob) -> None:
         """Store that a job is accepted, then tell its client; its row is there in any case."""
         with suppress(ValueRefusedError):

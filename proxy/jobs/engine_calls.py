@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol, TypeAlias, TypedDict
+from typing import Any, Protocol, TypeAlias, TypedDict, TypeVar
 
 from msgspec import Struct
 
@@ -15,6 +15,8 @@ from proxy.translate.errors import LocalError
 
 #: What a submission comes to: the nodes that the cloud found wrong, or why the job is refused.
 Submitted: TypeAlias = Mapping[str, Any] | LocalError
+
+_TakenJob = TypeVar("_TakenJob", bound=Job, contravariant=True)
 
 
 class NodeRun(TypedDict):
@@ -70,10 +72,10 @@ class RunAnswered(Struct, frozen=True):
     image_type: str = ""
 
 
-class RunningEngine(Protocol):
+class RunningEngine(Protocol[_TakenJob]):
     """The engine that runs the jobs."""
 
-    def submit(self, job: Job) -> asyncio.Future[Submitted]:
+    def submit(self, job: _TakenJob) -> asyncio.Future[Submitted]:
         """Take in a checked job, which is in the storage; the result is what its client is told."""
 
     def release(self, key: JobKey, *, watched: bool) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 
@@ -251,6 +251,10 @@ class Job:
     def wants_previews(self) -> bool:
         """Whether the client did not turn them off, as the web interface can for each job."""
         return self.loaded.extra_data.get("preview_method") != "none"
+
+
+#: The class of live jobs, which has more fields in the engine.
+AnyJob = TypeVar("AnyJob", bound=Job)
 
 
 def is_shown(job: Job) -> bool:

@@ -43,7 +43,7 @@ class JobService:
     `feed` knows who listens, what lives and what has ended.
     """
 
-    def __init__(self, submissions: SubmissionService) -> None:
+    def __init__(self, submissions: SubmissionService[Any]) -> None:
         self.submissions = submissions
         self.feed = submissions.feed
         self.subscribers = self.feed.subscribers
@@ -219,7 +219,7 @@ class JobService:
     async def cancel(self, member: str, prompt_id: str) -> bool:
         """Cancel a waiting or running job; false if there is none to cancel."""
         job = self._live.unless_cancelled(JobKey(member, prompt_id))
-        running = self._live.of(member).running()
+        running, _ = divided(self._live.of(member).jobs.values())
         return job is not None and await self._cancel([job.key], interrupt=job in running)
 
     async def cancelled_of(self, member: str, prompt_ids: Iterable[str]) -> list[str]:
