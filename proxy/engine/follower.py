@@ -89,9 +89,7 @@ async def retried(call: Callable[[], Awaitable[T]]) -> T:
             refusals += isinstance(error, ValueRefusedError)
             if refusals == _MAX_VALUE_REFUSALS:
                 raise
-            wait = _RETRY.whole(failures)
-            log.error("store_failed", error=str(error), next_try=wait)
-            await asyncio.sleep(wait)
+            await asyncio.sleep(_RETRY.whole(failures))
 
 
 class Starting(Struct, frozen=True):
