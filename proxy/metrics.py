@@ -174,10 +174,11 @@ class Metrics:
     """The metrics of one application, in a registry of its own with those of the process.
 
     Counts since the start. What is read from the rooms at the moment of the scrape is collected by
-    those who know them (`registry.register`).
+    those who know them (`registry.register`). Those of a term have what is counted for the whole
+    `process`, too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, process: Metrics | None = None) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._new(Info, "build").info({"version": __version__})
@@ -199,10 +200,16 @@ class Metrics:
         self._budgets = self._new(Gauge, "budget_credits")
         self._budgets_left = self._new(Gauge, "budget_credits_left")
         self._balances = self._new(Gauge, "account_credits_left")
-        self.leadership_offered = self._new(Gauge, "leadership_offered")
-        self.leadership_handovers = self._new(Counter, "leadership_handovers")
-        for direction in ("given", "taken"):  # so that Prometheus sees the first of each
-            self.leadership_handovers.labels(direction)
+        if process is None:
+            self.leadership_offered = self._new(Gauge, "leadership_offered")
+            self.leadership_handovers = self._new(Counter, "leadership_handovers")
+            for direction in ("given", "taken"):  # so that Prometheus sees the first of each
+                self.leadership_handovers.labels(direction)
+        else:
+            self.leadership_offered = process.leadership_offered
+            self.leadership_handovers = process.leadership_handovers
+            self.registry.register(self.leadership_offered)
+            self.registry.register(self.leadership_handovers)
         self.cloud_calls = self._new(Counter, "cloud_calls")
         self.cloud_call_seconds = self._new(Histogram, "cloud_call_seconds", buckets=QUICK)
         self.cloud_uploaded = self._new(Counter, "cloud_bytes_uploaded")

@@ -57,6 +57,7 @@ def new_process(
     failed: asyncio.Event,
     timeouts: Timeouts | None = None,
     policy: Policy | None = None,
+    metrics: Metrics | None = None,
 ) -> Process:
     """Return what every part of a process is given; `failed` is set when background work cannot be
     kept up."""
@@ -65,7 +66,7 @@ def new_process(
         timeouts or Timeouts(),
         policy or policy_of(settings),
         failed,
-        Metrics(),
+        metrics or Metrics(),
         MemoryBudget(settings.memory_bytes),
     )
 

@@ -25,6 +25,7 @@ from proxy.cli.tables import say
 from proxy.edge.context import ConnectionLimits
 from proxy.edge.listener import address_of
 from proxy.engine.term import Term
+from proxy.metrics import Metrics
 from proxy.runtime import clock
 from proxy.runtime.allocator import keep_freed_memory
 from proxy.runtime.supervisor import Supervisor
@@ -103,7 +104,13 @@ class Serving:
         """Answer until the term is over, or one of `ends`."""
         process = self.process
         if self.standby is not None:  # what is counted for members and accounts is of the term
-            process = new_process(self.settings, process.failed, process.timeouts, process.policy)
+            process = new_process(
+                self.settings,
+                process.failed,
+                process.timeouts,
+                process.policy,
+                Metrics(process.metrics),
+            )
         try:
             await self._answer(process, term, ends)
         except ConfigError as error:
