@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from proxy.engine.follower import JobFollower
 from proxy.jobs.engine_calls import Submitted
-from proxy.jobs.models import Job, JobProgress, Wish
+from proxy.jobs.models import Job, Wish
 from proxy.storage.webhooks import WebhookMessage
 from proxy.translate.events import Preview
 
@@ -92,5 +92,7 @@ class JobChanges(TypedDict, total=False):
     watched: bool
     wish: Wish
     omitted: Mapping[str, Any]
-    progress: JobProgress
+    reason: str | None
+    message: str | None
+    finishing: bool
     needs: Needs | None

@@ -6,11 +6,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import TypedDict, Unpack
+from typing import Unpack
 
 import structlog
 from cachetools import FIFOCache
-from msgspec.structs import replace
 
 from proxy.costs.credits import to_credits
 from proxy.engine.follower import JobFollower, retried
@@ -38,14 +37,6 @@ MAX_PREVIEW_BYTES = 1024 * 1024
 
 #: The states of which the sockets of the member hear, by how many jobs are left.
 _TOLD = frozenset({JobState.UNKNOWN, JobState.SUBMITTED, JobState.RUNNING})
-
-
-class Shown(TypedDict, total=False):
-    """What is shown of a job and changes while it lives: fields of its `JobProgress`."""
-
-    reason: str | None
-    message: str | None
-    finishing: bool
 
 
 class JobTable:
@@ -174,11 +165,10 @@ class JobTable:
         if self._term.lasts and job.answer is not None and not job.answer.done():
             job.answer.set_result(answer)
 
-    def show(self, job: LiveJob, **shown: Unpack[Shown]) -> None:
-        """Change what is shown of a live job and kept in memory alone (its `JobProgress`)."""
-        progress = replace(job.progress, **shown)
-        if progress != job.progress:
-            self.change(job, progress=progress)
+    def show(self, job: LiveJob, **shown: Unpack[JobChanges]) -> None:
+        """Change what is shown of a live job and kept in memory alone."""
+        if any(getattr(job, name) != value for name, value in shown.items()):
+            self.change(job, **shown)
             self._changed(job)
 
     def message(self, job: LiveJob, message: Message) -> None:

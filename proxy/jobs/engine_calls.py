@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeAlias, TypedDict, TypeVar
 
 from msgspec import Struct
 
-from proxy.jobs.models import AccountView, Job, JobProgress
+from proxy.jobs.models import AccountView, Job
 from proxy.storage.database import StorageError
 from proxy.storage.job_tables import JobKey
 from proxy.translate.errors import LocalError
@@ -40,10 +40,20 @@ class RunFound(TypedDict):
 
 
 class JobSeen(Struct, frozen=True):
-    """A live job as admins see it."""
+    """A live job as admins see it.
+
+    A waiting one has `before` it this many jobs of anyone, and a `reason`; a running one has done a
+    `share` from 0 to 1, will run for `remaining` ms, as earlier runs of the same graph say, and
+    `node` is the one that runs.
+    """
 
     job: Job
-    progress: JobProgress = JobProgress()
+    reason: str | None = None
+    before: int = 0
+    share: float | None = None
+    remaining: int | None = None
+    node: str | None = None
+    node_type: str | None = None
 
 
 class OverviewAnswered(Struct, frozen=True):
