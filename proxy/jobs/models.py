@@ -309,8 +309,8 @@ class AccountView(msgspec.Struct, frozen=True):
 
     `reason` is why it takes no jobs until `until` (ms), `events` whether its socket is open,
     `refused` the status with which the cloud has refused the socket. `plan` is what the account
-    tells of itself. Until it is `known` how the account does, nothing may only mean that this
-    engine has not tried.
+    tells of itself. Until it is `known` how the account does, nothing may only mean that no
+    job has tried it.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""From a client's request to a job that the engine has accepted.
+"""Takes jobs in: from a client's request to a job that the engine has accepted.
 
 A submission is checked, and in the storage before the engine learns of it.
 """
