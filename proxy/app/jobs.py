@@ -78,9 +78,14 @@ def open_jobs(process: Process, storage: OpenStorage, resources: Resources, outb
 
 
 def service_of(
-    process: Process, storage: OpenStorage, resources: Resources, jobs: Jobs, engine: Engine
+    process: Process,
+    storage: OpenStorage,
+    resources: Resources,
+    jobs: Jobs,
+    engine: Engine,
+    term: Term,
 ) -> JobService:
-    """Return what answers clients about jobs."""
+    """Return what answers clients about jobs in a term."""
     checks = Checks(
         resources.catalog,
         resources.files.graphs,
@@ -100,7 +105,7 @@ def service_of(
             checks=checks,
             limits=jobs.limits,
             timeout=process.policy.submit_timeout,
-            fence=engine.recorder.term.fence,
+            fence=term.fence,
         )
     )
 

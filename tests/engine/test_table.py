@@ -79,6 +79,7 @@ def test_a_wish_to_cancel_takes_a_job_out_of_sight_at_once(world: World) -> None
     live_job = world.add(job(state=JobState.SUBMITTING, accepted=True))
     world.received.clear()
     world.table.advance(live_job, wish=Wish.CANCEL)
+    assert (world.heard.live.shown(), list(world.table)) == ([], [live_job])
     world.table.advance(live_job, JobState.SUBMITTED, cloud_id="c")
     assert published(world) == [("left", None)]
     withdrawn = {"member": "anna", "account": "", "outcome": "withdrawn"}
