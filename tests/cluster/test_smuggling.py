@@ -163,3 +163,24 @@ async def test_no_part_of_a_request_is_one_of_its_own(gateway: Gateway) -> None:
             smuggled.append((name, answer[:200]))
     assert not smuggled
     assert not any(b"Traceback" in line for line in gateway.target.process.said)
+
+
+#: What aiohttp's parser refuses and a reverse proxy may pass on.
+ODD = (
+    b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET /a HTTP/1.1\r\nHost: x\r\nX-A: " + b"b" * 17_000 + b"\r\n\r\n",
+    b"GET /a HTTP/1.1\r\nHost: x\r\nX-A: \x01\r\n\r\n",
+    b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET /[ HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"BAD\x7fMETHOD / HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n",
+    b"GET /a HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: x\r\n\r\n",
+)
+
+
+async def test_what_cannot_be_parsed_is_answered_behind_a_reverse_proxy(gateway: Gateway) -> None:
+    for sent in ODD:
+        assert (await gateway.send(sent)).startswith(b"HTTP/1."), sent[:80]
+    await gateway.ask_as_bob()
+    assert not any(b"Traceback" in line for line in gateway.target.process.said)
