@@ -1,11 +1,11 @@
-"""What several replicas bring and cost, over PostgreSQL.
+"""What a leader with PostgreSQL costs, and what standbys add that pass on to it.
 
     PYTHONPATH=tests python benchmarks/cluster.py
 
-Every server is a process of its own. Polls come from wrk, one for each replica; submissions go to
-one process with SQLite and to replicas by turns; events come from 500 jobs on 100 accounts, ten a
-second each, a tenth of them previews of 50 kB, and go to clients at the replicas that do not run
-the engine. Prints tables in Markdown, with the processor time of each process: on a machine with
+Every server is a process of its own. Polls come from wrk, one for each process; submissions go to
+one process with SQLite, to the leader and to a standby by turns; events come from 500 jobs on 100
+accounts, ten a second each, a tenth of them previews of 50 kB, and go to clients at the standbys.
+Prints tables in Markdown, with the processor time of each process: on a machine with
 few cores the whole is slower than its parts.
 """
 
@@ -36,10 +36,10 @@ SUBMISSIONS = 60
 
 
 @asynccontextmanager
-async def replicas(
+async def processes(
     folder: Path, count: int, *options: str, **environment: str
 ) -> AsyncIterator[list[Server]]:
-    """So many replicas over servers of their own, ready, the engine's first."""
+    """So many processes over servers of their own, ready, the leader first."""
     async with AsyncExitStack() as stack:
         postgresql = stack.enter_context(servers.postgresql())
         shared = {
@@ -48,41 +48,41 @@ async def replicas(
         }
         found = []
         for number in range(count):
-            data = str(folder / f"replica-{number}")
+            data = str(folder / f"process-{number}")
             place = ("-m", "proxy", "serve", "--port", "0", "--data-dir", data)
             one = server(*place, *options, **shared, **environment)
             found.append(await stack.enter_async_context(one))
-        engines = [await ready(replica) for replica in found]
-        yield sorted(found, key=lambda replica: not engines[found.index(replica)])
+        leads = [await ready(process) for process in found]
+        yield sorted(found, key=lambda process: not leads[found.index(process)])
 
 
-async def ready(replica: Server) -> bool:
-    """Wait until a replica takes jobs; whether it runs the engine."""
+async def ready(process: Server) -> bool:
+    """Wait until a process takes jobs; return whether it leads."""
     async with aiohttp.ClientSession() as session, asyncio.timeout(60):
         while True:
-            async with session.get(replica.url / "readyz") as answer:
+            async with session.get(process.url / "readyz") as answer:
                 if answer.status == 200:
                     return bool((await answer.json())["engine"] == "active")
             await asyncio.sleep(0.1)
 
 
 async def polls(found: Sequence[Server]) -> None:
-    """Answers a second of 1, 2, … replicas, each with a load of its own."""
+    """Answers a second of the leader, and of standbys beside it, each with a load of its own."""
     prompt_id = await finished_job(found[0].url)
     print(
-        "| replicas | `GET /queue`, a second | ms of processor time per 1,000 "
+        "| processes | `GET /queue`, a second | ms of processor time per 1,000 "
         "| `GET /history/{id}` | ms |\n|---:|---:|---:|---:|---:|"
     )
     for count in range(1, len(found) + 1):
         row = [str(count)]
         for path in ("queue", f"history/{prompt_id}"):
-            used = [replica.seconds() for replica in found[:count]]
+            used = [process.seconds() for process in found[:count]]
             rates = [
-                sum(await asyncio.gather(*(rate(replica.url / path) for replica in found[:count])))
+                sum(await asyncio.gather(*(rate(process.url / path) for process in found[:count])))
                 for _ in range(ROUNDS)
             ]
             work = sum(
-                replica.seconds() - before for replica, before in zip(found, used, strict=False)
+                process.seconds() - before for process, before in zip(found, used, strict=False)
             )
             answers = 3 * sum(rates)
             row += [f"{statistics.median(rates):,.0f}", f"{1e6 * work / answers:,.0f}"]
@@ -90,10 +90,10 @@ async def polls(found: Sequence[Server]) -> None:
 
 
 async def submissions(one: Server, found: Sequence[Server]) -> None:
-    """Milliseconds of a submission to one process, to the engine's replica, and to another."""
-    places = {"one process with SQLite": one, "the engine's replica": found[0]}
+    """Milliseconds of a submission to one process, to the leader, and through a standby."""
+    places = {"one process with SQLite": one, "the leader": found[0]}
     if len(found) > 1:
-        places["another replica"] = found[1]
+        places["a standby"] = found[1]
     taken: dict[str, list[float]] = {name: [] for name in places}
     async with aiohttp.ClientSession() as session:
         for number in range(SUBMISSIONS):
@@ -108,8 +108,8 @@ async def submissions(one: Server, found: Sequence[Server]) -> None:
 
 
 async def events(cloud: Server, found: Sequence[Server], jobs: int, seconds: int) -> None:
-    """A row: what clients at the other replicas heard of so many jobs, and who worked for it."""
-    urls = [str(replica.url) for replica in found[1:]]
+    """A row: what clients at the standbys heard of so many jobs, and who worked for it."""
+    urls = [str(standby.url) for standby in found[1:]]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, str(HERE / "events_clients.py"), *urls),
         *("--jobs", str(jobs), "--seconds", str(seconds)),
@@ -120,7 +120,7 @@ async def events(cloud: Server, found: Sequence[Server], jobs: int, seconds: int
     os.kill(cloud.pid, signal.SIGUSR1)
     used: list[list[float]] = []
     while (line := await process.stdout.readline()) in (b"counting\n", b"counted\n"):
-        used.append([replica.seconds() for replica in (cloud, *found)])
+        used.append([each.seconds() for each in (cloud, *found)])
     await process.wait()
     if process.returncode or len(used) != 2:
         raise RuntimeError("the clients failed")
@@ -136,11 +136,11 @@ async def events(cloud: Server, found: Sequence[Server], jobs: int, seconds: int
     )
 
 
-async def until_idle(replica: Server) -> None:
+async def until_idle(process: Server) -> None:
     """Wait until no job is left."""
     async with aiohttp.ClientSession() as session, asyncio.timeout(300):
         while True:
-            async with session.get(replica.url / "prompt") as answer:
+            async with session.get(process.url / "prompt") as answer:
                 if (await answer.json())["exec_info"]["queue_remaining"] == 0:
                     return
             await asyncio.sleep(0.5)
@@ -155,7 +155,7 @@ async def main(given: argparse.Namespace) -> None:
             ours = {"COMFY_CLOUD_API_KEY": KEY, "COMFY_CLOUD_BASE_URL": str(cloud.url)}
             alone = ("-m", "proxy", "serve", "--port", "0", "--data-dir", str(folder / "one"))
             one = await stack.enter_async_context(server(*alone, **ours))
-            found = await stack.enter_async_context(replicas(folder / "polls", 3, **ours))
+            found = await stack.enter_async_context(processes(folder / "polls", 3, **ours))
             await ready(one)
             await finished_job(one.url)
             await polls(found)
@@ -174,11 +174,11 @@ async def main(given: argparse.Namespace) -> None:
                 )
             )
             found = await stack.enter_async_context(
-                replicas(folder / "events", 3, "--config", str(config))
+                processes(folder / "events", 3, "--config", str(config))
             )
             print(
                 "\n| jobs | events a second, sent | received | messages | ms, median | 99% "
-                "| cloud | engine | replica | replica |\n" + "|---:" * 10 + "|"
+                "| cloud | leader | standby | standby |\n" + "|---:" * 10 + "|"
             )
             for jobs in given.jobs:
                 await events(cloud, found, jobs, given.seconds)

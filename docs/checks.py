@@ -93,8 +93,8 @@ def documented_routes(page: str) -> dict[tuple[str, str], dict[str, str]]:
 
 
 def _named(section: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield the routes that a section lists, and those of each row of its table with its cells."""
-    for names in re.findall(r"(?m)^As in [\w ]+: (.*)$", section):
+    """Yield the routes of each list of a section, and those of each row with its cells."""
+    for names in re.findall(r"(?m)^(?:As in|\*) [\w ]+: (`.*`)$", section):
         yield names, {}
     head, *rows = re.findall(r"(?m)^\|.*\|$", section) or ["||"]
     for line in rows[1:]:

@@ -22,7 +22,7 @@ from proxy.cli.common import shown_default
 from proxy.metrics import METRICS
 from proxy.settings import ACCOUNT_SETTINGS, PROVIDER_SETTINGS, SETTINGS, Setting
 
-_REQUIRED = "it must be set"
+_REQUIRED, _FLAG = "it must be set", "true or false"
 _REGENERATE = "Written by `make docs` from the code: change it there."
 
 
@@ -55,7 +55,7 @@ def settings_page() -> str:
         "environment variable, and a key of the TOML file that `--config` or `COMFY_PROXY_CONFIG` "
         "names, with the name of the heading ([`config.example.toml`](../config.example.toml) has "
         "all keys). Options override variables, and variables override the file. An empty variable "
-        "counts as not set. A flag such as `--simulate` has a `--no-` form.\n",
+        "counts as not set. A flag such as `--simulate` is true or false and has a `--no-` form.\n",
         "A value that is not allowed, an unknown key, or an unknown variable with `COMFY_PROXY_` "
         "or `COMFY_CLOUD_` ends the start with code 2. A setting that was removed is ignored, and "
         "a warning says what is in its place.\n",
@@ -67,7 +67,7 @@ def settings_page() -> str:
             parts += [
                 f"### {row.name}\n",
                 f"{row.help}\n",
-                f"{' · '.join(forms)}: {row.expects}{_default(_shown(row))}\n",
+                f"{' · '.join(forms)}{_values(row)}{_default(_shown(row))}\n",
             ]
     return "\n".join([*parts, *_arrays_reference()])
 
@@ -185,6 +185,11 @@ def _arrays_reference() -> Iterator[str]:
             yield f"### {key}.{row.name}\n"
             yield f"{row.help}\n"
             yield f"{_capital(row.expects)}{_default(default)}\n"
+
+
+def _values(row: Setting) -> str:
+    """Return what follows the forms of a setting: its values, unless it is a flag."""
+    return "" if row.expects == _FLAG else f": {row.expects}"
 
 
 def _default(shown: str) -> str:

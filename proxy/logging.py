@@ -357,6 +357,9 @@ class SummedLines:
     def __init__(self) -> None:
         self._kinds: dict[str, _SummedKind] = {}
 
+    def __bool__(self) -> bool:
+        return bool(self._kinds)
+
     def due(self, kind: str) -> dict[str, int] | None:
         """Count a line of a kind. Return the fields that it has more, `None` if it is left out."""
         now = clock.source.monotonic()

@@ -174,8 +174,8 @@ class Metrics:
     """The metrics of one application, in a registry of its own with those of the process.
 
     Counts since the start. What is read from the rooms at the moment of the scrape is collected by
-    those who know them (`registry.register`). Those of a leader have what its `process` counts
-    whether it leads or not.
+    those who know them (`registry.register`). Those of a term have what is counted for the whole
+    `process`, too.
     """
 
     def __init__(self, process: Metrics | None = None) -> None:
@@ -208,8 +208,8 @@ class Metrics:
         else:
             self.leadership_offered = process.leadership_offered
             self.leadership_handovers = process.leadership_handovers
-            for counted in (self.leadership_offered, self.leadership_handovers):
-                self.registry.register(counted)
+            self.registry.register(self.leadership_offered)
+            self.registry.register(self.leadership_handovers)
         self.cloud_calls = self._new(Counter, "cloud_calls")
         self.cloud_call_seconds = self._new(Histogram, "cloud_call_seconds", buckets=QUICK)
         self.cloud_uploaded = self._new(Counter, "cloud_bytes_uploaded")

@@ -19,6 +19,8 @@ from proxy.simulator import Simulator
 Answering: TypeAlias = Callable[
     [web.Request, bytes], Awaitable[bytes | web.StreamResponse | None] | bytes | None
 ]
+#: Answers a request.
+Replacing: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 #: Makes other messages (texts or binary) of one for the event socket.
 Telling: TypeAlias = Callable[[str | bytes], list[str | bytes]]
 
@@ -29,12 +31,14 @@ _HOP = frozenset({"content-length", "transfer-encoding", "connection", "content-
 class BrokenCloud:
     """The simulator as a broken cloud shows it; it stands where tests expect a simulator.
 
-    `answers` are by a pattern over method and path; the first that fits makes the answer.
+    `answers` are by a pattern over method and path; the first that fits makes the answer. What is
+    `replaced` does not come to the simulator.
     """
 
     simulator: Simulator
     base_url: URL = field(default_factory=URL)
     answers: list[tuple[re.Pattern[str], Answering]] = field(default_factory=list)
+    replaced: list[tuple[re.Pattern[str], Replacing]] = field(default_factory=list)
     tells: Telling = lambda message: [message]
     sockets: set[asyncio.Transport] = field(default_factory=set)
 
@@ -46,7 +50,14 @@ class BrokenCloud:
         """Let `make` answer the requests of a route from now on."""
         self.answers.insert(0, (re.compile(route), make))
 
+    def replace(self, route: str, handle: Replacing) -> None:
+        """Let `handle` answer the requests of a route from now on, in the simulator's place."""
+        self.replaced.append((re.compile(route), handle))
+
     async def handle(self, request: web.Request) -> web.StreamResponse:
+        for pattern, handle in self.replaced:
+            if pattern.fullmatch(f"{request.method} {request.path}"):
+                return await handle(request)
         if request.headers.get("Upgrade", "").lower() == "websocket":
             return await self._relay(request)
         url = self.simulator.base_url.join(URL(request.raw_path, encoded=True))
@@ -109,7 +120,7 @@ class BrokenCloud:
 
 
 @asynccontextmanager
-async def broken_cloud(simulator: Simulator) -> AsyncIterator[Any]:
+async def broken_cloud(simulator: Any) -> AsyncIterator[Any]:
     """A `BrokenCloud` on a port of its own."""
     cloud = BrokenCloud(simulator)
     server = web.Application(client_max_size=256 * 1024 * 1024)

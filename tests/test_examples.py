@@ -464,13 +464,16 @@ def test_prometheus_takes_the_alerts() -> None:
 def test_systemd_units_name_settings_that_exist(unit: Path) -> None:
     text = unit.read_text(encoding="utf-8")
     known = {setting.environment for setting in SETTINGS}
-    assert set(re.findall(r"(?m)^Environment=(\w+)=", text)) <= known
+    assert set(re.findall(r"(?m)^#?Environment=(\w+)=", text)) <= known
     assert "TimeoutStopSec=30" in text
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
-def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("machines", ["one", "several"])
+def test_systemd_takes_the_unit(tmp_path: Path, machines: str) -> None:
     text = (ROOT / "examples/systemd/comfy-cloud-proxy.service").read_text(encoding="utf-8")
+    if machines == "several":
+        text = re.sub(r"(?m)^#(?=\w+=)", "", text)
     unit = tmp_path / "comfy-cloud-proxy.service"
     unit.write_text(re.sub(r"(?m)^ExecStart=\S+", "ExecStart=/bin/true", text), encoding="utf-8")
     verified = subprocess.run(

@@ -205,6 +205,17 @@ async def test_the_first_error_of_a_route_follows_a_zero() -> None:
     assert (await samples(metrics))["requests_total alice GET /view 5xx"] == 0
 
 
+async def test_a_term_shows_what_is_counted_for_its_process_and_nothing_of_other_terms() -> None:
+    process = Metrics()
+    terms = [Metrics(process), Metrics(process)]
+    terms[0].served.labels("alice").inc()
+    process.leadership_handovers.labels("taken").inc()
+    pages = [(await term.page(""))[0].decode() for term in terms]
+    counted = 'comfy_cloud_proxy_leadership_handovers_total{direction="taken"} 1.0'
+    assert [counted in page for page in pages] == [True, True]
+    assert ["alice" in page for page in pages] == [True, False]
+
+
 async def test_two_applications_in_one_process_do_not_share_metrics(metrics: Metrics) -> None:
     other = Metrics()
     other.registry.register(gauges(Jobs([], {}), cache=Cache(0, 0, 0)))

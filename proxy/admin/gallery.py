@@ -124,7 +124,7 @@ def _live_job(known: Known, view: JobSeen, record: JobRecord) -> JobPage:
         "cost": None,
         "error": None,
         "outputs": [],
-        "nodes": list(_nodes(sent["prompt"], {}, (), view.progress.node)),
+        "nodes": list(_nodes(sent["prompt"], {}, (), view.node)),
         "texts": [],
         "prompts": _prompts(known, sent),
         "graph_only": interface_workflow(sent["extra_data"]) is None,

@@ -88,7 +88,7 @@ def _account_shown(view: AccountView) -> AccountShown:
 
 def describe(view: JobSeen) -> LiveJobShown:
     """Return a live job as JSON."""
-    job, progress, state = view.job, view.progress, shown_state(view.job)
+    job, state = view.job, shown_state(view.job)
     return {
         "id": job.prompt_id,
         "member": job.member,
@@ -97,16 +97,15 @@ def describe(view: JobSeen) -> LiveJobShown:
         "account": "" if state == "waiting" else job.account,
         "created": job.created_at,
         "started": job.started_at,
-        "progress": progress.share or 0.0,
-        "remaining": progress.remaining,
-        "node": progress.node_type or progress.node,
-        "reason": REASONS.get(progress.reason or "", progress.reason),
+        "progress": view.share or 0.0,
+        "remaining": view.remaining,
+        "node": view.node_type or view.node,
+        "reason": REASONS.get(view.reason or "", view.reason),
     }
 
 
 def _waiting(view: JobSeen) -> WaitingJobShown:
-    turn = (view.progress.before or 0) + 1
-    return {**describe(view), "number": view.job.number, "turn": turn}
+    return {**describe(view), "number": view.job.number, "turn": view.before + 1}
 
 
 async def state_of(app: web.Application, scope: StateScope) -> State:

@@ -76,7 +76,6 @@ def not_stored(request: web.Request, error: StorageError) -> web.Response:
             "changed; send a shorter name or a smaller number.",
         )
     else:
-        log.error("store_failed", path=request.path, error=str(error))
         refused = LocalError(
             "store_unavailable",
             "The proxy cannot use its disk or its database; the log has the reason. Nothing was "

@@ -245,15 +245,16 @@ def _may_overwrite(request: web.Request) -> bool:
 
 async def get_settings(request: web.Request) -> web.Response:
     """Return all settings."""
-    held = hold(request, "answer")
-    found = await request.app[USERDATA].settings_json(member_of(request), reserve=held.resize)
+    with allocate(request, "answer") as held:
+        found = await request.app[USERDATA].settings_json(member_of(request), reserve=held.resize)
     return bodies.ready(found)
 
 
 async def get_setting(request: web.Request) -> web.Response:
     """Return the value of a setting, or `null`."""
-    name, held = request.match_info["id"], hold(request, "answer")
-    found = await request.app[USERDATA].settings_json(member_of(request), name, reserve=held.resize)
+    name, userdata = request.match_info["id"], request.app[USERDATA]
+    with allocate(request, "answer") as held:
+        found = await userdata.settings_json(member_of(request), name, reserve=held.resize)
     return bodies.ready(found)
 
 

@@ -98,7 +98,7 @@ async def lead(
         engine = await stack.enter_async_context(
             run_engine(process, storage, cloud, resources, jobs, webhooks.runner, term)
         )
-        service = service_of(process, storage, resources, jobs, engine)
+        service = service_of(process, storage, resources, jobs, engine, term)
         if handover is not None:
             contacts = [account.cloud.contact for account in cloud.accounts.values()]
             storage.supervisor.spawn(handover.look(term, contacts), "find a successor")

@@ -15,6 +15,7 @@ from proxy.app.process import Process, read_at_start
 from proxy.app.resources import Resources
 from proxy.app.storage import OpenStorage
 from proxy.engine.engine import Background, Engine
+from proxy.engine.live_job import LiveJob
 from proxy.engine.recorder import JobRecorder
 from proxy.engine.resources import JobResources
 from proxy.engine.run_times import RunTimes
@@ -77,9 +78,14 @@ def open_jobs(process: Process, storage: OpenStorage, resources: Resources, outb
 
 
 def service_of(
-    process: Process, storage: OpenStorage, resources: Resources, jobs: Jobs, engine: Engine
+    process: Process,
+    storage: OpenStorage,
+    resources: Resources,
+    jobs: Jobs,
+    engine: Engine,
+    term: Term,
 ) -> JobService:
-    """Return what answers clients about jobs."""
+    """Return what answers clients about jobs in a term."""
     checks = Checks(
         resources.catalog,
         resources.files.graphs,
@@ -92,13 +98,14 @@ def service_of(
     return JobService(
         SubmissionService(
             engine=engine,
+            record=LiveJob,
             repository=jobs.repository,
             feed=jobs.feed,
             clients=jobs.clients,
             checks=checks,
             limits=jobs.limits,
             timeout=process.policy.submit_timeout,
-            fence=engine.recorder.term.fence,
+            fence=term.fence,
         )
     )
 

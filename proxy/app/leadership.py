@@ -1,4 +1,4 @@
-"""Standing for the lease by which one process answers."""
+"""Creates what stands for the lease of the leader."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Standby:
     listeners: Sequence[tuple[HttpListener, Sequence[socket.socket], Certificate | None]]
 
     async def begin(self) -> None:
-        """Answer what comes from now on, by passing it on."""
+        """Pass on what comes from now on."""
         self.among.leads = self.among_admins.leads = False
         for listener, sockets, certificate in self.listeners:
             await listener.start(sockets, certificate)

@@ -1,4 +1,4 @@
-"""Webhooks: what their owners do with them, and what engines tell them."""
+"""Webhooks: what their owners do with them, and what the engine tells them."""
 
 from __future__ import annotations
 

@@ -7,7 +7,6 @@ import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from ipaddress import ip_address
 from typing import Any, Self
 from urllib.request import getproxies, proxy_bypass
 
@@ -16,7 +15,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from proxy import __version__
-from proxy.cloud.reach import AddressRefusedError, Reach, reach_of
+from proxy.cloud.reach import AddressRefusedError, Reach, address_in, reach_of
 
 #: What requests to others name the proxy.
 USER_AGENT = f"comfy-cloud-proxy/{__version__}"
@@ -91,8 +90,8 @@ class Connections:
         direct, proxied = self._sessions
         if (proxy := self._proxy_for(url.scheme, url.host or "")) is None:
             return direct, None
-        with suppress(ValueError):
-            self._check(str(ip_address(url.host or "")))
+        if (address := address_in(url.host or "")) is not None:
+            self._check(address)
         return proxied, proxy
 
     async def request(self, method: str, url: URL, **options: Any) -> aiohttp.ClientResponse:

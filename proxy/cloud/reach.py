@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Literal
 
@@ -35,6 +37,16 @@ def reach_of(address: str) -> Reach:
     if ip.is_loopback or ip.is_unspecified or ip.is_link_local or ip.is_multicast:
         return "loopback"
     return "public" if ip.is_global else "private"
+
+
+def address_in(host: str) -> str | None:
+    """Return the IP address that the host of a URL is, `None` for a name. Resolvers also take short
+    forms of IPv4 (`127.1`, `0x7f000001`)."""
+    with suppress(ValueError):
+        return str(ip_address(host))
+    with suppress(OSError):
+        return socket.inet_ntoa(socket.inet_aton(host))
+    return None
 
 
 def is_host_of(patterns: Iterable[str], host: str) -> bool:

@@ -120,7 +120,8 @@ class LimitedConnection(PausedReading):
         if received >= MIN_PROGRESS or not self.transport.is_reading():
             self._expect_body(body)
             return
-        log.info("body_timed_out", received=received)
+        if (more := self._refusal_is_due("body_timed_out")) is not None:
+            log.info("body_timed_out", **{**more, "received": received})
         body.set_exception(
             LocalError(
                 "request_timeout",
@@ -220,7 +221,8 @@ class LimitedConnection(PausedReading):
         if self.transport is not None:
             self._output = self.transport.get_write_buffer_size()
             if not self._fits():
-                log.info("answer_refused", member=self.sender.member)
+                if (more := self._refusal_is_due("answer_refused")) is not None:
+                    log.info("answer_refused", **more)
                 asyncio.get_running_loop().call_soon(self.cut)
 
     def resume_writing(self) -> None:

@@ -1,4 +1,4 @@
-"""Whether an account that takes no jobs takes them again, also while no job is there to try."""
+"""Finds out whether an account takes jobs again, also while no job waits that could try it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ log = structlog.get_logger(__name__)
 
 #: Seconds between two looks at an account, and two trials of one that jobs wait for.
 INTERVAL = 1.0
-#: Between two trials of one that nobody waits for, or that a person mends.
+#: Between two trials of one that no job waits for, or whose trouble a person has to mend.
 TRIALS = Backoff(5.0, 60.0)
-#: Who fails within so many seconds after a trial that showed nothing is tried less often.
+#: An account that fails within so many seconds after a trial is tried less often.
 _RELAPSE = 30.0
 
 
@@ -52,7 +52,7 @@ class AccountTrial:
                 continue
             trials += 1
             due = clock.monotonic() + TRIALS.after(trials)
-            if trials == 1:  # it has only just failed
+            if trials == 1:  # it failed a moment ago
                 if self._account.health.reason == "no_credits":
                     await self._has_more()
             elif await self.works():

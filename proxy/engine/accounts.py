@@ -24,7 +24,7 @@ from proxy.translate.plans import AccountPlan
 
 log = structlog.get_logger(__name__)
 
-#: The most jobs at once that a plan runs by default (Team); learning goes no further.
+#: The maximum number of jobs at once of any plan (Team); learning goes no further.
 MAX_SLOTS = 25
 
 #: This many readings in a row must show too many held jobs before the estimate shrinks.
@@ -55,7 +55,7 @@ class Slots(Struct, eq=False):
 
     @property
     def limit(self) -> int:
-        """How many jobs may be on the cloud. One more than run, until the limit is certain."""
+        """How many jobs may be on the cloud: one more than run, until the limit is certain."""
         return self.count + (self.ahead if self.certain else max(1, self.ahead))
 
     def restore(self, learnt: int) -> None:
@@ -284,7 +284,7 @@ class Account:
         return self.limit != before
 
     def forget(self) -> None:
-        """Forget what another engine had learned of the account."""
+        """Forget what an earlier term has learned of the account."""
         self.slots.restore(1)
         self.health.renewed()
         self.health.known = False

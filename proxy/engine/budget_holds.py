@@ -13,7 +13,7 @@ from proxy.engine.outcomes import OverBudget
 from proxy.jobs.models import Job
 from proxy.runtime.backoff import Backoff
 
-#: The longest time in seconds until a job asks again that waits for others, where none has ended.
+#: Maximum seconds until a job that waits for others asks again although none of them has ended.
 _LONGEST = 60.0
 
 

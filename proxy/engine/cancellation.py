@@ -10,6 +10,7 @@ import structlog
 from proxy.cloud.errors import CloudError, CloudRefused
 from proxy.engine.life import JobLife
 from proxy.engine.live_job import LiveJob
+from proxy.engine.recorder import JobRecorder
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.engine.workers import Workers
@@ -27,17 +28,19 @@ _RETRY_AFTER = 10.0
 
 
 class Cancellation:
-    """Ends jobs that clients want no more."""
+    """Ends jobs that clients no longer want."""
 
     def __init__(
         self,
         table: JobTable,
+        recorder: JobRecorder,
         scheduler: Scheduler,
         workers: Workers,
         life: JobLife,
         supervisor: Supervisor,
     ) -> None:
         self._table = table
+        self._recorder = recorder
         self._scheduler = scheduler
         self._workers = workers
         self._life = life
@@ -66,12 +69,12 @@ class Cancellation:
         return bool(waiting) or any(results)
 
     async def _interrupt(self, jobs: list[LiveJob]) -> None:
-        """Let waiting jobs end as interrupted runs, also if this engine does not live to do it."""
+        """Let waiting jobs end as interrupted runs, also if this process ends before it does so."""
         for job in jobs:
             self._scheduler.dequeue(job)
             self._table.advance(job, wish=Wish.INTERRUPT)
         try:
-            await self._table.write()  # before it is promised
+            await self._recorder.flush()  # before it is promised
         finally:
             with acting_for(ENGINE):
                 for job in jobs:
@@ -85,7 +88,7 @@ class Cancellation:
             await self._table.withdraw(jobs, cleared=cleared)
         except StorageError as error:
             for job in jobs:
-                if job in self._table:  # else another request has taken it out meanwhile
+                if job in self._table:  # otherwise another request has taken it out
                     self._scheduler.enqueue(job)
             raise LocalError(
                 "store_unavailable",
@@ -107,7 +110,7 @@ class Cancellation:
                 self._table.advance(job, wish=Wish.CANCEL)
             elif job.wish is Wish.NONE:
                 self._table.advance(job, wish=Wish.INTERRUPT)
-            await self._table.write()  # before it is promised
+            await self._recorder.flush()  # before it is promised
             return True
         if worker is None or follower is None or not job.is_on_cloud:
             return False  # it ends already, or nobody can reach it

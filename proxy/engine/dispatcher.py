@@ -12,7 +12,7 @@ from proxy.engine.queue_news import QueueNews
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.engine.term import Term
-from proxy.jobs.models import JobProgress, JobState
+from proxy.jobs.models import JobState
 from proxy.runtime import clock
 from proxy.runtime.clock import now
 from proxy.runtime.supervisor import Supervisor
@@ -49,7 +49,7 @@ class Dispatcher:
         self._closed = True
 
     async def run(self) -> None:
-        """Dispatch whenever something may go, until cancelled."""
+        """Dispatch whenever a job may go, until cancelled."""
         while True:
             self._turn.clear()
             wait = None
@@ -67,7 +67,7 @@ class Dispatcher:
         begun, scheduler = clock.monotonic(), self._scheduler
         if begun >= scheduler.paused_until:
             while (job := scheduler.next()) is not None:
-                self._table.advance(job, JobState.SUBMITTING, progress=JobProgress())
+                self._table.advance(job, JobState.SUBMITTING, reason=None, message=None)
                 self._supervisor.spawn(self._life.run(job), f"job {job.prompt_id}")
         due = self._give_up()
         if not len(scheduler.queue):

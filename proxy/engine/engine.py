@@ -29,7 +29,7 @@ from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import MAX_ENDED, JobTable
 from proxy.engine.workers import Workers
 from proxy.jobs.engine_calls import OverviewAnswered, RunAnswered, Submitted
-from proxy.jobs.models import AccountView, Job, JobState, Wish
+from proxy.jobs.models import AccountView, JobState, Wish
 from proxy.logging import FailureLines
 from proxy.runtime.supervisor import Supervisor
 from proxy.sharing.owners import ENGINE, acting_for
@@ -48,8 +48,8 @@ _RELEASE_INTERVAL = 1.0
 
 @dataclass(frozen=True)
 class Background:
-    """What an engine does beside running jobs, in tasks of the `supervisor`, which has all tasks of
-    the engine: `webhooks` are delivered."""
+    """What the engine does beside running jobs: delivering `webhooks`. All its tasks are those of
+    the `supervisor`."""
 
     supervisor: Supervisor
     webhooks: WebhookRunner
@@ -86,7 +86,9 @@ class Engine:
         )
         #: The orders of new jobs that nobody has had taken in at the last look.
         self._unanswered: set[int] = set()
-        self._cancellation = Cancellation(table, scheduler, self._workers, self._life, supervisor)
+        self._cancellation = Cancellation(
+            table, recorder, scheduler, self._workers, self._life, supervisor
+        )
 
     # --- life ------------------------------------------------------------------------------
 
@@ -117,7 +119,7 @@ class Engine:
 
     async def close(self, *, write: bool = True) -> None:
         """Stop following; the jobs continue on the cloud. With `write` all that has changed is on
-        disk then; without, another engine may run the jobs by now."""
+        disk then; without, another process may lead by now."""
         self._dispatcher.close()
         await self._workers.close()
         await self.background.supervisor.close()
@@ -159,11 +161,10 @@ class Engine:
 
     # --- what is asked of the engine -------------------------------------------------------
 
-    def submit(self, job: Job) -> asyncio.Future[Submitted]:
+    def submit(self, job: LiveJob) -> asyncio.Future[Submitted]:
         """Take in a checked job, which is in the storage; the result is what its client is told."""
-        live_job, answer = LiveJob.of(job), asyncio.get_running_loop().create_future()
-        live_job.answer = answer
-        self._spawn(self._intake.receive(live_job), job.key)
+        answer = job.awaited_answer()
+        self._spawn(self._intake.receive(job), job.key)
         return answer
 
     def release(self, key: JobKey, *, watched: bool) -> None:
@@ -212,8 +213,8 @@ class Engine:
         self.scheduler.changed()
 
     async def _look(self) -> None:
-        """Find in the storage what nobody tells: that an admin has released the jobs of a restored
-        backup, by a command beside the server, and new jobs whose commit had no answer."""
+        """Find in the storage what no call reports: that a command has released the jobs of a
+        restored backup, and new jobs whose commit had no answer."""
         lines = FailureLines()
         while True:
             held = self.scheduler.held_order

@@ -23,10 +23,10 @@ from proxy.jobs.models import FairBy
 from proxy.storage.job_tables import JobKey, Number
 from proxy.storage.shares import Share
 
-#: How much the last job's running time counts in what a member's next one is taken to need.
+#: The weight of the last job's running time in the estimate of the member's next one.
 _NEWEST = 0.3
 
-#: Seconds that a job is taken to need while nothing is known. Also the least that one costs.
+#: Estimated seconds of a job while nothing is known. Also the minimum that one costs.
 _UNKNOWN, _LEAST = 10.0, 0.01
 
 
@@ -44,13 +44,13 @@ class JobQueue:
         return job.slot is SlotState.WAITING
 
     def add(self, job: LiveJob) -> None:
-        """Put a job where its number and its age belong."""
+        """Insert a job by its number and its age."""
         job.slot = SlotState.WAITING
         self._count += 1
         insort(self._members.setdefault(job.member, []), job, key=_queue_position)
 
     def remove(self, job: LiveJob) -> None:
-        """Take a job out, wherever it stands."""
+        """Remove a job."""
         job.slot = SlotState.NONE
         self._count -= 1
         waiting = self._members[job.member]

@@ -7,8 +7,6 @@ import itertools
 from collections.abc import Collection, Container
 from dataclasses import dataclass
 
-import structlog
-
 from proxy.cloud.errors import CloudError
 from proxy.cloud.upstream import Upstream
 from proxy.jobs.models import Job
@@ -17,14 +15,12 @@ from proxy.runtime.backoff import Backoff
 from proxy.storage.database import StorageError
 from proxy.storage.jobs import JobRepository
 
-log = structlog.get_logger(__name__)
-
 #: Between two looks for a job.
 _LOOKS = Backoff(first=0.5, longest=10.0)
 
 
 class UnansweredError(Exception):
-    """The account could not be read, so nobody knows whether the cloud has the job."""
+    """Raised when the account cannot be read, so that nobody knows whether it has the job."""
 
 
 @dataclass(eq=False, repr=False)
@@ -83,6 +79,5 @@ class JobFinder:
         known = self.live & set(cloud_ids)
         try:
             return known | await self.jobs.knows(set(cloud_ids) - known)
-        except StorageError as error:
-            log.warning("jobs_read_failed", error=str(error))
+        except StorageError:
             return known

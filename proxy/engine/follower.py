@@ -89,9 +89,7 @@ async def retried(call: Callable[[], Awaitable[T]]) -> T:
             refusals += isinstance(error, ValueRefusedError)
             if refusals == _MAX_VALUE_REFUSALS:
                 raise
-            wait = _RETRY.whole(failures)
-            log.error("store_failed", error=str(error), next_try=wait)
-            await asyncio.sleep(wait)
+            await asyncio.sleep(_RETRY.whole(failures))
 
 
 class Starting(Struct, frozen=True):
@@ -160,11 +158,6 @@ class JobFollower:
     def reports(self, limit: int) -> dict[str, NodeReport]:
         """Return how far the first `limit` nodes are of which anything is known."""
         return self.tracker.nodes.reports(limit)
-
-    @property
-    def waiting(self) -> int:
-        """How many inputs wait."""
-        return len(self.inbox)
 
     @property
     def reading(self) -> bool:

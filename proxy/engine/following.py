@@ -33,14 +33,14 @@ log = structlog.get_logger(__name__)
 #: Nodes of a graph whose cost is computed on the event loop: more prices take longer than a few ms.
 MAX_NODES_INLINE = 100
 
-#: Seconds after which a client has the answer about its job, also where nobody says so.
+#: Seconds after which a client is taken to have the answer about its job.
 _ANSWER_TIMEOUT = 5.0
 #: Seconds that a job waits for the ends of its member's previous jobs to be sent.
 _TURN_TIMEOUT = 2.0
 
 
 class Following:
-    """Carries out what followers report: frees slots, changes the table, tells clients."""
+    """Carries out what followers report: frees slots, changes the table, sends messages."""
 
     def __init__(
         self,
@@ -138,7 +138,9 @@ class Following:
         ]
         try:
             async with asyncio.timeout(_TURN_TIMEOUT):
-                for follower in reversed(previous):  # when the newest ends, most others have
+                for follower in reversed(
+                    previous
+                ):  # when the newest has ended, most others have, too
                     await follower.finished.wait()
         except TimeoutError:
             log.debug("previous_end_delayed", job=job.prompt_id)

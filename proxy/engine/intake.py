@@ -35,7 +35,7 @@ class Intake:
         self._resources = resources
 
     async def receive(self, job: LiveJob) -> None:
-        """Take a new job in, which is stored already, and lead it as far as it goes now."""
+        """Take in a new job that is stored already, and bring it as far as possible now."""
         structlog.contextvars.bind_contextvars(**job.log_fields)
         try:
             await self._begin(job)
@@ -69,7 +69,7 @@ class Intake:
         async with asyncio.TaskGroup() as tasks:
 
             def accept() -> None:
-                # One without a slot is about to be refused, an unknown one was.
+                # A job without a slot is about to be refused; an unknown one has been.
                 is_on_its_way = job.state is JobState.SUBMITTING and job.slot is not SlotState.NONE
                 if is_on_its_way and not job.accepted and job.wish is not Wish.CANCEL:
                     self._table.advance(job, accepted=True, answers=False)  # it is not refused now

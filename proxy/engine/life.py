@@ -64,12 +64,12 @@ _QUEUED_MAX_WAIT = 2.0
 
 #: Between two tries to cancel a job on the cloud.
 _RETRY = Backoff(first=0.5, longest=30.0)
-#: How often the cloud does not know a job before it need not be cancelled: that takes a minute.
+#: How often the cloud must not know a job before it counts as gone: that takes a minute.
 _MAX_UNKNOWN = 7
 
 
 class JobLife:
-    """Leads jobs through their lives, each in one call of `run`."""
+    """Runs the lives of jobs, each in one call of `run`."""
 
     def __init__(
         self,
@@ -331,7 +331,7 @@ class JobLife:
             await self._table.confirm(job)
 
     async def fail(self, job: LiveJob, cause: LocalError | Failure) -> None:
-        """Let an accepted job that is on no account end as failed, with a life of its own."""
+        """End an accepted job that is on no account as failed."""
         self._scheduler.give_back(job)
         await self._load(job)
         follower = self._follower(job)
@@ -345,7 +345,7 @@ class JobLife:
             await self.following.lead_to_end(job, follower)
 
     async def interrupt(self, job: LiveJob) -> None:
-        """Let an accepted job that is on no account end as an interrupted run."""
+        """End an accepted job that is on no account as an interrupted run."""
         self._scheduler.give_back(job)
         await self._load(job)
         follower = self._follower(job)

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from proxy.engine.follower import JobFollower
 from proxy.jobs.engine_calls import Submitted
-from proxy.jobs.models import Job, JobProgress, Wish
+from proxy.jobs.models import Job, Wish
 from proxy.storage.webhooks import WebhookMessage
 from proxy.translate.events import Preview
 
 if TYPE_CHECKING:
     from proxy.catalog.owners import Needs
-
-#: The names of the fields of a job.
-_FIELDS = tuple(each.name for each in fields(Job))
 
 
 class SlotState(Enum):
@@ -70,10 +67,10 @@ class LiveJob(Job):
     metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
     preview: Preview | None = field(default=None, repr=False)
 
-    @classmethod
-    def of(cls, job: Job) -> LiveJob:
-        """Return the record of a job that the engine has not known."""
-        return cls(**{name: getattr(job, name) for name in _FIELDS})
+    def awaited_answer(self) -> asyncio.Future[Submitted]:
+        """Return what gets the answer to the submission."""
+        self.answer = asyncio.get_running_loop().create_future()
+        return self.answer
 
     def awaited_release(self) -> asyncio.Event:
         """Return what is set when the client has the answer."""
@@ -95,5 +92,7 @@ class JobChanges(TypedDict, total=False):
     watched: bool
     wish: Wish
     omitted: Mapping[str, Any]
-    progress: JobProgress
+    reason: str | None
+    message: str | None
+    finishing: bool
     needs: Needs | None

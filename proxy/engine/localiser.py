@@ -1,4 +1,4 @@
-"""What the cloud tells of a job in the terms of the member.
+"""Converts what the cloud reports of a job into the member's terms.
 
 That is its names of files, the nodes of the graph that it has sent, and no secrets.
 """

@@ -1,4 +1,4 @@
-"""What a step in the life of a job comes to, and which step is next.
+"""The outcome of a step in the life of a job, and the next step.
 
 Decides without I/O and without a clock. `JobLife` carries the steps out.
 """
@@ -66,7 +66,7 @@ class Elsewhere(Struct, frozen=True):
 
 class OverBudget(Struct, frozen=True):
     """The job is expected to cost its `estimate` (millionths of a credit) and would exceed a hard
-    budget of its member, of which only `left` is left; with `None` it has to wait for others of the
+    budget of its member, of which `left` remains; with `None` it has to wait for others of the
     member, which were sent.
 
     It may be tried again in `wait` seconds; the `message` to its client says what it waits for.

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from hashlib import blake2b
 
 from msgspec import to_builtins
-from msgspec.structs import replace
 
 from proxy.engine.forecast import Forecast
 from proxy.engine.live_job import LiveJob
@@ -15,7 +14,7 @@ from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.engine.worker import AccountWorker
 from proxy.jobs.engine_calls import JobSeen, OverviewAnswered, RunAnswered, RunFound
-from proxy.jobs.models import AccountView, Job, JobProgress, JobState, is_shown, shown_state
+from proxy.jobs.models import AccountView, Job, JobState, is_shown, shown_state
 from proxy.runtime import clock
 from proxy.runtime.clock import now
 from proxy.storage.job_tables import JobKey
@@ -59,10 +58,7 @@ class Overview:
             if member in (None, position.job.member)
         ]
         views += [
-            JobSeen(
-                position.job,
-                JobProgress(position.reason, position.job.progress.message, before=position.before),
-            )
+            JobSeen(position.job, position.reason, position.before)
             for position in positions[:MAX_WAITING]
         ]
         waiting = Counter(position.job.member for position in positions)
@@ -74,14 +70,14 @@ class Overview:
         job = self._table.get(key)
         if job is None or job.follower is None or job.state is not JobState.RUNNING:
             return RunAnswered(None)
-        progress = self._seen(job).progress
-        preview = job.preview
+        seen = self._seen(job)
         found: RunFound = {
-            "progress": progress.share,
-            "remaining": progress.remaining,
-            "node": progress.node,
+            "progress": seen.share,
+            "remaining": seen.remaining,
+            "node": seen.node,
             "nodes": to_builtins(job.follower.reports(MAX_NODES)),
         }
+        preview = job.preview
         if preview is None:
             return RunAnswered(found)
         number = blake2b(preview.image, digest_size=8).hexdigest()
@@ -102,17 +98,18 @@ class Overview:
 
     def _seen(self, job: LiveJob) -> JobSeen:
         """Return a live job as admins see it, with the node that runs."""
-        progress, follower = job.progress, job.follower
-        if follower is not None and job.state is JobState.RUNNING:
-            far = follower.progress
-            progress = replace(
-                progress,
-                share=far.share,
-                remaining=None if far.remaining is None else round(far.remaining),
-                node=follower.node,
-                node_type=follower.node_type,
-            )
-        return JobSeen(job, progress)
+        follower = job.follower
+        if follower is None or job.state is not JobState.RUNNING:
+            return JobSeen(job, job.reason)
+        far = follower.progress
+        return JobSeen(
+            job,
+            job.reason,
+            share=far.share,
+            remaining=None if far.remaining is None else round(far.remaining),
+            node=follower.node,
+            node_type=follower.node_type,
+        )
 
     def _account_view(self, worker: AccountWorker) -> AccountView:
         account = worker.account

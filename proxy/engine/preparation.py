@@ -17,7 +17,7 @@ from proxy.translate.codec import CREDENTIAL_KEYS
 
 
 class WithdrawnError(Exception):
-    """The client has cancelled the job before it was sent."""
+    """Raised when the client has cancelled the job before it was sent."""
 
 
 @dataclass(eq=False, repr=False)

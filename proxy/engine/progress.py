@@ -8,10 +8,10 @@ from statistics import median
 
 from msgspec import Struct
 
-#: How much of a node that reports no steps can be taken for done by its time alone.
+#: The maximum share of a node without steps that counts as done by its time alone.
 _MAX_BY_TIME = 0.95
 
-#: The least weight of a node, in ms.
+#: The minimum weight of a node, in ms.
 _LEAST = 1.0
 
 

@@ -27,7 +27,7 @@ class QueueNews:
         self._wanted = asyncio.Event()
 
     async def run(self) -> None:
-        """Tell what has changed, until cancelled."""
+        """Publish what has changed, until cancelled."""
         while True:
             await self._wanted.wait()
             await asyncio.sleep(_GATHER)

@@ -1,8 +1,8 @@
-"""What becomes of jobs, written to the storage.
+"""Writes what becomes of jobs to the storage.
 
 A job is in the storage, with its graph, before the engine learns of it. Changes of state are some
 bytes each; they are gathered for a moment and written together, in order, in the background.
-Every write carries the fence of the engine's lease.
+Every write carries the fence of the leader's lease.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class JobRecorder:
         job that cannot be read.
         """
         try:
-            jobs = [LiveJob.of(job_of(stored, None)) for stored in await self.jobs.live()]
+            jobs = [job_of(LiveJob, stored, None) for stored in await self.jobs.live()]
             await self._load_contents([job for job in jobs if job.state not in _IN_QUEUE])
         except (TypeError, ValueError) as error:
             raise StorageError(f"a job in the database cannot be read: {error!r}") from error
@@ -108,7 +108,7 @@ class JobRecorder:
     async def read(self, stored: StoredJob) -> LiveJob | None:
         """Return a new job of this row, `None` if it is gone. Raises `StorageError`."""
         payload = await self.jobs.payloads.get(stored.order)
-        return None if payload is None else LiveJob.of(job_of(stored, content_of(payload)))
+        return None if payload is None else job_of(LiveJob, stored, content_of(payload))
 
     async def load_content(self, job: LiveJob) -> bool:
         """Bring what the client sent into memory, for a job that leaves the queue; false if the job

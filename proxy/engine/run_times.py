@@ -54,7 +54,7 @@ class RunTimes:
         )
 
     async def load(self) -> None:
-        """Read what earlier engines have learned. Raises `StorageError`."""
+        """Read what earlier terms have learned. Raises `StorageError`."""
         for row in await self._repository.load():
             value = codec.loads(row.value)
             try:

@@ -144,7 +144,7 @@ class Scheduler:
         return job
 
     def assign(self, job: LiveJob, account: Account) -> None:
-        """Give a job a slot on an account; it is its turn."""
+        """Give the job whose turn it is a slot on an account."""
         job.account = account.name
         job.charge = self.shares.charge(job.member, self.member(job.member).weight)
         self._accounts_shares.charge(account.name, account.eligibility.weight)
@@ -201,12 +201,12 @@ class Scheduler:
     # --- what happens to accounts ----------------------------------------------------------
 
     def pause(self) -> None:
-        """Let no job go for a moment."""
+        """Stop dispatching for a moment."""
         self.paused_until = self._clock() + _OWN_FAULT_PAUSE
         self.changed()
 
     def judge(self, job: LiveJob, outcome: Outcome) -> None:
-        """Note what a submission shows of the health of the account."""
+        """Note what a submission shows about the health of the account."""
         match outcome:
             case Sent() | Refused(by_cloud=True):
                 health = self._accounts[job.account].health

@@ -33,7 +33,7 @@ from proxy.translate.plans import TIER_MINUTES
 
 log = structlog.get_logger(__name__)
 
-#: Minutes that a job may run where the plan does not tell.
+#: Minutes that a job may run if the plan does not say.
 _MAX_MINUTES = max(TIER_MINUTES.values())
 #: What a job may cost at most whose partner nodes have unknown prices, in millionths of a credit:
 #: more than any budget.

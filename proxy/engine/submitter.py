@@ -55,10 +55,10 @@ from proxy.translate.errors import (
 
 log = structlog.get_logger(__name__)
 
-#: Answers of a gateway, or of a failure half-way: the job may be there.
+#: Statuses of gateways and of interrupted requests: the job may be there.
 _MAY_HAVE_WORKED = frozenset({500, 502, 504})
 
-#: Refusals with a status of the account's that are about what the job wants.
+#: Refusals with a status of account trouble that are about what the job wants.
 _OF_THE_JOB = frozenset(
     {"PARTNER_NODE_PAYMENT_REQUIRED", "MODEL_PAYMENT_REQUIRED", "PARTNER_NODE_DISABLED"}
 )

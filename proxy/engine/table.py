@@ -6,11 +6,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import TypedDict, Unpack
+from typing import Unpack
 
 import structlog
 from cachetools import FIFOCache
-from msgspec.structs import replace
 
 from proxy.costs.credits import to_credits
 from proxy.engine.follower import JobFollower, retried
@@ -30,26 +29,18 @@ from proxy.webhooks.messages import STARTED
 
 log = structlog.get_logger(__name__)
 
-#: Of how many jobs that have ended the id on the cloud is remembered.
+#: Maximum number of ended jobs whose ids on the cloud are remembered.
 MAX_ENDED = 2000
 
-#: A larger preview is not kept for those who look at the dashboard.
+#: Maximum bytes of a preview that is kept for the dashboard.
 MAX_PREVIEW_BYTES = 1024 * 1024
 
 #: The states of which the sockets of the member hear, by how many jobs are left.
 _TOLD = frozenset({JobState.UNKNOWN, JobState.SUBMITTED, JobState.RUNNING})
 
 
-class Shown(TypedDict, total=False):
-    """What is shown of a job and changes while it lives: fields of its `JobProgress`."""
-
-    reason: str | None
-    message: str | None
-    finishing: bool
-
-
 class JobTable:
-    """The live jobs of an engine: those of the `feed`, and the followed ones by member and by
+    """The live jobs: those of the `feed`, and the followed ones by member and by
     account.
 
     Each change of a job is a method here, which checks the transition, notes the row and tells the
@@ -140,7 +131,7 @@ class JobTable:
 
         The client of a job that becomes accepted gets its answer; without `answers` only `confirm`
         gives it. That is the way where the cloud does not have the job, and its row may say that it
-        is on its way: an engine that starts would forget it. Raises `TransitionError` if the state
+        is on its way: the next leader would forget it. Raises `TransitionError` if the state
         may not follow.
         """
         was_shown, was_accepted = is_shown(job), job.accepted
@@ -163,11 +154,6 @@ class JobTable:
             waited = max(0, now() - job.created_at) / 1000
             self._metrics.job_wait.labels(job.member, job.account).observe(waited)
 
-    async def write(self) -> None:
-        """Write the changes so far, before they are promised to a client. Raises
-        `StorageError`."""
-        await self._recorder.flush()
-
     async def confirm(self, job: LiveJob) -> None:
         """Store that a job is accepted, then tell its client; its row is there in any case."""
         with suppress(ValueRefusedError):
@@ -179,11 +165,10 @@ class JobTable:
         if self._term.lasts and job.answer is not None and not job.answer.done():
             job.answer.set_result(answer)
 
-    def show(self, job: LiveJob, **shown: Unpack[Shown]) -> None:
-        """Change what is shown of a live job and kept in memory alone (its `JobProgress`)."""
-        progress = replace(job.progress, **shown)
-        if progress != job.progress:
-            self.change(job, progress=progress)
+    def show(self, job: LiveJob, **shown: Unpack[JobChanges]) -> None:
+        """Change what is shown of a live job and kept in memory alone."""
+        if any(getattr(job, name) != value for name, value in shown.items()):
+            self.change(job, **shown)
             self._changed(job)
 
     def message(self, job: LiveJob, message: Message) -> None:

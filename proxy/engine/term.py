@@ -36,4 +36,4 @@ class Term:
         """Check that the term lasts, directly before what only one process may do. Raises
         `FencedError`."""
         if not self.lasts:
-            raise FencedError("the lease of this engine has run out")
+            raise FencedError("the lease of this process has run out")

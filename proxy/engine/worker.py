@@ -37,7 +37,7 @@ _PLAN_INTERVAL = 600.0
 
 
 class AccountWorker:
-    """Joins what works for one account."""
+    """The parts that work for one account."""
 
     def __init__(
         self,
@@ -120,12 +120,12 @@ class AccountWorker:
     # --- jobs ------------------------------------------------------------------------------
 
     def follow(self, job: LiveJob) -> None:
-        """Observe a job; its follower gets what happened already, and what happens."""
+        """Observe a job; its follower gets what has happened and what happens from now on."""
         self.router.catch_up(job)
         self.feed.follow(job.cloud_id, job.loaded.cloud_graph)
 
     def leave(self, cloud_id: str) -> None:
-        """Observe a job no longer."""
+        """Stop observing a job."""
         self.feed.leave(cloud_id)
         self.router.forget(cloud_id)
 

@@ -2,7 +2,8 @@
 
 The name of a file is its key, and its modification time is that of its last use, so that a restart
 needs no index. Contents of a previous run are hashed again when they are first used: a power cut
-may have left an incomplete one. The least recently used are removed first.
+may have left an incomplete one. Of the owner that has the most, the least recently used are removed
+first, so that nobody displaces what others use.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from contextlib import suppress
 from pathlib import Path
 
 import structlog
 from blake3 import blake3
-from msgspec import Struct
+from msgspec import Struct, field
 
 from proxy.runtime import clock
 
@@ -34,6 +35,9 @@ _KEY = re.compile("[0-9a-f]{64}")
 #: The number of files is limited to one for each `FILE_BYTES` of the cache's limit, or to
 #: `MIN_FILES`: each takes some hundred bytes of memory.
 FILE_BYTES, MIN_FILES = 128 * 1024, 1000
+
+#: Seconds without use after which a file goes before those of who has more.
+UNUSED = 86_400.0
 
 #: The share of the cache that a content may have for which nobody waits, and its least bytes.
 AHEAD_SHARE, MIN_AHEAD = 1 / 4, 1024 * 1024
@@ -100,9 +104,18 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 
 class _Entry(Struct):
+    """A file; one of a previous run belongs to nobody until somebody uses it."""
+
     size: int
     trusted: bool
+    owner: str = ""
     users: int = 0
+    used_at: float = field(default_factory=clock.monotonic)
+
+    @property
+    def counted(self) -> int:
+        """What it counts for, for its owner."""
+        return max(self.size, FILE_BYTES)
 
 
 class CacheLease:
@@ -149,7 +162,10 @@ class Cache:
         self.partials = folder / "partial"
         self._limit = limit
         self._max_files = max(limit // FILE_BYTES, MIN_FILES)
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._entries: dict[str, _Entry] = {}
+        #: The entries of each owner, the least recently used first, and what they count for.
+        self._owned: dict[str, OrderedDict[str, _Entry]] = {}
+        self._held: Counter[str] = Counter()
         self._mutex = threading.RLock()
         self.hits = self.misses = self.total = self.arriving = 0
 
@@ -205,11 +221,11 @@ class Cache:
         """Return whether there is a content with this hash, which may be damaged."""
         return hash_ in self._entries
 
-    def lease(self, hash_: str) -> CacheLease | None:
+    def lease(self, hash_: str, owner: str = "") -> CacheLease | None:
         """Return a lease of a content, `None` if it is missing or damaged. Hashes a file of a
         previous run; blocks."""
         with self._mutex:
-            entry = self._use(hash_)
+            entry = self._use(hash_, owner)
             if entry is None:
                 return None
             lease = CacheLease(self, hash_, entry)
@@ -228,15 +244,15 @@ class Cache:
         entry = self._entries.get(hash_)
         return entry is None or entry.trusted
 
-    def keep(self, partial: Path, hash_: str, *, admitted: int = 0) -> CacheLease:
+    def keep(self, partial: Path, hash_: str, *, admitted: int = 0, owner: str = "") -> CacheLease:
         """Move a complete file with this hash into the cache; the bytes of it that were admitted no
         longer count as those of a download. Raises `OSError`."""
         with self._mutex:
-            entry = self._use(hash_) if hash_ in self else None
+            entry = self._use(hash_, owner) if hash_ in self else None
             if entry is None or not entry.trusted:
                 size = partial.stat().st_size
                 partial.replace(self.path_of(hash_))
-                entry = _Entry(size, trusted=True)
+                entry = _Entry(size, trusted=True, owner=owner)
                 self._put(hash_, entry)
             else:
                 partial.unlink(missing_ok=True)
@@ -245,10 +261,10 @@ class Cache:
             self._evict()
         return lease
 
-    def conversion(self, key: str) -> bytes | None:
+    def conversion(self, key: str, owner: str = "") -> bytes | None:
         """Return the conversion with this key, `None` if it is missing or damaged."""
         with self._mutex:
-            entry = self._use(f"c:{key}")
+            entry = self._use(f"c:{key}", owner)
         if entry is None:
             return None
         with suppress(OSError):
@@ -259,7 +275,7 @@ class Cache:
         self._remove(f"c:{key}", entry)
         return None
 
-    def keep_conversion(self, key: str, partial: Path) -> bytes:
+    def keep_conversion(self, key: str, partial: Path, owner: str = "") -> bytes:
         """Return a conversion from a file, and store it, followed by its digest; a failure of that
         is only logged."""
         data = partial.read_bytes()
@@ -271,11 +287,11 @@ class Cache:
             _log.warning("conversion_store_failed", reason=str(error))
             return data
         with self._mutex:
-            self._put(f"c:{key}", _Entry(len(data) + _DIGEST, trusted=True))
+            self._put(f"c:{key}", _Entry(len(data) + _DIGEST, trusted=True, owner=owner))
             self._evict()
         return data
 
-    def _use(self, key: str) -> _Entry | None:
+    def _use(self, key: str, owner: str) -> _Entry | None:
         """Return an entry and mark it as used; `None` if there is none or its file was removed."""
         entry = self._entries.get(key)
         if entry is None:
@@ -286,7 +302,12 @@ class Cache:
         except OSError:
             self._forget(key)
             return None
-        self._entries.move_to_end(key)
+        if owner and not entry.owner:
+            self._disown(key, entry)
+            entry.owner = owner
+            self._own(key, entry)
+        entry.used_at = clock.monotonic()
+        self._owned[entry.owner].move_to_end(key)
         return entry
 
     def _leave(self, entry: _Entry) -> None:
@@ -295,14 +316,27 @@ class Cache:
             self._evict()
 
     def _put(self, key: str, entry: _Entry) -> None:
-        replaced = self._entries.pop(key, None)
+        self._forget(key)
         self._entries[key] = entry
-        self.total += entry.size - (0 if replaced is None else replaced.size)
+        self.total += entry.size
+        self._own(key, entry)
 
     def _forget(self, key: str) -> None:
         entry = self._entries.pop(key, None)
         if entry is not None:
             self.total -= entry.size
+            self._disown(key, entry)
+
+    def _own(self, key: str, entry: _Entry) -> None:
+        self._owned.setdefault(entry.owner, OrderedDict())[key] = entry
+        self._held[entry.owner] += entry.counted
+
+    def _disown(self, key: str, entry: _Entry) -> None:
+        owned = self._owned[entry.owner]
+        del owned[key]
+        self._held[entry.owner] -= entry.counted
+        if not owned:
+            del self._owned[entry.owner], self._held[entry.owner]
 
     def _remove(self, key: str, entry: _Entry) -> None:
         with self._mutex, suppress(OSError):
@@ -311,15 +345,39 @@ class Cache:
                 self.path_of(key).unlink(missing_ok=True)
 
     def _evict(self) -> None:
-        """Remove the least recently used files until the limits hold. What is in use counts as used
-        last, and stays."""
-        for _ in range(len(self._entries)):
-            if self.total + self.arriving <= self._limit and len(self._entries) <= self._max_files:
+        """Remove files until the limits hold."""
+        in_use: set[str] = set()
+        while self.total + self.arriving > self._limit or len(self._entries) > self._max_files:
+            owner = self._next_owner(in_use)
+            if owner is None:
                 return
-            key, entry = next(iter(self._entries.items()))
-            self._entries.move_to_end(key)
+            if not self._evict_oldest(owner):
+                in_use.add(owner)
+
+    def _next_owner(self, in_use: set[str]) -> str | None:
+        """Return the owner whose oldest file goes first, not one of those whose files are `in_use`:
+        nobody, who has the files of previous runs, then who has used one long ago, then who has
+        the most."""
+        owners = self._owned.keys() - in_use
+        if not owners or "" in owners:
+            return "" if owners else None
+        used_at = {owner: next(iter(self._owned[owner].values())).used_at for owner in owners}
+        oldest = min(sorted(owners), key=used_at.__getitem__)
+        if used_at[oldest] < clock.monotonic() - UNUSED:
+            return oldest
+        return max(sorted(owners), key=self._held.__getitem__)
+
+    def _evict_oldest(self, owner: str) -> bool:
+        """Remove the least recently used file of an owner; return whether there was one. What is in
+        use counts as used last, and stays."""
+        owned = self._owned[owner]
+        for _ in range(len(owned)):
+            key, entry = next(iter(owned.items()))
             if entry.users == 0:
                 self._remove(key, entry)
+                return True
+            owned.move_to_end(key)
+        return False
 
 
 def hash_file(path: Path | int) -> str:

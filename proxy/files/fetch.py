@@ -51,16 +51,17 @@ class Fetch:
     """A download of a content into the cache.
 
     `expected` is its BLAKE3 in hexadecimal if the cloud's name contains it, else `None`: then only
-    its size can be checked. `generation` counts how often the bytes were discarded; what was read
-    in a previous generation is invalid. `ahead` is whether nobody waits for the content. `latest`
-    are the bytes that arrived last. `changed` is set with more bytes, the size, or the end, and
-    then replaced: check the state before waiting.
+    its size can be checked. `owner` is the member for whom the cache keeps it. `generation` counts
+    how often the bytes were discarded; what was read in a previous generation is invalid. `ahead`
+    is whether nobody waits for the content. `latest` are the bytes that arrived last. `changed` is
+    set with more bytes, the size, or the end, and then replaced: check the state before waiting.
     """
 
     _open: Opener
     _cache: Cache
     expected: str | None
     ahead: bool = False
+    owner: str = ""
     generation: int = field(init=False, default=0)
     received: int = field(init=False, default=0)
     latest: bytes = field(init=False, default=b"", repr=False)
@@ -97,7 +98,9 @@ class Fetch:
             await self._fetch()
             self.size = self.received
             hash_ = self._hasher.hexdigest()
-            self.lease = self._cache.keep(self.path, hash_, admitted=self.received)
+            self.lease = self._cache.keep(
+                self.path, hash_, admitted=self.received, owner=self.owner
+            )
             self.path = self.lease.path
         except (CloudError, BlobError, ContentWrongError, OSError) as error:
             self.error = kept(error)

@@ -110,7 +110,7 @@ class Library:
         """Return the content in the cache, or a download that has begun. Raises `LocalError`."""
         hash_ = await self.contents.hash_of(record)
         if hash_ is not None and hash_ in self.cache:
-            lease = await self._lease(hash_)
+            lease = await self._lease(hash_, record.member)
             if lease is not None:
                 self.cache.hits += 1
                 return lease
@@ -126,7 +126,7 @@ class Library:
             fetch = self._running.get(key)
             if fetch is None or fetch.ended:
                 opener = partial(self._sources[account].download, cloud_name, cloud_type)
-                fetch = Fetch(opener, self.cache, hash_, ahead)
+                fetch = Fetch(opener, self.cache, hash_, ahead, record.member)
                 self._running[key] = fetch
                 self._downloads.spawn(self._download(fetch, record), f"fetch {cloud_name}")
             fetch.ahead = fetch.ahead and ahead
@@ -150,12 +150,12 @@ class Library:
     async def cached(self, record: FileRecord) -> CacheLease | None:
         """Return the content if it is in the cache, else `None`."""
         hash_ = await self.contents.hash_of(record)
-        return None if hash_ is None else await self._lease(hash_)
+        return None if hash_ is None else await self._lease(hash_, record.member)
 
-    async def _lease(self, hash_: str) -> CacheLease | None:
+    async def _lease(self, hash_: str, member: str) -> CacheLease | None:
         if self.cache.is_trusted(hash_):
-            return self.cache.lease(hash_)
-        return await asyncio.to_thread(self.cache.lease, hash_)
+            return self.cache.lease(hash_, member)
+        return await asyncio.to_thread(self.cache.lease, hash_, member)
 
     async def _origins(
         self, record: FileRecord, hash_: str | None

@@ -186,8 +186,7 @@ class OutputDirectory:
             try:
                 await self._files.write(lambda files: files.missing.add(missing))
                 break
-            except StorageError as error:
-                log.error("store_failed", error=str(error))
+            except StorageError:
                 await asyncio.sleep(_STORAGE_RETRY.whole(failures))
         self._missing_added.set()
 

@@ -280,9 +280,9 @@ class Files:
     async def _convert(self, record: FileRecord, wanted: Conversion) -> bytes:
         lease = await self.library.whole(record)
         key = blake3(f"{lease.path.name} {wanted.key}".encode()).hexdigest()
-        kept = await asyncio.to_thread(self.cache.conversion, key)
+        kept = await asyncio.to_thread(self.cache.conversion, key, record.member)
         if kept is not None:
             return kept
         async with self.uploads.partial() as target:
             await self.picture_workers.convert(record.member, lease.path, target, wanted)
-            return await asyncio.to_thread(self.cache.keep_conversion, key, target)
+            return await asyncio.to_thread(self.cache.keep_conversion, key, target, record.member)

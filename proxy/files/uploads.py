@@ -154,7 +154,7 @@ class Uploads:
                 retry_after=5.0,
             ) from error
         try:
-            self._library.cache.keep(received.path, received.hash)
+            self._library.cache.keep(received.path, received.hash, owner=member)
         except OSError as error:
             _log.warning("upload_cache_failed", reason=str(error))
         return sent

@@ -1,1 +1,1 @@
-"""The api's half of jobs: submission, live jobs, the history, and the sockets that get messages."""
+"""Jobs as clients know them: submission, live jobs, the history, and sockets with messages."""

@@ -1,4 +1,4 @@
-"""Tells of a budget once in each day or month that much or all of it is spent."""
+"""Notices that much or all of a budget is spent, once in each day or month."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from proxy.costs.job_cost import JobRun
-from proxy.jobs.models import ENDS, Job, JobContent, JobEnd, JobRequest, JobState, Wish
+from proxy.jobs.models import ENDS, AnyJob, Job, JobContent, JobEnd, JobRequest, JobState, Wish
 from proxy.runtime.clock import now
 from proxy.storage.costs import CostRow
 from proxy.storage.job_tables import HistoryEntry, StoredJob
@@ -30,8 +30,13 @@ from proxy.translate.workflow_metadata import workflow_id_of
 
 
 def job_of_request(
-    member: str, request: JobRequest, found: Validation | None = None, *, prompt_id: str
-) -> Job:
+    kind: type[AnyJob],
+    member: str,
+    request: JobRequest,
+    found: Validation | None = None,
+    *,
+    prompt_id: str,
+) -> AnyJob:
     """Return a job for a request that has just arrived, without what was `found` to be wrong; the
     storage numbers it, unless the client has."""
     created = now()
@@ -45,7 +50,7 @@ def job_of_request(
         part = content.credentials if key in CREDENTIAL_KEYS else content.extra_data
         part[key] = value
     content.extra_data["create_time"] = created
-    return Job(
+    return kind(
         prompt_id=prompt_id,
         member=member,
         number=0 if request.number is None else request.number,
@@ -107,11 +112,11 @@ def content_of(payload: Payload) -> JobContent:
     )
 
 
-def job_of(stored: StoredJob, content: JobContent | None) -> Job:
+def job_of(kind: type[AnyJob], stored: StoredJob, content: JobContent | None) -> AnyJob:
     """Return the job of a row. Raises `ValueError` if its state is unknown."""
     fields = {name: getattr(stored, name) for name in _COLUMNS if name not in _WISHES}
     wish = Wish.of(cancel_requested=stored.cancel_requested, interrupted=stored.interrupted)
-    return Job(content=content, wish=wish, **{**fields, "state": JobState(stored.state)})
+    return kind(content=content, wish=wish, **{**fields, "state": JobState(stored.state)})
 
 
 def used(job: Job, **counts: int) -> UsageRow:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol, TypeAlias, TypedDict
+from typing import Any, Protocol, TypeAlias, TypedDict, TypeVar
 
 from msgspec import Struct
 
-from proxy.jobs.models import AccountView, Job, JobProgress
+from proxy.jobs.models import AccountView, Job
 from proxy.storage.database import StorageError
 from proxy.storage.job_tables import JobKey
 from proxy.translate.errors import LocalError
 
 #: What a submission comes to: the nodes that the cloud found wrong, or why the job is refused.
 Submitted: TypeAlias = Mapping[str, Any] | LocalError
+
+_TakenJob = TypeVar("_TakenJob", bound=Job, contravariant=True)
 
 
 class NodeRun(TypedDict):
@@ -38,10 +40,20 @@ class RunFound(TypedDict):
 
 
 class JobSeen(Struct, frozen=True):
-    """A live job as admins see it."""
+    """A live job as admins see it.
+
+    A waiting one has `before` it this many jobs of anyone, and a `reason`; a running one has done a
+    `share` from 0 to 1, will run for `remaining` ms, as earlier runs of the same graph say, and
+    `node` is the one that runs.
+    """
 
     job: Job
-    progress: JobProgress = JobProgress()
+    reason: str | None = None
+    before: int = 0
+    share: float | None = None
+    remaining: int | None = None
+    node: str | None = None
+    node_type: str | None = None
 
 
 class OverviewAnswered(Struct, frozen=True):
@@ -70,10 +82,10 @@ class RunAnswered(Struct, frozen=True):
     image_type: str = ""
 
 
-class RunningEngine(Protocol):
+class RunningEngine(Protocol[_TakenJob]):
     """The engine that runs the jobs."""
 
-    def submit(self, job: Job) -> asyncio.Future[Submitted]:
+    def submit(self, job: _TakenJob) -> asyncio.Future[Submitted]:
         """Take in a checked job, which is in the storage; the result is what its client is told."""
 
     def release(self, key: JobKey, *, watched: bool) -> None:

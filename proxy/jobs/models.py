@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 
@@ -118,31 +118,6 @@ class JobContent:
         return None if self.rewriting is None else self.rewriting.failure
 
 
-class JobProgress(msgspec.Struct, frozen=True):
-    """What is shown of a live job and not stored.
-
-    `reason` is why the job does not continue: `turn`, `slot`, `client` (another job of its client
-    has a slot), `model` (the accounts that have its models are busy), `limit`, `budget` and
-    `ceiling` (the member's own; `ceiling` is what its jobs under way may cost at most), `disabled`
-    (the member), `restored` (an admin must release it), `no_account`, `unanswered` (it is looked
-    for on its account, since the answer to its submission is no use), or what the account suffers
-    (`no_credits`, `dead_key`, `queue_limit`, `rate_limited`, `unreachable`); `message` is a
-    sentence about it.
-    `finishing` says that the client has all outputs. Admins see more: a waiting job has `before` it
-    this many jobs of anyone; a running one has done a `share` from 0 to 1, will run for `remaining`
-    ms, as earlier runs of the same graph say, and `node` is the one that runs.
-    """
-
-    reason: str | None = None
-    message: str | None = None
-    finishing: bool = False
-    before: int | None = None
-    share: float | None = None
-    remaining: int | None = None
-    node: str | None = None
-    node_type: str | None = None
-
-
 class NotLoadedError(Exception):
     """Raised when the content of a job is used while it is in the storage alone."""
 
@@ -169,8 +144,15 @@ class Wish(StrEnum):
 class Job:
     """A job that has not ended. Times are ms since 1970.
 
-    Its fields are those of its row (`StoredJob`), which says what they mean, the `content`,
-    what the client sent, `None` while the job waits, and its `progress`.
+    Its fields are those of its row (`StoredJob`), which says what they mean, the `content`, what
+    the client sent, `None` while the job waits, and three that are not stored. `reason` is why the
+    job does not continue: `turn`, `slot`, `client` (another job of its client has a slot), `model`
+    (the accounts that have its models are busy), `limit`, `budget` and `ceiling` (the member's own;
+    `ceiling` is what its jobs under way may cost at most), `disabled` (the member), `restored` (an
+    admin must release it), `no_account`, `unanswered` (it is looked for on its account, since the
+    answer to its submission is no use), or what the account suffers (`no_credits`, `dead_key`,
+    `queue_limit`, `rate_limited`, `unreachable`); `message` is a sentence about it. `finishing`
+    says that the client has all outputs.
 
     Three fields are no states, for they hold in several: `accepted` is the promise to the client
     (a job without it is refused, one with it waits or fails), `watched` says that a socket of its
@@ -203,7 +185,9 @@ class Job:
     shape: str = ""
     partner_nodes: int = 0
     ceiling: int = 0
-    progress: JobProgress = field(default_factory=JobProgress)
+    reason: str | None = None
+    message: str | None = None
+    finishing: bool = False
 
     @property
     def log_fields(self) -> dict[str, str]:
@@ -251,6 +235,10 @@ class Job:
     def wants_previews(self) -> bool:
         """Whether the client did not turn them off, as the web interface can for each job."""
         return self.loaded.extra_data.get("preview_method") != "none"
+
+
+#: The class of live jobs, which has more fields in the engine.
+AnyJob = TypeVar("AnyJob", bound=Job)
 
 
 def is_shown(job: Job) -> bool:
@@ -321,8 +309,8 @@ class AccountView(msgspec.Struct, frozen=True):
 
     `reason` is why it takes no jobs until `until` (ms), `events` whether its socket is open,
     `refused` the status with which the cloud has refused the socket. `plan` is what the account
-    tells of itself. Until it is `known` how the account does, nothing may only mean that this
-    engine has not tried.
+    tells of itself. Until it is `known` how the account does, nothing may only mean that no
+    job has tried it.
     """
 
     name: str

@@ -43,7 +43,7 @@ class JobService:
     `feed` knows who listens, what lives and what has ended.
     """
 
-    def __init__(self, submissions: SubmissionService) -> None:
+    def __init__(self, submissions: SubmissionService[Any]) -> None:
         self.submissions = submissions
         self.feed = submissions.feed
         self.subscribers = self.feed.subscribers
@@ -107,7 +107,7 @@ class JobService:
                 return body
             job = self._live.of(member).jobs.get(prompt_id)
             if not changed.done():
-                if job is None or not job.progress.finishing:
+                if job is None or not job.finishing:
                     return body
                 await asyncio.wait([changed], timeout=HISTORY_TIMEOUT)
         return await self.history.entry_json(member, prompt_id)
@@ -115,7 +115,7 @@ class JobService:
     async def job(self, member: str, prompt_id: str) -> JobRecord | None:
         """Return a job, or `None`. Raises `StorageError`.
 
-        One that waits because no account takes it has `queue_reason` (see `JobProgress`) and,
+        One that waits because no account takes it has `queue_reason` (see `Job`) and,
         where the cloud gave a message, `queue_message`.
         """
         entry = await self.history.entry(member, prompt_id)
@@ -130,10 +130,10 @@ class JobService:
             return None
         running, _ = divided({**self._live.of(member).jobs, prompt_id: job}.values())
         listed = of_queue(job, running=job in running)
-        if job.progress.reason is not None:
-            listed["queue_reason"] = job.progress.reason
-            if job.progress.message is not None:
-                listed["queue_message"] = job.progress.message
+        if job.reason is not None:
+            listed["queue_reason"] = job.reason
+            if job.message is not None:
+                listed["queue_message"] = job.message
         return JobRecord(sent.graph, sent.extra_data, listed)
 
     # --- what admins see -------------------------------------------------------------------
@@ -219,7 +219,7 @@ class JobService:
     async def cancel(self, member: str, prompt_id: str) -> bool:
         """Cancel a waiting or running job; false if there is none to cancel."""
         job = self._live.unless_cancelled(JobKey(member, prompt_id))
-        running = self._live.of(member).running()
+        running, _ = divided(self._live.of(member).jobs.values())
         return job is not None and await self._cancel([job.key], interrupt=job in running)
 
     async def cancelled_of(self, member: str, prompt_ids: Iterable[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""From a client's request to a job that the engine has accepted.
+"""Takes jobs in: from a client's request to a job that the engine has accepted.
 
 A submission is checked, and in the storage before the engine learns of it.
 """
@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic
 
 import structlog
 from msgspec import Struct
@@ -21,7 +21,7 @@ from proxy.jobs.conversion import job_of_request, payload_of, stored_of, used
 from proxy.jobs.engine_calls import RunningEngine
 from proxy.jobs.estimates import OverBudgetError
 from proxy.jobs.live_feed import LiveFeed
-from proxy.jobs.models import Job, JobRequest
+from proxy.jobs.models import AnyJob, Job, JobRequest
 from proxy.jobs.submission_limits import SubmissionLimits, payloads_full
 from proxy.runtime import randomness
 from proxy.sharing.owners import member_owner
@@ -54,16 +54,17 @@ class Trial(Struct, frozen=True):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class SubmissionService:
+class SubmissionService(Generic[AnyJob]):
     """The entrance for the jobs of all members.
 
     The `limits` are asked before anything else whether a member may submit now, the `checks`
     whether the graph can run. A submission that the engine has not started after `timeout`
     seconds is withdrawn. `clients` knows who listens, the `feed` tells them of the queue. Jobs are
-    stored under the `fence` of the term.
+    a `record` of the engine's, and stored under the `fence` of the term.
     """
 
-    engine: RunningEngine
+    engine: RunningEngine[AnyJob]
+    record: type[AnyJob]
     repository: JobRepository
     feed: LiveFeed
     clients: Clients
@@ -101,7 +102,7 @@ class SubmissionService:
         found = await self.checks.check(member, request)
         if prompt_id in live.jobs:  # maybe one that has ended and is about to leave the engine
             raise _in_the_queue(prompt_id)
-        job = job_of_request(member, request, found, prompt_id=prompt_id)
+        job = job_of_request(self.record, member, request, found, prompt_id=prompt_id)
         job.one_at_a_time = self.clients.one_at_a_time(
             self.limits.member(member), request.client_id
         )
@@ -135,7 +136,8 @@ class SubmissionService:
         try:
             await self.limits.check(member)
             found = await self.checks.check(member, request)
-            job = job_of_request(member, request, found, prompt_id=str(randomness.uuid4()))
+            prompt_id = str(randomness.uuid4())
+            job = job_of_request(Job, member, request, found, prompt_id=prompt_id)
             reservation = await self.limits.reservation(job)
         except LocalError as error:
             return Trial(error, error.node_errors)
@@ -181,7 +183,7 @@ class SubmissionService:
                 await self.feed.history.forget(row.member, oldest)
         raise payloads_full()
 
-    async def _answer(self, job: Job) -> dict[str, Any]:
+    async def _answer(self, job: AnyJob) -> dict[str, Any]:
         """Return what the cloud found wrong with single nodes of a job, once the engine has
         accepted it. Raises `LocalError`."""
         try:

@@ -90,10 +90,6 @@ class MemberJobs:
             self._held.release()
         self.body, self._held = body, held
 
-    def running(self) -> list[Job]:
-        """Return the jobs that count as running (see `divided`)."""
-        return divided(self.jobs.values())[0]
-
 
 class LiveJobs:
     """The live jobs of all members, which the engine's table keeps. Their payloads are read from

@@ -38,7 +38,7 @@ log = structlog.get_logger(__name__)
 
 #: Seconds for which a request waits for a leader, and for a connection to it.
 LEADER_TIMEOUT, CONNECT_TIMEOUT = 15.0, 2.0
-#: Seconds before a leader is asked again that could not be reached.
+#: Seconds before another attempt to reach a leader.
 _AGAIN = 0.05
 #: The status by which a process says that it does not lead, and has not read the request.
 NOT_LEADING = 421
@@ -61,11 +61,11 @@ T = TypeVar("T", covariant=True)
 
 
 class NotSentError(Exception):
-    """Raised for a request of which the leader has read nothing."""
+    """Raised when the leader has read nothing of a request."""
 
 
 class LeaderLostError(Exception):
-    """Raised for a request that a leader may have carried out before it ended."""
+    """Raised when a leader may have carried out a request before it ended."""
 
 
 class Send(Protocol[T]):

@@ -1,4 +1,4 @@
-"""Which of several processes answers, and for how long.
+"""Decides which of several processes leads, and for how long.
 
 The leader has a lease, whose row in the database says where it is reached. A term begins with the
 lease. It is over when its own clock says that the lease may have run out, when a write was refused
@@ -60,8 +60,8 @@ class Leadership:
     # --- who leads -------------------------------------------------------------------------
 
     async def known(self, seconds: float, *, after: int = 0) -> Lease | None:
-        """Return the lease of the leader, of an epoch `after` another one; wait for it up to so
-        many seconds, and return `None` if there is none by then, or if the database cannot tell."""
+        """Wait up to so many seconds for a leader whose epoch is later than `after`, and return its
+        lease, or `None`; at once if the database cannot tell."""
         ends = clock.monotonic() + seconds
         # One without an address is reserved for who is to lead.
         while self.leader is None or not self.leader.address or self.leader.epoch <= after:
@@ -70,7 +70,7 @@ class Leadership:
         return self.leader
 
     async def superseded(self, epoch: int) -> None:
-        """Wait until a later one than the leader of an epoch leads."""
+        """Wait for a leader of a later epoch."""
         while self.leader is None or self.leader.epoch <= epoch:
             await self._changed.wait()
 
@@ -143,8 +143,8 @@ class Leadership:
 
     @asynccontextmanager
     async def leading(self, term: Term) -> AsyncIterator[None]:
-        """Hold the lease in the block, which is to end when the term is `over`; then leave the
-        lease to others at once."""
+        """Hold the lease in the block, which must end when the term is `over`; then release it at
+        once."""
         self.term = term
         self._note(term.lease)
         beside = []
@@ -163,7 +163,7 @@ class Leadership:
                 log.warning("leadership_lost", epoch=term.lease.epoch)
 
     async def _leave(self, term: Term) -> None:
-        """Leave the lease to the successor, or to anyone; if the storage refuses, once it runs
+        """Release the lease for the successor or for anyone. If the storage refuses, it runs
         out."""
         if self.handover is not None and term.successor is not None:
             await self.handover.give(term.lease, term.successor)

@@ -1,4 +1,4 @@
-"""What a process answers that may lead or not: by itself, as the leader, or by passing on."""
+"""Answers of a process among others: by itself, as the leader, or by passing on."""
 
 from __future__ import annotations
 

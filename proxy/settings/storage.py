@@ -93,7 +93,7 @@ class FileSettings(SettingsTable):
     cache_mb: Mebibytes = setting(
         2048,
         "The size of the disk cache of files in MiB. The least recently used files are removed "
-        "first.",
+        "first, those of the member that has the most.",
         ge=0,
     )
     output_directory: HomePath | None = setting(

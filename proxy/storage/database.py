@@ -12,18 +12,22 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
+import structlog
 from msgspec import Struct
 from sqlalchemy import Connection, Executable, Row
 
+from proxy.logging import FailureLines
 from proxy.runtime import clock
 from proxy.runtime.backoff import Backoff
 from proxy.runtime.supervisor import OutsideError
 from proxy.runtime.waits import finish
 from proxy.sharing.pool import Pool
+
+log = structlog.stdlib.get_logger(__name__)
 
 T = TypeVar("T")
 State = TypeVar("State")
@@ -95,6 +99,7 @@ class Database(ABC):
         self.problem: str | None = None
         #: The units that wait, but for those of the engine, which its jobs limit.
         self.waiting = Pool(MAX_WAITING, MIN_WAITING)
+        self._lines = FailureLines()
 
     @property
     def busy(self) -> bool:
@@ -151,6 +156,21 @@ class Database(ABC):
                     await asyncio.sleep(_BUSY_DELAYS.after(tries))
 
         await finish(slices())
+
+    async def _reported(self, use: str, unit: Awaitable[T]) -> T:
+        """Return what a unit returns, and write to the log when units begin to fail and succeed
+        again. What is refused for a value, the lease or too much work is no failure."""
+        try:
+            value = await unit
+        except (ValueRefusedError, FencedError, BusyError):
+            raise
+        except StorageError as error:
+            if (more := self._lines.due(f"database_{use}")) is not None:
+                log.error("database_failed", use=use, error=str(error), **more)
+            raise
+        if self._lines:
+            self._lines.ended(f"database_{use}")
+        return value
 
     async def watch(self) -> None:
         """Keep `problem` true, until cancelled."""

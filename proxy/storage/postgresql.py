@@ -127,7 +127,7 @@ class PostgresqlDatabase(Database):
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Run a unit that only reads, on one snapshot. Raises `StorageError`."""
         self._refuse()
-        return await self._unit(work, self._begin_read, self._timeout)
+        return await self._reported("read", self._unit(work, self._begin_read, self._timeout))
 
     async def write(
         self, work: Callable[[Connection], T], *, long: bool = False, urgent: bool = False
@@ -143,7 +143,7 @@ class PostgresqlDatabase(Database):
         task = asyncio.create_task(writing, name="write to the database")
         self._writing.add(task)
         task.add_done_callback(self._written)
-        return await asyncio.shield(task)
+        return await self._reported("write", asyncio.shield(task))
 
     async def watch(self) -> None:
         """Look all the time whether the server answers, and say in `problem` why not."""

@@ -71,7 +71,7 @@ class SqliteDatabase(Database):
         """Run a unit that only reads, on one snapshot. Raises `StorageError`."""
         if self._closed:
             raise self._refusal()
-        return await self._reads.run(work)
+        return await self._reported("read", self._reads.run(work))
 
     async def write(
         self, work: Callable[[Connection], T], *, long: bool = False, urgent: bool = False
@@ -79,7 +79,7 @@ class SqliteDatabase(Database):
         """Run a unit that writes; it is on disk when this returns. Raises `StorageError`."""
         if self._closed:
             raise self._refusal()
-        return await self._writes.run(work)
+        return await self._reported("write", self._writes.run(work))
 
     async def close(self) -> None:
         """Finish the units that were asked for, and close."""

@@ -24,7 +24,7 @@ KEPT = 200
 
 
 class Claimed(Struct, frozen=True):
-    """A delivery that this engine may attempt now, with what is needed of its endpoint."""
+    """A delivery that the leader may attempt now, with what is needed of its endpoint."""
 
     webhook: str
     message: str

@@ -117,7 +117,7 @@ def invalid_outputs(node_errors: Mapping[str, Any]) -> LocalError:
 
 
 def unconfirmed_refusal(refusal: LocalError) -> LocalError:
-    """Return the refusal of a job that is still stored: another engine may find and run it."""
+    """Return the refusal of a job that is still stored: the next leader may find and run it."""
     message = (
         f"{refusal.message} The proxy cannot delete the job from its database now, so the job may "
         "run later. Check the queue before you submit it again."

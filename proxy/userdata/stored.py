@@ -78,6 +78,8 @@ class StoredUserData:
         self._turns = turns or thread_turns()
         #: Members whose settings change, each once at a time.
         self._changing = Turns(1)
+        #: Members whose settings are read, so that few of them are in memory.
+        self._reading = Turns(1)
 
     async def read(self, member: str, name: str) -> tuple[bytes, UserDataEntry | None]:
         """Return a file's content and its entry. Raises `IsFolderError`."""
@@ -216,13 +218,14 @@ class StoredUserData:
     ) -> bytes:
         """Return all settings, or the value of one, `null` without it, as JSON. `reserve` is called
         with the bytes of all before they are read."""
-        data = await self._settings(member, reserve)
 
-        def encode() -> bytes:
+        def encode(data: bytes | None) -> bytes:
             settings = _settings_of(data)
             return codec.dump_bytes(settings if name is None else settings.get(name))
 
-        return await self._made(member, len(data or b""), encode)
+        async with self._reading.hold(member):
+            data = await self._settings(member, reserve)
+            return await self._made(member, len(data or b""), partial(encode, data))
 
     async def change_settings(
         self, member: str, changes: Mapping[str, Any], *, max_bytes: int | None = None

@@ -1,6 +1,6 @@
 """Tells webhooks that an account takes no jobs, and that it takes jobs again.
 
-What was sent is in the storage, so that another engine, or another start, does not tell it again.
+What was sent is in the storage, so that the next leader, or the next start, does not send it again.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def changes(sent: Mapping[str, str], troubles: Mapping[str, str]) -> Iterable[tu
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class AccountWatch:
-    """Watches the accounts of an engine, which `views` returns as they are now."""
+    """Watches the accounts, which `views` returns as they are now."""
 
     repository: WebhookRepository
     outbox: Outbox
@@ -71,7 +71,7 @@ class AccountWatch:
                     sent = troubles if is_told else None
                     self.outbox.news.set()
             except FencedError:
-                await asyncio.Event().wait()  # another engine watches; this one is stopped
+                await asyncio.Event().wait()  # another process leads; this one stops
             except StorageError as error:
                 log.warning("webhooks_save_failed", error=str(error))
 

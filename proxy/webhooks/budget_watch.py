@@ -40,7 +40,7 @@ class BudgetWatch:
                     await self.repository.tell(notices, budget_message, fence=self.fence)
                     self.outbox.news.set()
             except FencedError:
-                await asyncio.Event().wait()  # another engine tells; this one is stopped
+                await asyncio.Event().wait()  # another process leads; this one stops
             except StorageError as error:
                 log.warning("webhooks_save_failed", error=str(error))
                 await asyncio.sleep(_AGAIN)

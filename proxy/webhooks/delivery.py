@@ -97,7 +97,7 @@ class WebhookDelivery:
                     wait = await self._begin(tasks)
                     lines.ended("webhooks_read_failed")
                 except FencedError:
-                    await asyncio.Event().wait()  # another engine delivers; this one is stopped
+                    await asyncio.Event().wait()  # another process leads; this one stops
                 except StorageError as error:
                     if (more := lines.due("webhooks_read_failed")) is not None:
                         log.warning("webhooks_read_failed", error=str(error), **more)

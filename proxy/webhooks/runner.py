@@ -1,4 +1,4 @@
-"""What an engine does for webhooks."""
+"""What the engine does for webhooks."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from proxy.webhooks.outbox import Outbox
 
 @dataclass(frozen=True, kw_only=True)
 class WebhookRunner:
-    """What engines need to tell webhooks what happens; `deliver` returns the delivery of a lease,
-    by its fence."""
+    """What the engine needs to tell webhooks what happens; `deliver` returns the delivery of a
+    lease, by its fence."""
 
     repository: WebhookRepository
     budgets: BudgetNoticeRepository

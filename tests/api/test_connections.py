@@ -16,6 +16,7 @@ from wire import HEAD, POST, rest
 
 from proxy.edge import connections, counted_connections, limited_connection
 from proxy.edge.listener import RESERVED_FILES, room_for
+from proxy.logging import SummedLines
 from proxy.members.directory import Directory
 
 # --- slow clients ------------------------------------------------------------------------------
@@ -47,6 +48,20 @@ async def test_a_body_that_stops_is_408(running: Any) -> None:
         answer = await rest(reader)
         assert answer.startswith(b"HTTP/1.1 408 ")
         assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["type"] == "request_timeout"
+
+
+async def test_forms_of_strangers_that_stop_share_a_line(
+    running: Any, members: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SummedLines, "interval", 60.0)
+    form = b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 9\r\n\r\ntoken="
+    head = HEAD.replace(b"GET /queue", b"POST /proxy/sign-in")
+    async with running(body_timeout=0.1, members=members) as server:
+        with capture_logs() as logs:
+            readers = [(await server.connect(head + form))[0] for _ in range(5)]
+            for reader in readers:
+                assert (await rest(reader)).startswith(b"HTTP/1.1 408 ")
+    assert [log["event"] for log in logs].count("body_timed_out") == 1
 
 
 async def test_a_body_that_trickles_is_408(running: Any) -> None:

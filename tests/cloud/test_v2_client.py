@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from deployments import framed, stepped
+from structlog.testing import capture_logs
 from waiting import until
 
 from proxy.cloud.errors import (
@@ -124,6 +125,25 @@ async def test_a_dropped_stream_is_opened_again(
     await until(lambda: any(snapshot.ended for snapshot in heard.snapshots))
     await feed.close()
     assert deployment.calls["GET /api/v2/jobs/{id}/events"] >= 2
+
+
+async def test_streams_that_are_lost_at_once_share_a_line(
+    client: DeploymentClient, deployment: SimulatedDeployment
+) -> None:
+    deployment.switches.pace = 0.2
+    feed = client.events(Heard().observer, Timeouts())
+    await feed.start()
+    for number in range(3):
+        submission = await client.submit(Prompt(stepped(40), {}, mark=f"m{number}"))
+        feed.follow(submission.cloud_id, stepped(40))
+    await until(lambda: deployment.calls["GET /api/v2/jobs/{id}/events"] == 3)
+    await client.job(submission.cloud_id)
+    with capture_logs() as logs:
+        deployment.drop_streams()
+        await until(lambda: any(log["event"] == "failure_ended" for log in logs))
+    await feed.close()
+    assert [log["event"] for log in logs] == ["stream_lost", "failure_ended"]
+    assert logs[1]["count"] == 3
 
 
 @pytest.mark.parametrize("switch", ["streaming", "streams"])

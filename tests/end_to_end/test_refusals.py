@@ -136,7 +136,7 @@ async def test_a_job_that_cannot_go_says_why_and_then_fails(
             assert says in job["queue_message"]
             seen = proxy.services[JOBS].overview()
             (view,) = (view for view in seen.jobs if view.job.prompt_id == waiting)
-            assert view.progress.reason == reason
+            assert view.reason == reason
             error = await listener.until("execution_error", prompt_id=waiting)
             assert says in error["exception_message"]
         entry = await client.history(waiting)

@@ -109,14 +109,14 @@ class Rig:
     engine: Engine
     count: int = 0
 
-    def job(self, graph: dict[str, Any], **fields: Any) -> Job:
+    def job(self, graph: dict[str, Any], **fields: Any) -> LiveJob:
         self.count += 1
-        job = job_of_request("local", JobRequest(graph), prompt_id=f"job-{self.count}")
+        job = job_of_request(LiveJob, "local", JobRequest(graph), prompt_id=f"job-{self.count}")
         for name, value in fields.items():
             setattr(job, name, value)
         return job
 
-    async def store(self, job: Job) -> Job:
+    async def store(self, job: LiveJob) -> LiveJob:
         stored = await self.repository.insert(stored_of(job), payload_of(job.loaded))
         job.order, job.number = stored.order, job.number or self.count
         return job
@@ -130,7 +130,7 @@ class Rig:
         answer = Answer(error=answered) if refused else Answer(answered)
         live = self.engine.table.get(job.key)
         self.engine.release(job.key, watched=True)
-        return live or LiveJob.of(job), answer
+        return live or job, answer
 
     async def cancel(self, *jobs: Job, interrupt: bool = False) -> bool:
         async with asyncio.timeout(30.0):

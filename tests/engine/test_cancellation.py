@@ -82,7 +82,7 @@ async def test_a_cancellation_that_cannot_be_written_is_not_promised(
     async with running_engine(simulator, tmp_path) as rig:
         sent = await being_sent(rig, simulator, opened)
         with monkeypatch.context() as patch:
-            patch.setattr(rig.engine.table, "write", refused)
+            patch.setattr(rig.engine.recorder, "flush", refused)
             with pytest.raises(StorageError, match="disk full"):
                 await rig.cancel(sent, interrupt=interrupt)
         on_cloud = list(simulator.jobs.values())[1]

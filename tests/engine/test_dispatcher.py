@@ -18,6 +18,7 @@ from waiting import until
 
 from proxy.engine import accounts as account_health
 from proxy.engine.dispatcher import Dispatcher
+from proxy.engine.live_job import LiveJob
 from proxy.engine.policy import Policy
 from proxy.jobs.conversion import job_of_request
 from proxy.jobs.models import Job, JobRequest, JobState
@@ -84,7 +85,9 @@ async def test_all_jobs_go_once_the_first_has_shown_that_the_account_is_well_aga
 ) -> None:
     monkeypatch.setitem(account_health.RESTS, "unreachable", Backoff(0.1, 0.1))
     simulator.switches.refuse_prompt = "UNAVAILABLE"
-    waiting = [job_of_request("local", JobRequest(gated.GRAPH), prompt_id=name) for name in "ab"]
+    waiting = [
+        job_of_request(LiveJob, "local", JobRequest(gated.GRAPH), prompt_id=name) for name in "ab"
+    ]
     for left in waiting:
         left.state, left.accepted = JobState.QUEUED, True
     async with running_engine(simulator, tmp_path, *waiting, slots=2, submit_timeout=0.0):

@@ -179,7 +179,7 @@ async def test_members_take_turns_and_see_what_is_before_them(
         assert jobs.queue_remaining("nobody") == 0
         views = jobs.overview().jobs
         assert [shown_state(view.job) for view in views[:2]] == ["running", "waiting"]
-        why = {view.job.prompt_id: view.progress.reason for view in views}
+        why = {view.job.prompt_id: view.reason for view in views}
         assert why[never] == "limit"
         assert why[bens[0]] == "slot"
         opened.set()

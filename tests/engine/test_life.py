@@ -14,6 +14,7 @@ from waiting import until
 
 from proxy.cloud.client import CloudClient
 from proxy.cloud.upstream import Capabilities
+from proxy.engine.live_job import LiveJob
 from proxy.jobs.conversion import job_of_request
 from proxy.jobs.models import JobRequest, JobState
 from proxy.simulator import HttpFault, Simulator
@@ -65,7 +66,7 @@ async def test_a_new_job_that_is_not_found_is_sent_again_where_it_is_taken_once(
     simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(CloudClient, "capabilities", Capabilities(idempotent=True))
-    lost = job_of_request("local", JobRequest(graphs.plain()), prompt_id="lost")
+    lost = job_of_request(LiveJob, "local", JobRequest(graphs.plain()), prompt_id="lost")
     lost.state, lost.account, lost.accepted = JobState.SUBMITTING, "default", False
     async with running_engine(simulator, tmp_path, lost) as rig:
         await until(lambda: len(simulator.jobs) == 1)

@@ -9,8 +9,7 @@ from jobs.samples import job
 
 from proxy.catalog.owners import Needs
 from proxy.engine.live_job import JobChanges, LiveJob
-from proxy.jobs.conversion import job_of, stored_of
-from proxy.jobs.models import Job, JobState, Wish
+from proxy.jobs.models import Wish
 
 
 def test_a_change_sets_the_fields_that_it_names_and_no_other() -> None:
@@ -24,11 +23,3 @@ def test_a_change_sets_the_fields_that_it_names_and_no_other() -> None:
 def test_every_change_names_a_field_of_a_live_job() -> None:
     names = {of_job.name for of_job in fields(LiveJob)}
     assert set(JobChanges.__annotations__) <= names
-
-
-def test_the_record_of_a_new_job_has_all_that_is_known_of_it() -> None:
-    new = job_of(stored_of(job(state=JobState.SUBMITTED, cloud_id="c", interrupted=True)), None)
-    record = LiveJob.of(new)
-    for of_job in fields(Job):
-        assert getattr(record, of_job.name) == getattr(new, of_job.name)
-    assert record.wish is Wish.INTERRUPT

@@ -7,8 +7,8 @@ from engine.worlds import World
 from jobs.samples import job
 
 from proxy.engine import overview
-from proxy.jobs.engine_calls import RunAnswered
-from proxy.jobs.models import JobProgress, JobState
+from proxy.jobs.engine_calls import JobSeen, RunAnswered
+from proxy.jobs.models import JobState
 from proxy.storage.job_tables import JobKey
 from proxy.translate.events import Preview
 
@@ -39,10 +39,9 @@ def test_admins_see_what_runs_first_and_then_what_waits_in_its_turn(world: World
     world.follow(job("runs", state=JobState.RUNNING, accepted=True, started_at=5))
     seen = world.overview.jobs(None).jobs
     assert [view.job.prompt_id for view in seen] == ["runs", "sent", "a", "b"]
-    runs = JobProgress(share=0.5, remaining=1234, node="1", node_type="KSampler")
-    assert seen[0].progress == runs
-    assert seen[2].progress == JobProgress("slot", before=0)
-    assert seen[3].progress == JobProgress("turn", before=1)
+    runs = seen[0].job
+    assert seen[0] == JobSeen(runs, share=0.5, remaining=1234, node="1", node_type="KSampler")
+    assert [(view.reason, view.before) for view in seen[2:]] == [("slot", 0), ("turn", 1)]
     assert [view.job.prompt_id for view in world.overview.jobs("ben").jobs] == ["b"]
 
 

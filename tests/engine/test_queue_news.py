@@ -50,4 +50,4 @@ async def test_jobs_tell_why_their_account_takes_none(world: World) -> None:
     waiting = world.add(job(accepted=True))
     world.accounts["one"].health.failed("no_credits", 0.0)
     world.news.changed()
-    await until(lambda: waiting.progress.reason == "no_credits")
+    await until(lambda: waiting.reason == "no_credits")

@@ -15,6 +15,7 @@ from waiting import until
 
 from proxy.cloud import client as cloud_client
 from proxy.cloud.resilience import ONCE
+from proxy.engine.live_job import LiveJob
 from proxy.jobs.conversion import job_of_request
 from proxy.jobs.models import Job, JobRequest, JobState, Wish, is_shown
 from proxy.simulator import HttpFault, Simulator
@@ -23,7 +24,7 @@ from proxy.translate import codec
 
 def left(state: JobState, *, wish: Wish = Wish.NONE, **fields: object) -> Job:
     """A job that an engine had in this state when it died."""
-    job = job_of_request("local", JobRequest(graphs.plain(1)), prompt_id="left")
+    job = job_of_request(LiveJob, "local", JobRequest(graphs.plain(1)), prompt_id="left")
     job.state, job.accepted, job.account = state, True, "default"
     job.wish = wish
     for name, value in fields.items():
@@ -98,7 +99,10 @@ async def test_nothing_is_certain_while_the_list_is_cut_off(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    job, other = left(JobState.UNKNOWN), job_of_request("ben", JobRequest({}), prompt_id="other")
+    job, other = (
+        left(JobState.UNKNOWN),
+        job_of_request(LiveJob, "ben", JobRequest({}), prompt_id="other"),
+    )
     await put_on_the_cloud(simulator, session, job)
     for number in range(2, 5):
         await put_on_the_cloud(simulator, session, other, **graphs.plain(number))

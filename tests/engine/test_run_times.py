@@ -173,6 +173,6 @@ async def test_the_engine_learns_from_a_job_and_its_successor_knows(
         simulator.switches.pace = 0.5
         job, _ = await rig.submit(graphs.sampled(2, steps=10))
         overview = rig.engine._overview
-        await until(lambda: any(view.progress.share for view in overview.jobs(None).jobs))
+        await until(lambda: any(view.share for view in overview.jobs(None).jobs))
         (view,) = overview.jobs(None).jobs
-        assert view.progress.remaining is not None
+        assert view.remaining is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from itertools import product
 from typing import Any
 
@@ -80,6 +79,7 @@ def test_a_wish_to_cancel_takes_a_job_out_of_sight_at_once(world: World) -> None
     live_job = world.add(job(state=JobState.SUBMITTING, accepted=True))
     world.received.clear()
     world.table.advance(live_job, wish=Wish.CANCEL)
+    assert (world.heard.live.shown(), list(world.table)) == ([], [live_job])
     world.table.advance(live_job, JobState.SUBMITTED, cloud_id="c")
     assert published(world) == [("left", None)]
     withdrawn = {"member": "anna", "account": "", "outcome": "withdrawn"}
@@ -180,12 +180,12 @@ def test_a_start_is_announced_where_webhooks_want_it(world: World, wanted: list[
 
 async def test_an_engine_whose_term_is_over_says_and_counts_nothing(world: World) -> None:
     live_job = world.add(job(state=JobState.SUBMITTING, accepted=False, account="one"))
-    live_job.answer = asyncio.get_running_loop().create_future()
+    answer = live_job.awaited_answer()
     world.received.clear()
     world.term.end()
     world.table.advance(live_job, JobState.SUBMITTED, accepted=True)
     world.table.leave(live_job, END)
-    assert (world.received, live_job.answer.done()) == ([], False)
+    assert (world.received, answer.done()) == ([], False)
     assert world.counted("jobs_accepted_total", member="anna") is None
     assert world.counted("jobs_ended_total", **ANNA, outcome="completed") is None
 
@@ -204,7 +204,7 @@ def test_costs_are_counted_in_credits_by_class_and_source(world: World) -> None:
 
 async def test_a_client_has_one_answer_once_its_job_is_accepted(world: World) -> None:
     live_job = world.add(job(accepted=False, state=JobState.RECEIVED))
-    live_job.answer = answer = asyncio.get_running_loop().create_future()
+    answer = live_job.awaited_answer()
     world.table.advance(live_job, JobState.SUBMITTING)
     assert not answer.done()
     omitted = {"2": {"errors": []}}

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from blake3 import blake3
+from stopped_clock import stopped
 from structlog.testing import capture_logs
 
-from proxy.files.cache import Cache, open_new, open_to_read, read_at
+from proxy.files.cache import UNUSED, Cache, open_new, open_to_read, read_at
 
 KEY = "ab" * 32
 
@@ -21,12 +22,12 @@ def opened(folder: Path, limit: int = 1000) -> Cache:
     return cache
 
 
-def keep(cache: Cache, data: bytes) -> str:
+def keep(cache: Cache, data: bytes, owner: str = "") -> str:
     """Keep a content and let go of it."""
     partial = cache.new_partial()
     partial.write_bytes(data)
     hash_ = blake3(data).hexdigest()
-    cache.keep(partial, hash_)
+    cache.keep(partial, hash_, owner=owner)
     return hash_
 
 
@@ -55,6 +56,37 @@ def test_the_least_recently_used_goes_first(cache: Cache) -> None:
     assert data_of(cache, second) is None
     assert data_of(cache, first) is not None
     assert data_of(cache, third) is not None
+
+
+def test_the_owner_of_the_most_gives_way_first(cache: Cache) -> None:
+    kept = [keep(cache, b"%d" % number * 200, "ann") for number in range(2)]
+    many = [keep(cache, b"%03d" % number * 50, "eve") for number in range(50)]
+    assert all(hash_ in cache for hash_ in kept)
+    assert [hash_ for hash_ in many if hash_ in cache] == many[-4:]
+
+
+def test_a_file_of_an_earlier_run_is_of_who_uses_it(tmp_path: Path) -> None:
+    before = opened(tmp_path)
+    used, others = keep(before, b"1" * 300), [keep(before, b"%d" % n * 300) for n in (2, 3)]
+    again = opened(tmp_path)
+    assert again.lease(used, "ann") is not None
+    for number in range(20):
+        keep(again, b"%03d" % number * 100, "eve")
+    assert used in again
+    assert not any(hash_ in again for hash_ in others)
+
+
+def test_what_nobody_has_used_for_a_day_goes_before_what_another_one_uses(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = stopped(monkeypatch, 1e6)
+    unused = keep(cache, b"ann's" * 20, "ann")
+    clock.at += UNUSED + 1
+    used = [keep(cache, b"%d" % number * 300, "eve") for number in range(3)]
+    assert all(hash_ in cache for hash_ in used)
+    keep(cache, b"more" * 20, "eve")
+    assert unused not in cache
+    assert all(hash_ in cache for hash_ in used)
 
 
 def test_there_are_no_more_files_than_memory_is_for(

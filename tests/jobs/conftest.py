@@ -16,6 +16,7 @@ from proxy.jobs.budget_notices import BudgetRefusals
 from proxy.jobs.clients import Clients
 from proxy.jobs.history import History
 from proxy.jobs.live_feed import LiveFeed
+from proxy.jobs.models import Job
 from proxy.jobs.service import JobService
 from proxy.jobs.submission import SubmissionService
 from proxy.jobs.submission_limits import SubmissionLimits
@@ -46,6 +47,7 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
     )
     submissions = SubmissionService(
         engine=engine,
+        record=Job,
         repository=repository,
         feed=feed,
         clients=clients,

@@ -51,7 +51,7 @@ class Heard(LiveFeed):
             follower(told)
 
     def changed(self, job: Job, *, tell: bool = False) -> None:
-        self._hear(Told("changed", job.prompt_id, job.state, job.progress.reason, tell))
+        self._hear(Told("changed", job.prompt_id, job.state, job.reason, tell))
         super().changed(job, tell=tell)
 
     def left(self, job: Job, *, more: bool = False) -> None:

@@ -22,7 +22,7 @@ from proxy.jobs.conversion import (
     stored_of,
     succeeded_nodes,
 )
-from proxy.jobs.models import JobEnd, JobRequest, JobState
+from proxy.jobs.models import Job, JobEnd, JobRequest, JobState
 from proxy.storage.costs import CostRow
 from proxy.storage.usage import UsageRow
 from proxy.translate.packs import Rewriting
@@ -39,7 +39,7 @@ def test_a_failed_job_has_its_error() -> None:
 
 def test_credentials_of_partner_nodes_are_kept_apart() -> None:
     sent = {"api_key_comfy_org": "k", "auth_token_comfy_org": "t", "m": 1}
-    content = job_of_request("local", JobRequest({}, extra_data=sent), prompt_id="one").loaded
+    content = job_of_request(Job, "local", JobRequest({}, extra_data=sent), prompt_id="one").loaded
     assert content.credentials == {"api_key_comfy_org": "k", "auth_token_comfy_org": "t"}
     assert content.extra_data.keys() == {"m", "create_time"}
 
@@ -56,7 +56,7 @@ def test_credentials_of_partner_nodes_are_kept_apart() -> None:
 )
 def test_a_job_comes_back_from_its_row_as_it_was(fields: dict[str, Any]) -> None:
     job = new("one", **fields)
-    again = job_of(stored_of(job), content_of(payload_of(job.loaded)))
+    again = job_of(Job, stored_of(job), content_of(payload_of(job.loaded)))
     assert changes_of(again) == changes_of(job)
     assert (again.key, again.number) == (job.key, job.number)
     assert asdict(again.loaded) == asdict(job.loaded)

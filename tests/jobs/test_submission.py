@@ -68,6 +68,7 @@ class Entrance:
         )
         self.service = SubmissionService(
             engine=self.engine,
+            record=Job,
             repository=self.repository,
             feed=feed,
             clients=self.clients,

@@ -40,4 +40,4 @@ async def test_a_name_with_a_number_beyond_all_counters(target: Target, number: 
             async with session.get(target.url / "history") as answer:
                 ended = [entry["status"]["status_str"] for entry in (await answer.json()).values()]
     assert ended == ["success"] * JOBS
-    assert not any(b"store_failed" in line for line in target.process.said)
+    assert not any(b"database_failed" in line for line in target.process.said)

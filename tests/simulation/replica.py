@@ -338,7 +338,7 @@ class Replica:
                 contacts = [account.cloud.contact for account in cloud.accounts.values()]
                 looking = leadership.handover.look(term, contacts)
                 storage.supervisor.spawn(looking, "find a successor")
-            service = service_of(given, storage, resources, jobs, engine)
+            service = service_of(given, storage, resources, jobs, engine, term)
             yield Parts(self, given, term, resources.files, service, engine, webhooks.endpoints)
 
     # --- requests --------------------------------------------------------------------------

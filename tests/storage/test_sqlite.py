@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection
 from storage.units import names, put
+from structlog.testing import capture_logs
 
 from proxy.storage.database import DamagedError, StorageError
 from proxy.storage.sqlite import SqliteDatabase, open_sqlite, opened, set_aside
@@ -64,6 +65,24 @@ async def test_a_full_disk_fails_the_units_and_the_next_one_works(sqlite: Sqlite
     await sqlite.write(lambda connection: limit(connection, 1_000_000))
     await sqlite.write(lambda connection: put(connection, "b"))
     assert await names(sqlite) == ["b"]
+
+
+async def test_a_failure_that_lasts_has_a_line_at_its_begin_and_one_at_its_end(
+    sqlite: SqliteDatabase,
+) -> None:
+    def limit(connection: Connection, pages: int) -> None:
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+
+    await sqlite.write(lambda connection: limit(connection, 1))
+    with capture_logs() as logs:
+        for _ in range(3):
+            with pytest.raises(StorageError, match="full"):
+                await sqlite.write(lambda connection: put(connection, "a", bytes(10_000_000)))
+            assert await names(sqlite) == []
+        await sqlite.write(lambda connection: limit(connection, 1_000_000))
+    assert [log["event"] for log in logs] == ["database_failed", "failure_ended"]
+    assert logs[0]["use"] == "write"
+    assert (logs[1]["failure"], logs[1]["count"]) == ("database_write", 3)
 
 
 async def test_a_transaction_that_cannot_begin_fails_its_units_only(

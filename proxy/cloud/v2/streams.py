@@ -20,7 +20,7 @@ from proxy.cloud.errors import CloudError, CloudGarbage, CloudRefused
 from proxy.cloud.http import Http, unreachable
 from proxy.cloud.observer import Observer
 from proxy.cloud.v2.sse import FrameParser, OversizedFrameError, StreamFrame
-from proxy.logging import word
+from proxy.logging import FailureLines, word
 from proxy.runtime import clock
 from proxy.runtime.backoff import Backoff
 from proxy.runtime.waits import stop
@@ -62,6 +62,7 @@ class JobStreams:
     _group: asyncio.TaskGroup | None = field(init=False, default=None)
     _task: asyncio.Task[None] | None = field(init=False, default=None)
     _ready: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    _lines: FailureLines = field(init=False, default_factory=FailureLines)
 
     @property
     def connected(self) -> bool:
@@ -152,11 +153,14 @@ class JobStreams:
                 self.refused = error.status if error.status in (401, 403) else None
                 if error.status in _NO_STREAMS:
                     self._offered = False
-                log.info("stream_refused", cloud_job=run.cloud_id, status=error.status)
+                if (more := self._lines.due("stream_refused")) is not None:
+                    fields = {"cloud_job": run.cloud_id, "status": error.status, **more}
+                    log.info("stream_refused", **fields)
                 if error.status == _NO_JOB:
                     return
             except (CloudError, OversizedFrameError) as error:
-                log.info("stream_lost", cloud_job=run.cloud_id, error=str(error))
+                if (more := self._lines.due("stream_lost")) is not None:
+                    log.info("stream_lost", cloud_job=run.cloud_id, error=str(error), **more)
             except Exception:
                 log.exception("stream_failed", cloud_job=run.cloud_id)
             if run.cloud_id not in self._over:
@@ -183,6 +187,8 @@ class JobStreams:
             if response.status != 200 or kind != "text/event-stream":
                 raise CloudGarbage(f"{call}: not a stream of events")
             self.refused = None
+            self._lines.ended("stream_refused")
+            self._lines.ended("stream_lost")
             parser = FrameParser()
             async for data in response.content.iter_any():
                 self.http.monitor.contact.answered(clock.monotonic())
