@@ -339,7 +339,7 @@ async def get_workflows(call: PackCall, services: PackServices) -> PackReply:
         entries = await services.userdata.tree(call.member, "workflows")
     except MissingError:
         entries = []
-    return call.json([entry.listed() for entry in entries if not entry.is_folder])
+    return await call.computed(lambda: [entry.listed() for entry in entries if not entry.is_folder])
 
 
 async def get_workflow(call: PackCall, services: PackServices) -> PackReply:

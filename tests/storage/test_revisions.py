@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, insert, inspect, select, text
 
 from proxy.storage import start
 from proxy.storage.balances import BalanceRepository, EnteredBalance
@@ -26,6 +26,7 @@ from proxy.storage.start import (
 )
 from proxy.storage.statements import get_meta, put_meta
 from proxy.storage.tables import metadata
+from proxy.storage.userdata import BLOCK, ROOT, userdata
 
 
 def _differences(connection: Connection) -> list[Any]:
@@ -117,6 +118,11 @@ async def test_the_first_schema_becomes_the_newest(database: Database) -> None:
         connection.execute(
             text("CREATE UNIQUE INDEX ix_history_member_ordinal ON history (member, ordinal)")
         )
+        rows = [
+            {"member": "ann", "path": path, "size": size, "created": 1.0, "modified": 1.0}
+            for path, size in (("/", 0), ("a", 5000), ("b", 1), ("c/", 0))
+        ]
+        connection.execute(insert(userdata), [{**row, "data": b""} for row in rows])
         connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
 
     await database.write(be_first, long=True)
@@ -124,6 +130,9 @@ async def test_the_first_schema_becomes_the_newest(database: Database) -> None:
     assert await database.read(revision) == HEAD
     assert await database.write(_differences, long=True) == []
     assert await BalanceRepository(database).entered() == {"a": EnteredBalance(503, 7)}
+    stored = select(userdata.c.size).where(userdata.c.path == ROOT)
+    found = await database.read(lambda connection: connection.execute(stored).scalar_one())
+    assert found == 5000 + 2 * BLOCK
 
 
 async def test_two_that_migrate_at_once_make_one_schema(empty_database: Database) -> None:
