@@ -113,8 +113,8 @@ MUTANTS = {
     ),
     "end_not_recorded_again": Mutant(
         "engine.follower",
-        "next_try=wait)\n            await asyncio.sleep(wait)",
-        "next_try=wait)\n            await asyncio.sleep(3600)",
+        "await asyncio.sleep(_RETRY.whole(failures))\n\n\nclass Starting",
+        "await asyncio.sleep(3600)\n\n\nclass Starting",
     ),
     "released_by_nobody": Mutant(
         "engine.following",
