@@ -32,11 +32,12 @@ from proxy.storage.conditions import (
     PayloadsFullError,
     QueueFullError,
 )
+from proxy.storage.database import StorageError
 from proxy.storage.job_tables import Number, StoredJob
 from proxy.storage.jobs import JobLivesError, JobRepository
 from proxy.storage.leases import Fence
 from proxy.storage.payloads import Payload, size_of
-from proxy.translate.errors import LocalError
+from proxy.translate.errors import LocalError, unconfirmed_refusal
 
 log = structlog.get_logger(__name__)
 
@@ -198,8 +199,13 @@ class SubmissionService(Generic[AnyJob]):
 
     async def _late_answer(self, job: Job) -> dict[str, Any]:
         """Withdraw a job that the engine has not accepted in time, unless its row says so by now.
-        Raises `LocalError`, `StorageError`."""
-        if await self.repository.withdraw(job.order, usage=[used(job, submitted=-1)]):
+        Raises `LocalError`."""
+        try:
+            is_out = await self.repository.withdraw(job.order, usage=[used(job, submitted=-1)])
+        except StorageError as error:
+            late = LocalError("submission_withdrawn", "The job was not sent in time.")
+            raise unconfirmed_refusal(late) from error
+        if is_out:
             raise LocalError(
                 "submission_withdrawn",
                 "The job was not sent in time. It will not run; submit it again.",

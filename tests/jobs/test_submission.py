@@ -26,7 +26,7 @@ from proxy.runtime.supervisor import Supervisor
 from proxy.sharing.budget import MemoryBudget
 from proxy.sharing.pool import Pool
 from proxy.storage.budget_notices import BudgetNoticeRepository
-from proxy.storage.database import BusyError, Database
+from proxy.storage.database import BusyError, Database, StorageError
 from proxy.storage.job_tables import JobKey
 from proxy.storage.jobs import JobRepository
 from proxy.storage.payloads import payload_bytes
@@ -166,6 +166,20 @@ async def test_a_job_that_the_engine_does_not_accept_in_time_is_withdrawn(
     entrance.service.timeout = 0.0
     assert (await entrance.refusal("a")).type == "submission_withdrawn"
     assert await entrance.repository.get(MEMBER, "a") is None
+
+
+async def test_a_job_that_cannot_be_withdrawn_now_may_run_later(
+    entrance: Entrance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def withdraw(*_: Any, **__: Any) -> bool:
+        raise StorageError("away")
+
+    entrance.engine.answer = lambda _: None
+    entrance.service.timeout = 0.0
+    monkeypatch.setattr(entrance.repository, "withdraw", withdraw)
+    refusal = await entrance.refusal("a")
+    assert refusal.kind == "unconfirmed"
+    assert "may run later" in refusal.message
 
 
 async def test_a_job_that_is_accepted_by_then_is_not_withdrawn(
