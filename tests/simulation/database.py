@@ -57,6 +57,13 @@ CREATE TRIGGER guard_history AFTER INSERT ON history BEGIN
 CREATE TRIGGER guard_state AFTER UPDATE OF state ON jobs WHEN NEW.state != OLD.state BEGIN
     SELECT engine_wrote(NEW.state || ' ' || NEW.prompt_id, epoch)
     FROM leases WHERE name = 'engine'; END;
+CREATE TRIGGER guard_removed AFTER DELETE ON jobs WHEN OLD.state != 'received' BEGIN
+    SELECT engine_wrote('removed ' || OLD.prompt_id, epoch) FROM leases WHERE name = 'engine'; END;
+CREATE TRIGGER guard_more_costs AFTER UPDATE ON costs BEGIN
+    SELECT engine_wrote('costs of ' || NEW.member, epoch) FROM leases WHERE name = 'engine'; END;
+CREATE TRIGGER guard_deliveries AFTER INSERT ON webhook_deliveries BEGIN
+    SELECT engine_wrote('delivery of ' || NEW.message, epoch)
+    FROM leases WHERE name = 'engine'; END;
 CREATE TRIGGER guard_ended_usage AFTER UPDATE ON usage
     WHEN NEW.completed + NEW.failed + NEW.cancelled > OLD.completed + OLD.failed + OLD.cancelled
     BEGIN SELECT engine_wrote('usage of ' || NEW.member, epoch)
@@ -89,6 +96,23 @@ CREATE TRIGGER refuse_end BEFORE INSERT ON history
 _WAITING = "SELECT count(*) FROM jobs WHERE member = ? AND state IN ('received', 'queued')"
 
 
+#: The tables that the database may refuse for a while, each alone, and how they are written.
+WRITES = {
+    "jobs": "UPDATE",
+    "history": "INSERT",
+    "usage": "INSERT",
+    "costs": "INSERT",
+    "outputs": "INSERT",
+    "files": "INSERT",
+    "webhook_messages": "INSERT",
+    "webhook_deliveries": "UPDATE",
+}
+_TAKES = "".join(
+    f"CREATE TRIGGER takes_{table} BEFORE {how} ON {table} BEGIN SELECT takes('{table}'); END;\n"
+    for table, how in WRITES.items()
+)
+
+
 class Server:
     """The one SQLite of this process, emptied for each run."""
 
@@ -117,6 +141,9 @@ class Server:
         self._most_waiting: dict[str, int | None] = {}
         self._taken_in: set[str] = set()
         self.raw.create_function("taken_in", 1, self._taken_in.add)
+        #: Raises an error while a table is not taken.
+        self.takes: Callable[[str], None] = lambda _: None
+        self.raw.create_function("takes", 1, lambda table: self.takes(table))
         self._refused = 0.0
         self.raw.create_function("refuses", 2, self._refuses)
         self.raw.create_function("julianday", 1, lambda _: self.now() / 86400 + 2440587.5)
@@ -158,6 +185,7 @@ class Server:
         """Forget all rows but those of the `members`; `now` is the clock, in seconds since 1970. Of
         so many jobs anything is `refused`."""
         self.now, self.engine_wrote, self._refused = now, engine_wrote, refused
+        self.takes = lambda _: None
         self.unpriced.clear()
         self.overfull.clear()
         self.raw.deserialize(self._empty)
@@ -204,7 +232,7 @@ async def _empty() -> bytes:
         await database.close()
         raw = sqlite3.connect(folder / FILE)
         raw.execute("PRAGMA journal_mode = DELETE")
-        raw.executescript(_GUARDS + _REFUSALS)
+        raw.executescript(_GUARDS + _REFUSALS + _TAKES)
         raw.close()
         return (folder / FILE).read_bytes()
 
@@ -266,6 +294,8 @@ class SimulatedDatabase(Database):
         if weather.database_away(self._process):
             await asyncio.sleep(weather.draw(0.0, UNIT_TIMEOUT))
             raise StorageError("the database does not answer")
+        if writes and weather.lasts("disk_full"):
+            raise StorageError("the disk is full")
         if weather.chance("unit_refused") and writes:
             raise BusyError("the database is overloaded")
         if weather.chance("unit_failed"):

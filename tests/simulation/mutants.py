@@ -243,6 +243,11 @@ MUTANTS = {
     "end_without_a_fence": Mutant(
         "engine.recorder", "EngineWrite(self.term.fence, [usage]", "EngineWrite(None, [usage]"
     ),
+    "discard_without_a_fence": Mutant(
+        "engine.recorder",
+        "EngineWrite(self.term.fence, shares=self._new_shares(jobs))\n",
+        "EngineWrite(None, shares=self._new_shares(jobs))\n",
+    ),
     "costs_forgotten": Mutant("storage.jobs", "add_costs(connection, self.costs)", "pass"),
     "start_not_told": Mutant(
         "engine.recorder", "job.start = self.outbox.started(job)", "self.outbox.started(job)"

@@ -188,6 +188,9 @@ _OF_ONE = frozenset({"kill", "freeze", "ambush_kill", "ambush_freeze", "restart"
 #: The points of a submission at which a replica is ambushed.
 POINTS = ("before", "connected", "sent", "answered")
 
+#: How often the database refuses writes for a while.
+_HAS_REFUSAL = 0.3
+
 #: Rates that are not those of the weather alone.
 _HOOKS = {"hook_lost": 0.2, "hook_refused": 0.2}
 
@@ -258,6 +261,14 @@ def _with_rush(plan: Plan, rng: random.Random) -> Plan:
     )
 
 
+def _refusal(rng: random.Random, plan: Plan) -> Fault:
+    """Draw a fault of the database: its disk is full, or it refuses what is for one table."""
+    kind = rng.choice(("disk_full", "table_refused", "table_refused"))
+    return Fault(
+        rng.uniform(1.0, plan.duration), kind, -1, rng.uniform(2.0, 30.0), rng.randrange(8)
+    )
+
+
 def _with_more(plan: Plan, rng: random.Random) -> Plan:
     """Return a plan with what is drawn beside all that others draw."""
     rates = {
@@ -275,9 +286,12 @@ def _with_more(plan: Plan, rng: random.Random) -> Plan:
         )
         for _ in range(rng.choice((0, 0, 1, 3)))
     )
+    storage = random.Random(f"storage {plan.seed}")
+    refused = () if calm or storage.random() > _HAS_REFUSAL else (_refusal(storage, plan),)
     return replace(
         plan,
         previews=True,
+        faults=(*plan.faults, *refused),
         actions=tuple(sorted((*plan.actions, *aimed))),
         strangers=rng.choice((0, 0, 0, 0, 3, 150)),
         credits_per_second=random.Random(f"price {plan.seed}").choice((0.0, 0.0, 0.002, 0.27)),

@@ -19,7 +19,7 @@ from unittest import mock
 from simulation import promises, sums, turns
 from simulation.balancer import Balancer
 from simulation.clients import SimulatedClient, Submission
-from simulation.database import server
+from simulation.database import WRITES, server
 from simulation.deployment import DEPLOYMENT_HOST
 from simulation.loop import PROCESS, DeadlockError
 from simulation.network import CLOUD_HOSTS
@@ -39,7 +39,7 @@ from proxy.webhooks.schedule import RetrySchedule
 #: Faults that are outages of a kind, of one replica or of all.
 OUTAGES = frozenset(
     {"peer", "peer_out", "peer_in", "stale", "front"}
-    | {"database", "slow_database", "cloud", "half_lost", "no_credits"}
+    | {"database", "slow_database", "cloud", "half_lost", "no_credits", "disk_full"}
     | {"deployment_stopped", "deployment_starting", "deployment_full"}
 )
 
@@ -351,6 +351,9 @@ class Run:
                 self._start_killed(replica)
             case "clock":
                 world.clock.ahead[name] = fault.seconds
+            case "table_refused":
+                tables = list(WRITES)
+                weather.begin(fault.kind, fault.seconds, tables[fault.steps % len(tables)])
             case "other_cloud":
                 weather.begin("cloud", fault.seconds, CLOUD_HOSTS[-1])
             case "deployment_away":
@@ -415,7 +418,9 @@ class Run:
         """Return whether a replica serves and reaches the database."""
         process = replica.process
         is_awake = replica.serves and not process.frozen
-        return is_awake and not self.world.weather.database_away(process)
+        weather = self.world.weather
+        takes_leases = not (weather.lasts("disk_full") or weather.database_away(process))
+        return is_awake and takes_leases
 
     async def _watch_states(self) -> None:
         """What has become of a job is in the database, unless that is away."""

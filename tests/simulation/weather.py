@@ -138,6 +138,11 @@ class Weather:
         named = "" if process is None else process.name
         return self._until[kind, ""] > now or self._until[kind, named] > now
 
+    def take(self, table: str) -> None:
+        """Raise an error while a table is refused."""
+        if self._until and self._until["table_refused", table] > self._time():
+            raise OSError(f"{table} is refused")
+
     # --- the database, the other processes and the cloud ------------------------------------
 
     def database_away(self, process: Process | None) -> bool:
@@ -147,7 +152,7 @@ class Weather:
     @property
     def database_ill(self) -> bool:
         """Whether the database is away or slow for anybody."""
-        return self.outage_of("database", "slow_database")
+        return self.outage_of("database", "slow_database", "disk_full", "table_refused")
 
     def outage_of(self, *kinds: str) -> bool:
         """Return whether an outage of one of these kinds lasts, for all or for anybody."""

@@ -306,6 +306,7 @@ class World:
             refused=self._value_refused,
             members=self._members,
         )
+        database.server().takes = self.weather.take
         random.seed(self.rng.random())
         structlog.configure(processors=[self._log])
         structlog.contextvars.clear_contextvars()
