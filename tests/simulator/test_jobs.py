@@ -5,26 +5,12 @@ from __future__ import annotations
 import json
 import uuid
 
-import pytest
-from graphs import plain, raising, waiting
+from graphs import plain, raising
 from simulator.visitor import Visitor
 
 from proxy.simulator import JobFault, Simulator
 
 NOBODY = str(uuid.UUID(int=1))
-
-
-async def test_raw_states_are_returned_by_the_singular_route(
-    sim: Simulator, visitor: Visitor
-) -> None:
-    job_id = await visitor.submit(plain())
-    job = await sim.wait_for(job_id, "completed")
-    assert job.states == ["submitted", "preparing", "executing", "executed", "success"]
-    status = (await visitor.get(f"/api/job/{job_id}/status")).json
-    assert status["status"] == "success"
-    assert status["created_at"].endswith("Z")
-    sim.switches.raw_statuses = False
-    assert (await visitor.get(f"/api/job/{job_id}/status")).json["status"] == "completed"
 
 
 async def test_states_before_execution_have_their_time(sim: Simulator, visitor: Visitor) -> None:
@@ -51,20 +37,6 @@ async def test_a_detail_has_outputs_status_meta_and_workflow(visitor: Visitor) -
     assert detail["workflow"]["prompt"] == plain()
     assert detail["workflow"]["extra_data"]["api_key_comfy_org"] == "[REDACTED]"
     assert detail["queue_reason"] is None
-
-
-async def test_a_job_that_has_not_ended_shows_no_outputs(sim: Simulator, visitor: Visitor) -> None:
-    job_id = await visitor.submit(waiting())
-    await sim.wait_for(job_id, "executing")
-    detail = (await visitor.get(f"/api/jobs/{job_id}")).json
-    assert detail["status"] == "in_progress"
-    assert not {"outputs", "outputs_count", "execution_start_time"} & set(detail)
-
-
-async def test_ids_that_name_no_job(visitor: Visitor) -> None:
-    for path in ("/api/jobs/{}", "/api/job/{}/status", "/api/jobs/{}/assets"):
-        assert (await visitor.get(path.format(NOBODY))).code == "NOT_FOUND"
-        assert (await visitor.get(path.format("abc"))).status == 400
 
 
 async def test_a_failure_is_an_object_or_a_json_text(sim: Simulator, visitor: Visitor) -> None:
@@ -121,109 +93,12 @@ async def test_or_say_completed_without_outputs(sim: Simulator, visitor: Visitor
     assert (await visitor.get(f"/api/jobs/{detail['id']}")).json["outputs"]
 
 
-async def test_lists_are_newest_first_and_filtered(sim: Simulator, visitor: Visitor) -> None:
-    first = (await visitor.run(plain(), workflow_id="w1"))["id"]
-    extra = {"extra_pnginfo": {"workflow": {"id": "w2"}}}
-    second = (await visitor.run(raising(), "error", extra_data=extra))["id"]
-
-    async def ids(**query: str) -> list[str]:
-        return [job["id"] for job in (await visitor.get("/api/jobs", **query)).json["jobs"]]
-
-    assert await ids() == [second, first]
-    assert await ids(sort_order="asc") == [first, second]
-    assert await ids(status="completed,pending") == [first]
-    assert await ids(workflow_id="w2") == [second]
-    assert await ids(output_type="image") == [first]
-    assert await ids(output_type="video") == []
-    assert set(await ids(sort_by="execution_time")) == {first, second}
-
-
-@pytest.mark.parametrize(
-    "query",
-    [
-        {"status": "running"},
-        {"sort_by": "created_at"},
-        {"sort_order": "up"},
-        {"limit": "0"},
-        {"limit": "1001"},
-        {"limit": "x"},
-        {"offset": "-1"},
-        {"after": "???"},
-        {"after": "MQ==", "sort_by": "execution_time"},
-    ],
-)
-async def test_strange_queries_are_400(visitor: Visitor, query: dict[str, str]) -> None:
-    assert (await visitor.get("/api/jobs", **query)).code == "BAD_REQUEST"
-
-
-async def test_pages_follow_a_cursor(visitor: Visitor) -> None:
-    ids = [(await visitor.run(plain(n)))["id"] for n in range(3)]
-    page = (await visitor.get("/api/jobs", limit=2)).json
-    assert page["pagination"]["total"] == 3
-    assert page["pagination"]["has_more"] is True
-    rest = (await visitor.get("/api/jobs", limit=2, after=page["pagination"]["next_cursor"])).json
-    assert [job["id"] for job in page["jobs"] + rest["jobs"]] == ids[::-1]
-    assert rest["pagination"] == {"offset": 0, "limit": 2, "total": 0, "has_more": False}
-    offset = (await visitor.get("/api/jobs", limit=2, offset=2)).json
-    assert [job["id"] for job in offset["jobs"]] == ids[:1]
-
-
-async def test_the_history_has_objects_and_no_names(sim: Simulator, visitor: Visitor) -> None:
-    extra = {"extra_pnginfo": {"workflow": {}}, "mark": 1, "api_key_comfy_org": "secret"}
-    ids = [(await visitor.run(plain(n), extra_data=extra))["id"] for n in range(2)]
-    history = (await visitor.get("/api/history_v2")).json["history"]
-    assert [entry["prompt_id"] for entry in history] == ids[::-1]
-    assert (await visitor.get("/api/history_v2", max_items=1, offset=1)).json["history"] == [
-        history[1]
-    ]
-    detail = (await visitor.get(f"/api/history_v2/{ids[0]}")).json[ids[0]]
-    assert detail["prompt"]["prompt"] == plain(0)
-    assert detail["prompt"]["outputs_to_execute"] == ["2"]
-    for prompt in (detail["prompt"], history[1]["prompt"]):
-        assert prompt["extra_data"] == {"mark": 1, "api_key_comfy_org": "[REDACTED]"}
-    assert set(detail["outputs"]["2"]["images"][0]) == {"filename", "subfolder", "type"}
-
-
 async def test_the_history_forgets(visitor: Visitor) -> None:
     ids = [(await visitor.run(plain(n)))["id"] for n in range(3)]
     assert (await visitor.post("/api/history", {"delete": [ids[0], NOBODY]})).body == b""
     assert len((await visitor.get("/api/history_v2")).json["history"]) == 2
     await visitor.post("/api/history", {"clear": True})
     assert (await visitor.get("/api/history_v2")).json == {"history": []}
-
-
-async def test_assets_of_a_job_tell_hash_and_name(visitor: Visitor) -> None:
-    detail = await visitor.run(plain())
-    answer = (await visitor.get(f"/api/jobs/{detail['id']}/assets")).json
-    (asset,) = answer["assets"]
-    assert asset["name"] == "ComfyUI_00001_.png"
-    assert detail["preview_output"]["filename"] == asset["hash"].removeprefix("blake3:") + ".png"
-    assert (asset["node_id"], asset["output_key"], asset["output_index"]) == ("2", "images", 0)
-
-
-async def test_deleting_a_job_deletes_its_files(sim: Simulator, visitor: Visitor) -> None:
-    detail = await visitor.run(plain())
-    assert (await visitor.ask("DELETE", f"/api/jobs/{detail['id']}")).status == 204
-    assert (await visitor.get(f"/api/jobs/{detail['id']}")).status == 404
-    name = detail["preview_output"]["filename"]
-    assert (await visitor.get("/api/view", filename=name)).status == 404
-
-
-async def test_a_running_job_is_not_deleted(sim: Simulator, visitor: Visitor) -> None:
-    job_id = await visitor.submit(waiting())
-    assert (await visitor.ask("DELETE", f"/api/jobs/{job_id}")).status == 204
-    assert job_id in sim.jobs
-
-
-async def test_a_file_in_use_protects_its_job(sim: Simulator, visitor: Visitor) -> None:
-    detail = await visitor.run(plain())
-    name = detail["preview_output"]["filename"]
-    graph = waiting()
-    graph["9"] = {"class_type": "LoadImage", "inputs": {"image": f"{name} [output]"}}
-    graph["10"] = {"class_type": "PreviewImage", "inputs": {"images": ["9", 0]}}
-    await visitor.submit(graph)
-    answer = await visitor.ask("DELETE", f"/api/jobs/{detail['id']}")
-    assert (answer.status, answer.code) == (409, "ASSET_IN_USE")
 
 
 async def test_the_cloud_may_lose_a_job(sim: Simulator, visitor: Visitor) -> None:

@@ -42,23 +42,6 @@ async def test_the_first_that_came_runs_first(sim: Simulator, visitor: Visitor) 
     assert started == sorted(started)
 
 
-async def test_queue_tuples_have_the_outputs_fourth(sim: Simulator, visitor: Visitor) -> None:
-    graph = waiting()
-    job_id = await visitor.submit(graph, extra_data={"api_key_comfy_org": "secret"})
-    await sim.wait_for(job_id, "executing")
-    await visitor.submit(plain())
-    queue = (await visitor.get("/api/queue")).json
-    (running,), (pending,) = queue["queue_running"], queue["queue_pending"]
-    number, shown_id, shown, outputs, metadata = running
-    assert (number, shown_id, set(shown)) == (1, job_id, set(graph))
-    assert all(isinstance(node, str) for node in outputs)
-    assert metadata == {"create_time": sim.jobs[job_id].created}
-    assert pending[0] == 2
-    sim.switches.queue_prompt = "wrapper"
-    wrapper = (await visitor.get("/api/queue")).json["queue_running"][0][2]
-    assert wrapper["extra_data"] == {"api_key_comfy_org": "[REDACTED]"}
-
-
 async def test_a_running_job_is_cancelled_a_little_later(sim: Simulator, visitor: Visitor) -> None:
     sim.switches.settle = 1.0
     job_id = await visitor.submit(waiting())
@@ -85,18 +68,6 @@ async def test_a_waiting_job_is_cancelled_and_stays_in_the_lists(
     assert listed[0]["outputs_count"] == 0
 
 
-async def test_a_cancelled_job_frees_its_slot(sim: Simulator, visitor: Visitor) -> None:
-    first = await visitor.submit(waiting())
-    second = await visitor.submit(plain())
-    await visitor.post(f"/api/jobs/{first}/cancel")
-    await sim.wait_for(second, "completed")
-
-
-async def test_cancelling_wants_a_known_uuid(visitor: Visitor) -> None:
-    assert (await visitor.post("/api/jobs/abc/cancel")).status == 400
-    assert (await visitor.post(f"/api/jobs/{NOBODY}/cancel")).status == 404
-
-
 async def test_several_are_cancelled_or_none(sim: Simulator, visitor: Visitor) -> None:
     first, second = [await visitor.submit(waiting()) for _ in range(2)]
     answer = await visitor.post("/api/jobs/cancel", {"job_ids": [first, NOBODY]})
@@ -108,38 +79,6 @@ async def test_several_are_cancelled_or_none(sim: Simulator, visitor: Visitor) -
     assert answer.json == {"cancelled": []}
 
 
-@pytest.mark.parametrize(
-    "body", [{}, {"job_ids": []}, {"job_ids": ["x"]}, {"job_ids": [NOBODY] * 101}, {"ids": []}]
-)
-async def test_strange_batches_are_400(visitor: Visitor, body: object) -> None:
-    assert (await visitor.post("/api/jobs/cancel", body)).status == 400
-
-
-async def test_deleting_from_the_queue_cancels_running_jobs_too(
-    sim: Simulator, visitor: Visitor
-) -> None:
-    first, second = [await visitor.submit(waiting()) for _ in range(2)]
-    await sim.wait_for(first, "executing")
-    answer = await visitor.post("/api/queue", {"delete": [first, NOBODY]})
-    assert answer.json == {"deleted": [first], "cleared": False}
-    await sim.wait_for(second, "executing")
-    sim.switches.queue_delete_running = False
-    answer = await visitor.post("/api/queue", {"delete": [second]})
-    assert answer.json == {"deleted": [], "cleared": False}
-
-
-async def test_clearing_hits_all_that_wait(sim: Simulator, visitor: Visitor) -> None:
-    first, second = [await visitor.submit(waiting()) for _ in range(2)]
-    await sim.wait_for(first, "executing")
-    answer = await visitor.post("/api/queue", {"clear": True})
-    assert answer.json == {"deleted": [second], "cleared": True}
-
-
-@pytest.mark.parametrize("path", ["/api/queue", "/api/history"])
-async def test_unknown_keys_are_refused(visitor: Visitor, path: str) -> None:
-    assert (await visitor.post(path, {"clear": True, "more": 1})).status == 400
-
-
 async def test_interrupt_takes_the_oldest_running_job_else_the_oldest_waiting_one(
     sim: Simulator, visitor: Visitor
 ) -> None:
@@ -149,15 +88,6 @@ async def test_interrupt_takes_the_oldest_running_job_else_the_oldest_waiting_on
     answer = await visitor.ask("POST", "/api/interrupt", data=b"not json")
     assert (answer.status, answer.body) == (200, b"")
     assert [sim.jobs[job_id].cancelling for job_id in ids] == [True, False, False, False]
-
-
-async def test_interrupt_by_name_reaches_waiting_jobs(sim: Simulator, visitor: Visitor) -> None:
-    _, second = [await visitor.submit(waiting()) for _ in range(2)]
-    assert (await visitor.post("/api/interrupt", {"prompt_id": second})).status == 200
-    assert sim.jobs[second].cancelling
-    assert (await visitor.post("/api/interrupt", {"prompt_id": second})).status == 200
-    answer = await visitor.post("/api/interrupt", {"prompt_id": NOBODY})
-    assert (answer.status, answer.code) == (404, "NOT_FOUND")
 
 
 async def test_interrupt_may_take_all_running_jobs(sim: Simulator, visitor: Visitor) -> None:

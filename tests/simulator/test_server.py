@@ -13,7 +13,7 @@ from process import TIMEOUT, child
 from simulator.visitor import Visitor
 
 from proxy.simulator import Simulator
-from proxy.simulator.__main__ import main, switches_of
+from proxy.simulator.__main__ import main
 
 
 async def test_a_stop_ends_jobs_and_sockets_and_frees_the_port() -> None:
@@ -47,28 +47,6 @@ async def test_it_goes_on_after_a_stop_with_what_it_knew() -> None:
             assert (await visitor.get(f"/api/jobs/{detail['id']}")).json == detail
 
 
-async def test_a_taken_port_is_an_error(sim: Simulator) -> None:
-    other = Simulator()
-    with pytest.raises(OSError, match="in use"):
-        await other.start(port=sim.base_url.port or 0)
-
-
-def test_the_address_is_known_only_after_the_start() -> None:
-    with pytest.raises(RuntimeError, match="start"):
-        _ = Simulator().base_url
-
-
-def test_an_unknown_plan_is_refused() -> None:
-    with pytest.raises(ValueError, match="standard"):
-        Simulator(plan="gold")  # type: ignore[arg-type]
-
-
-def test_two_accounts_cannot_have_one_key() -> None:
-    sim = Simulator(key="canary")
-    with pytest.raises(ValueError, match="key"):
-        sim.add_account("canary")
-
-
 async def test_requests_are_recorded_without_their_credentials(
     sim: Simulator, visitor: Visitor
 ) -> None:
@@ -80,19 +58,6 @@ async def test_requests_are_recorded_without_their_credentials(
     assert visitor.key not in repr(record)
 
 
-async def test_calls_are_counted_by_route(sim: Simulator, visitor: Visitor) -> None:
-    detail = await visitor.run(plain())
-    assert sim.calls["GET /api/jobs/{id}"] == 1
-    await sim.wait_for_calls("POST /api/prompt")
-    with pytest.raises(TimeoutError):
-        await sim.wait_for(detail["id"], "failed", timeout=0.01)
-
-
-def test_switches_on_the_command_line() -> None:
-    switches = switches_of(["pace=0.5", "preview=plain", "timestamps=true"])
-    assert (switches.pace, switches.preview, switches.timestamps) == (0.5, "plain", True)
-
-
 @pytest.mark.parametrize("account", ["other=gold", "=pro", "canary=pro"])
 def test_a_wrong_account_ends_with_2(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, account: str
@@ -100,11 +65,6 @@ def test_a_wrong_account_ends_with_2(
     monkeypatch.setenv("COMFY_CLOUD_API_KEY", "canary")
     assert main(["--account", account]) == 2
     assert capsys.readouterr().err.count("\n") == 1
-
-
-def test_a_wrong_switch_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--switch", "preview=x"]) == 2
-    assert "preview" in capsys.readouterr().err
 
 
 async def test_it_runs_in_a_process_of_its_own() -> None:
