@@ -16,7 +16,7 @@ and each hears only the newest of what says the same again. A socket with someth
 hears the rest before that, so that the order on each of them stays.
 
 After a start the sockets of the process before are still to come back, some through a standby that
-connects them again. Until then what is told of their jobs waits for them.
+connects them again. Until then what is told of their jobs waits for them, once.
 """
 
 from __future__ import annotations
@@ -104,8 +104,9 @@ class Subscribers:
         #: What is still to be sent to sockets of members with many, and the task that sends it.
         self._logs: dict[str, MessageLog] = {}
         self._sending: dict[str, asyncio.Task[None]] = {}
-        #: What clients have missed whose sockets are still to come back, `None` when that is over.
-        self._missed: dict[tuple[str, str], MessageLog] | None = None
+        #: What clients have missed whose sockets are still to come back, `None` for one that was
+        #: back; and `None` when that is over.
+        self._missed: dict[tuple[str, str], MessageLog | None] | None = None
 
     def start(self) -> None:
         """Keep for a while what is told of jobs to clients without a socket."""
@@ -116,7 +117,8 @@ class Subscribers:
         await asyncio.sleep(RETURN_TIMEOUT)
         missed, self._missed = self._missed or {}, None
         for log in missed.values():
-            log.close()
+            if log is not None:
+                log.close()
 
     # --- sockets ---------------------------------------------------------------------------
 
@@ -142,10 +144,13 @@ class Subscribers:
         sockets[client_id] = _Socket(subscriber, hears_all, 0 if log is None else log.last)
         greet()
         self._clients.opened(member, client_id)
-        if self._missed and (missed := self._missed.pop((member, client_id), None)) is not None:
-            for logged in missed.after(0):
-                subscriber.send(logged.message, for_all=False)
-            missed.close()
+        if self._missed is not None:
+            missed = self._missed.get((member, client_id))
+            self._missed[member, client_id] = None
+            if missed is not None:
+                for logged in missed.after(0):
+                    subscriber.send(logged.message, for_all=False)
+                missed.close()
 
     def detach(self, member: str, client_id: str, subscriber: Subscriber) -> None:
         """Forget `subscriber`, unless a newer socket has its place already."""
@@ -188,19 +193,21 @@ class Subscribers:
             return
         socket = self._sockets[member].get(client_id)
         if socket is None:
-            self._keep_missed(member, client_id, message)
+            if watched and not is_droppable(message):
+                self._keep_missed(member, client_id, message)
         elif watched or not is_droppable(message) or socket.subscriber.asks_for_previews:
             self._send(member, socket, message)
 
     def _keep_missed(self, member: str, client_id: str, message: Message) -> None:
-        """Keep a message for a client whose socket is still to come back, but for a picture."""
-        if self._missed is None or is_droppable(message):
+        """Keep a message for a client whose socket is still to come back."""
+        if self._missed is None:
             return
-        log = self._missed.get((member, client_id))
-        if log is None:
-            log = MessageLog(partial(self._budget.member, member, "socket"))
-            self._missed[member, client_id] = log
-        log.append(LoggedMessage(message))
+        key = (member, client_id)
+        if key not in self._missed:
+            self._missed[key] = MessageLog(partial(self._budget.member, member, "socket"))
+        log = self._missed[key]
+        if log is not None:
+            log.append(LoggedMessage(message))
 
     def _tell_all(self, member: str, message: Message) -> None:
         """Deliver a message about a job without a client to the member's sockets."""

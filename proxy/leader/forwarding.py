@@ -76,8 +76,11 @@ class Send(Protocol[T]):
         Raises `NotSentError` and `LeaderLostError`."""
 
 
-async def to_leader(leadership: Leadership, send: Send[T], *, is_repeated: bool) -> T:
-    """Return the answer of the leader to a request. While there is none, wait for one.
+async def to_leader(
+    leadership: Leadership, send: Send[T], *, is_repeated: bool, despite_outage: bool = False
+) -> T:
+    """Return the answer of the leader to a request. While there is none, wait for one, if need be
+    `despite_outage` of the database.
 
     What was not sent is sent to the next leader. What one may have carried out before it ended is
     sent again only if the request `is_repeated`. Raises `LocalError`.
@@ -86,7 +89,8 @@ async def to_leader(leadership: Leadership, send: Send[T], *, is_repeated: bool)
     while True:
         lease = None
         if clock.monotonic() < ends:
-            lease = await leadership.known(ends - clock.monotonic(), after=epoch)
+            left = ends - clock.monotonic()
+            lease = await leadership.known(left, after=epoch, despite_outage=despite_outage)
         if lease is None:
             raise _no_leader() if epoch == 0 else leader_lost()
         try:

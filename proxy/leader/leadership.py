@@ -59,13 +59,17 @@ class Leadership:
 
     # --- who leads -------------------------------------------------------------------------
 
-    async def known(self, seconds: float, *, after: int = 0) -> Lease | None:
+    async def known(
+        self, seconds: float, *, after: int = 0, despite_outage: bool = False
+    ) -> Lease | None:
         """Wait up to so many seconds for a leader whose epoch is later than `after`, and return its
-        lease, or `None`; at once if the database cannot tell."""
+        lease, or `None`; at once if the database cannot tell, unless it waits `despite_outage`."""
         ends = clock.monotonic() + seconds
         # One without an address is reserved for who is to lead.
         while self.leader is None or not self.leader.address or self.leader.epoch <= after:
-            if self._unreadable or not await until_set(self._changed, ends - clock.monotonic()):
+            if self._unreadable and not despite_outage:
+                return None
+            if not await until_set(self._changed, ends - clock.monotonic()):
                 return None
         return self.leader
 

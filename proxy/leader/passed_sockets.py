@@ -142,7 +142,8 @@ class PassedSockets:
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 raise NotSentError from error
 
-        return await to_leader(self.forwarding.leadership, send, is_repeated=True)
+        leadership = self.forwarding.leadership
+        return await to_leader(leadership, send, is_repeated=True, despite_outage=True)
 
     async def _handshake(
         self, request: web.Request, lease: Lease

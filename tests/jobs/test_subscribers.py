@@ -272,6 +272,17 @@ async def test_a_socket_that_comes_back_after_a_start_hears_what_was_told_meanwh
     await supervisor.close()
 
 
+async def test_a_socket_that_goes_and_comes_back_hears_as_at_a_local_server() -> None:
+    supervisor = Supervisor()
+    subscribers = Subscribers(Clients(), supervisor)
+    subscribers.start()
+    subscribers.detach("local", "a", listen(subscribers, "a"))
+    subscribers.tell("local", "a", Event("executed", {}))
+    subscribers.tell("local", "b", Event("executed", {}), watched=False)
+    assert listen(subscribers, "a").received == listen(subscribers, "b").received == []
+    await supervisor.close()
+
+
 async def test_what_no_socket_comes_back_for_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "RETURN_TIMEOUT", 0.0)
     supervisor = Supervisor()
