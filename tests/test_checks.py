@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import checks
@@ -54,24 +53,10 @@ def remove_a_route(copy: Path) -> None:
     edit(copy / "proxy/api/routes.py", r'(?m)^ *_only\("GET", "/healthz", .*\n', "")
 
 
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        (
-            add_a_setting,
-            "Nothing reads the setting moon of GeneralSettings (proxy/settings/general.py): ",
-        ),
-        (
-            add_a_route,
-            "docs/routes.md does not have GET /moon: add it to the list of its section, or ",
-        ),
-        (remove_a_route, "docs/routes.md has GET /healthz, which is no route: "),
-    ],
-)
-def test_what_is_left_out_is_named_with_what_to_do(
-    copy: Path, change: Callable[[Path], None], sentence: str
-) -> None:
-    change(copy)
+def test_what_is_left_out_is_named_with_what_to_do(copy: Path) -> None:
+    add_a_setting(copy)
+    add_a_route(copy)
+    remove_a_route(copy)
     done = subprocess.run(
         [sys.executable, "docs/checks.py"],
         cwd=copy,
@@ -79,21 +64,16 @@ def test_what_is_left_out_is_named_with_what_to_do(
         capture_output=True,
         text=True,
     )
-    (line,) = done.stderr.splitlines()
-    assert (done.returncode, line[: len(sentence)]) == (1, sentence)
-    assert line.endswith(".")
-
-
-def test_the_project_leaves_nothing_out(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(ROOT)
-    assert (checks.main(), capsys.readouterr().err) == (0, "")
-
-
-def test_the_checks_are_part_of_make_check() -> None:
-    (target,) = re.findall(r"(?m)^check: .*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text())
-    assert "python docs/checks.py\n" in target
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    for sentence in (
+        "Nothing reads the setting moon of GeneralSettings (proxy/settings/general.py): ",
+        "docs/routes.md does not have GET /moon: add it to the list of its section, or ",
+        "docs/routes.md has GET /healthz, which is no route: ",
+    ):
+        (line,) = [line for line in lines if line.startswith(sentence)]
+        assert line.endswith(".")
+    assert len(lines) == 3
 
 
 def test_a_property_counts_as_a_reader_where_it_is_read() -> None:
@@ -118,10 +98,3 @@ def test_a_wrong_row_is_named(row: str, fault: str) -> None:
     page = f"# Routes\n\n## The moon\n\n| Route | What it does |\n|-|-|\n{row}\n"
     routes = [Route("GET", "/moon", system.get_health, twin=False)]
     assert fault in checks.wrong_rows(page, routes)[0]
-
-
-def test_a_twin_that_the_page_does_not_have_is_named() -> None:
-    text = (system.get_health.__doc__ or "").partition("\n")[0]
-    page = f"## The moon\n\n| Route | What it does |\n|-|-|\n| `GET /moon` | {text} |\n"
-    (sentence,) = checks.wrong_rows(f"\n{page}", [Route("GET", "/moon", system.get_health)])
-    assert sentence.startswith("docs/routes.md says that GET /moon has no twin")

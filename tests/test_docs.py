@@ -8,13 +8,10 @@ import re
 import tomllib
 from pathlib import Path
 
-import checks
 import pytest
-import reference
 
-from proxy.app.routes import ROUTES
 from proxy.packs.table import PACK_NODES
-from proxy.settings import ACCOUNT_SETTINGS, PROVIDER_SETTINGS, SETTINGS, Setting, load
+from proxy.settings import ACCOUNT_SETTINGS, SETTINGS, load
 from proxy.translate import COMFYUI, errors
 
 ROOT = Path(__file__).parent.parent
@@ -33,38 +30,6 @@ def uncommented(text: str) -> str:
 def anchor(heading: str) -> str:
     """The part of an address behind `#` that leads to a heading."""
     return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
-
-
-@pytest.mark.parametrize("name", reference.PAGES)
-def test_pages_drawn_from_the_code_are_fresh(name: str) -> None:
-    assert page(name) == reference.PAGES[name](), "run make docs"
-
-
-def test_a_stale_page_is_found_and_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert reference.main(["--check"]) == 1
-    assert "docs/settings.md is not as the code says" in capsys.readouterr().err
-    assert reference.main([]) == 0
-    assert reference.main(["--check"]) == 0
-
-
-@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
-def test_every_setting_is_documented_in_its_forms(setting) -> None:
-    section = page("docs/settings.md").split(f"### {setting.name}\n")[1].split("###")[0]
-    assert setting.key in (None, setting.name)
-    for form in (setting.option, setting.environment):
-        assert form is None or f"`{form}`" in section
-
-
-def test_the_page_of_routes_has_them_all() -> None:
-    assert checks.wrong_rows(page("docs/routes.md"), ROUTES) == []
-
-
-def test_what_the_tables_say_of_routes_is_in_sentences() -> None:
-    for (_, path), row in checks.documented_routes(page("docs/routes.md")).items():
-        assert all(cell.endswith(".") for name, cell in row.items() if name != "Twin"), path
 
 
 def test_the_page_of_the_web_interface_names_the_version() -> None:
@@ -91,23 +56,6 @@ def test_the_example_of_an_account_is_one(tmp_path: Path, left_out: tuple[str, s
     assert loaded.name == account["name"]
 
 
-@pytest.mark.parametrize("row", ACCOUNT_SETTINGS, ids=lambda row: row.name)
-def test_every_setting_of_an_account_is_documented(row: Setting) -> None:
-    section = page("docs/settings.md").split(f"### accounts.{row.name}\n")[1].split("###")[0]
-    assert row.help in section
-
-
-@pytest.mark.parametrize("row", PROVIDER_SETTINGS, ids=lambda row: row.name)
-def test_every_setting_of_a_provider_is_documented(row: Setting) -> None:
-    section = page("docs/settings.md").split(f"### providers.{row.name}\n")[1].split("###")[0]
-    assert row.help in section
-
-
-def test_names_stay_whole_where_settings_are_documented() -> None:
-    assert not re.findall(r"(?m)\w-$", page("config.example.toml"))
-    assert not re.findall(r"`\w+- \w+`", page("docs/settings.md"))
-
-
 def test_the_example_file_changes_nothing_as_it_is() -> None:
     assert tomllib.loads(page("config.example.toml")) == {}
 
@@ -129,47 +77,6 @@ def test_links_within_the_project_lead_somewhere(name: str) -> None:
 
 def test_the_index_has_every_document() -> None:
     assert set(re.findall(r"\]\(([\w-]+\.md)\)", page("docs/index.md"))) == {*DOCS} - {"index.md"}
-
-
-def test_the_site_has_every_document() -> None:
-    outside = {"changelog.md", "contributing.md"}
-    named = set(re.findall(r": ([\w-]+\.md)$", page("mkdocs.yml"), re.MULTILINE))
-    assert named == {*DOCS, *outside}
-
-
-def test_what_the_readme_makes_can_be_made() -> None:
-    targets = set(re.findall(r"(?m)^([a-z]+):", page("Makefile")))
-    assert set(re.findall(r"\bmake ([a-z]+)\b", page("README.md"))) <= targets
-
-
-def test_continuous_integration_calls_the_checks_and_the_tests_of_the_readme() -> None:
-    called = re.findall(r"(?m)^ *make ([a-z-]+)$", page(".ci/run"))
-    own = ["test-probe", "attacks", "readme", "test-cluster", "site", "browser", "container"]
-    assert called == ["check", "audit", "test", *own]
-    (tests,) = re.findall(r"`make ([a-z]+)` runs the tests", page("README.md"))
-    assert tests in called
-
-
-def test_continuous_integration_installs_the_programs_of_all_tests() -> None:
-    sources = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("tests/**/*.py"))
-    programs = set(re.findall(r"skipif\(shutil\.which\(\"([\w-]+)\"\)", sources))
-    assert programs > {"promtool", "caddy"}
-    assert programs <= set(re.findall(r"([\w-]+):[\w-]+", page(".ci/run")))
-
-
-def test_the_welcome_page_tells_how_the_web_interface_comes() -> None:
-    text = page("proxy/api/welcome.html")
-    extras = tomllib.loads(page("pyproject.toml"))["project"]["optional-dependencies"]
-    (installed,) = re.findall(r"pip install '\.\[(\w+)\]'", text)
-    assert installed in extras
-    assert "comfy-cloud-proxy[" not in text, "the package is not published"
-    (command,) = re.findall(r"<code>(docker build .*)</code>", text)
-    assert command in page("docs/sidecar.md")
-
-
-def test_what_the_readme_sets_are_settings() -> None:
-    known = {setting.environment for setting in SETTINGS}
-    assert set(re.findall(r"\bCOMFY_(?:PROXY|CLOUD)_[A-Z_]+\b", page("README.md"))) <= known
 
 
 def test_the_version_has_its_entry_in_the_changelog() -> None:

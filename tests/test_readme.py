@@ -19,10 +19,6 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"(?s)```{language}\n(.*?)```", README)
 
 
-def test_nothing_unpublished_is_installed_from_an_index() -> None:
-    assert not re.search(r"pip install '?comfy-cloud-proxy|uvx comfy-cloud-proxy", README)
-
-
 async def test_the_client_follows_a_job_to_its_end_or_prints_why_there_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

