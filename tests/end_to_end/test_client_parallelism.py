@@ -79,18 +79,6 @@ async def test_why_a_job_waits_for_its_client_is_shown(client: Client) -> None:
         assert ["job of this client" in listed_job["reason"] for listed_job in listed] == [True]
 
 
-async def test_a_client_that_announces_several_runs_them_side_by_side(client: Client) -> None:
-    async with client.listening(SEVERAL):
-        ids = [await client.submit(gated.GRAPH) for _ in range(3)]
-        assert sorted(await until_running(client, 3)) == sorted(ids)
-
-
-async def test_a_client_that_never_listens_runs_several(client: Client) -> None:
-    for _ in range(3):
-        await client.submit(gated.GRAPH)
-    await until_running(client, 3)
-
-
 async def test_different_clients_run_side_by_side_and_overtake_one_that_waits(
     simulator: Simulator, session: aiohttp.ClientSession, client: Client
 ) -> None:

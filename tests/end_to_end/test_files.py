@@ -40,40 +40,6 @@ async def test_an_overwritten_name_means_the_new_picture(client: Client) -> None
     assert await inverted(client, "temp.png") == (246, 246, 246)
 
 
-async def test_a_taken_name_is_numbered(client: Client) -> None:
-    names = [
-        (await client.upload("a.png", graphs.png(picture)))["name"]
-        for picture in ((1, 1, 1), (2, 2, 2), (1, 1, 1), (3, 3, 3), (2, 2, 2))
-    ]
-    assert names == ["a.png", "a (1).png", "a.png", "a (2).png", "a (1).png"]
-
-
-async def test_known_bytes_are_not_sent_again(simulator: Simulator, client: Client) -> None:
-    for name in ("a.png", "b.png", "a.png"):
-        await client.upload(name, graphs.png())
-    assert simulator.calls["POST /api/upload/image"] == 1
-
-
-async def test_an_output_is_an_input_without_a_transfer(
-    simulator: Simulator, client: Client
-) -> None:
-    entry = await client.run(graphs.plain(0x010203))
-    name = entry["outputs"]["2"]["images"][0]["filename"]
-    assert await inverted(client, f"{name} [output]") == (254, 253, 252)
-    assert simulator.calls["POST /api/upload/image"] == 0
-
-
-async def test_outputs_count_up_and_are_found_by_every_name_they_were_given(
-    client: Client,
-) -> None:
-    entries = [await client.run(graphs.plain(0x111111 * n, prefix="sub/x")) for n in (1, 2, 1)]
-    items = [entry["outputs"]["2"]["images"][0] for entry in entries]
-    assert [item["filename"] for item in items] == ["x_00001_.png", "x_00002_.png", "x_00003_.png"]
-    assert {item["subfolder"] for item in items} == {"sub"}
-    shown = [color(await client.view(item)) for item in items]
-    assert shown == [(17, 17, 17), (34, 34, 34), (17, 17, 17)]
-
-
 async def test_a_refusal_speaks_of_the_clients_file(client: Client) -> None:
     await client.upload("cat.png", graphs.png())
     graph = graphs.inverted("cat.png")
@@ -121,24 +87,3 @@ async def test_a_mask_becomes_the_alpha_of_its_original(client: Client) -> None:
     picture = Image.open(io.BytesIO(await client.view(item)))
     assert picture.mode == "RGBA"
     assert picture.getpixel((0, 0)) == (1, 2, 3, 77)
-
-
-async def test_the_second_view_does_not_touch_the_cloud(
-    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
-) -> None:
-    async with running_proxy(simulator, tmp_path, prefetch="off") as proxy:
-        client = Client(session, proxy.url)
-        entry = await client.run(graphs.plain())
-        item = entry["outputs"]["2"]["images"][0]
-        assert simulator.calls["GET /api/view"] == 0
-        first = await client.view(item)
-        assert await client.view(item) == first
-        assert simulator.calls["GET /api/view"] == 1
-
-
-@pytest.mark.sqlite  # replicas fetch nothing ahead
-async def test_pictures_are_there_when_the_job_ends(simulator: Simulator, client: Client) -> None:
-    entry = await client.run(graphs.plain())
-    await simulator.wait_for_calls("GET /api/view", 1)
-    await client.view(entry["outputs"]["2"]["images"][0])
-    assert simulator.calls["GET /api/view"] == 1

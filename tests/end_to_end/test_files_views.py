@@ -14,37 +14,12 @@ import aiohttp
 import graphs
 import pytest
 from blake3 import blake3
-from files.pictures import converted, decoded, loaded, picture
+from files.pictures import decoded, loaded, picture
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 from stack import Client, bare, running_proxy
 
-from proxy.api.keys import FILES
 from proxy.simulator import Simulator, Switches
-
-
-@pytest.mark.parametrize("mode", ["RGBA", "RGB", "L"])
-@pytest.mark.parametrize(
-    ("preview", "channel"),
-    [
-        ("webp;75", None),
-        ("jpeg", None),
-        ("jpeg;10", "rgb"),
-        ("jpeg;50", "rgba"),
-        ("odd;thing", None),
-        ("webp", "rgb"),
-        (None, "rgb"),
-        (None, "a"),
-    ],
-)
-async def test_a_conversion_has_the_pixels_of_a_local_one(
-    client: Client, mode: str, preview: str | None, channel: str | None
-) -> None:
-    await client.upload("cat.png", picture(mode))
-    query = {"preview": preview, "channel": channel}
-    given = {key: value for key, value in query.items() if value is not None}
-    shown = await client.view({"filename": "cat.png", "type": "input"}, **given)
-    assert decoded(shown) == decoded(converted(picture(mode), preview, channel))
 
 
 async def test_a_picture_that_is_too_large_for_a_preview_is_sent_as_it_is(client: Client) -> None:
@@ -72,89 +47,6 @@ async def test_a_conversion_is_made_once(
         assert await Client(session, proxy.url).view(item, preview="webp;75") == first
     assert simulator.calls["GET /api/view"] == 1
     assert list((tmp_path / "files" / "converted").iterdir()) == kept
-
-
-@pytest.mark.parametrize("prefetch", ["off", "images"])
-async def test_parts_and_conditions(
-    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path, prefetch: str
-) -> None:
-    async with running_proxy(simulator, tmp_path, prefetch=prefetch) as proxy:
-        client = Client(session, proxy.url)
-        entry = await client.run(graphs.plain(size=600))
-        item = entry["outputs"]["2"]["images"][0]
-        record = await proxy.services[FILES].find("local", "output", "", item["filename"])
-        assert record is not None
-        whole = simulator.storage.get(record.cloud_name)
-
-        async def ask(**headers: str) -> tuple[int, bytes, Any]:
-            url = (client.url / "view").with_query(item)
-            named = {name.replace("_", "-"): value for name, value in headers.items()}
-            async with session.get(url, headers=named) as answer:
-                return answer.status, await answer.read(), answer.headers
-
-        size = len(whole)
-        for wanted, start, stop in (
-            ("bytes=0-99", 0, 100),
-            ("bytes=100-", 100, size),
-            ("bytes=-7", size - 7, size),
-        ):
-            status, body, headers = await ask(Range=wanted)
-            assert (status, body) == (206, whole[start:stop])
-            assert headers["Content-Range"] == f"bytes {start}-{stop - 1}/{size}"
-        assert (await ask(Range=f"bytes={size}-"))[0] == 416
-        status, body, headers = await ask()
-        assert (status, body) == (200, whole)
-        assert (await ask(If_None_Match=headers["Etag"]))[:2] == (304, b"")
-        assert (await ask(If_Modified_Since=headers["Last-Modified"]))[:2] == (304, b"")
-        old = "Tue, 02 Jan 2001 00:00:00 GMT"
-        assert (await ask(If_Range=old, Range="bytes=0-9"))[:2] == (200, whole)
-        later = headers["Last-Modified"]
-        assert (await ask(If_Range=later, Range="bytes=0-9"))[:2] == (206, whole[:10])
-        async with session.head((client.url / "view").with_query(item)) as answer:
-            assert (answer.status, answer.headers["Content-Length"]) == (200, str(size))
-
-
-@pytest.mark.parametrize(
-    "prefetch",
-    [  # replicas fetch nothing ahead
-        "off",
-        pytest.param("images", marks=pytest.mark.sqlite),
-        pytest.param("all", marks=pytest.mark.sqlite),
-    ],
-)
-async def test_outputs_are_fetched_when_the_job_ends_as_the_setting_says(
-    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path, prefetch: str
-) -> None:
-    sound = {
-        "5": {
-            "class_type": "EmptyAudio",
-            "inputs": {"duration": 0.1, "sample_rate": 8000, "channels": 1},
-        },
-        "6": {"class_type": "SaveAudio", "inputs": {"audio": ["5", 0], "filename_prefix": "s"}},
-    }
-    expected = {"off": 0, "images": 1, "all": 2}[prefetch]
-    async with running_proxy(simulator, tmp_path, prefetch=prefetch) as proxy:
-        await Client(session, proxy.url).run({**graphs.plain(), **sound})
-        await simulator.wait_for_calls("GET /api/view", expected)
-    assert simulator.calls["GET /api/view"] == expected
-
-
-async def test_the_cache_keeps_its_bound_and_throws_out_what_was_not_used_for_longest(
-    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
-) -> None:
-    async with running_proxy(simulator, tmp_path, cache_mb=0.01) as proxy:
-        client = Client(session, proxy.url)
-        for number in range(12):
-            data = picture(edge=16 + number) + bytes(2000)
-            await client.upload(f"{number}.png", data)
-        kept = [path.stat().st_size for path in (tmp_path / "files").rglob("*") if path.is_file()]
-        assert 0 < sum(kept) <= 0.01 * 1024 * 1024
-        calls = simulator.calls["GET /api/view"]
-        await client.view({"filename": "11.png", "type": "input"})
-        assert simulator.calls["GET /api/view"] == calls
-        data = await client.view({"filename": "0.png", "type": "input"})
-        assert data == picture(edge=16) + bytes(2000)
-        assert simulator.calls["GET /api/view"] == calls + 1
 
 
 @pytest.mark.parametrize(
@@ -238,22 +130,6 @@ async def test_no_cloud_name_is_seen_by_a_client(client: Client) -> None:
     paths = ("queue", "history", "api/jobs", f"api/jobs/{prompt_id}", "object_info/LoadImage")
     shown += [str(await client.get(path)) for path in paths]
     assert blake3(data).hexdigest() not in "".join(shown)
-
-
-@pytest.mark.parametrize(
-    ("name", "type_"),
-    [("page.html", "application/octet-stream"), ("run.js", "application/octet-stream")],
-)
-async def test_what_a_browser_would_run_is_an_attachment(
-    simulator: Simulator, client: Client, name: str, type_: str
-) -> None:
-    simulator.switches.upload_kinds = "any"
-    await client.upload(name, b"<script>")
-    url = (client.url / "view").with_query(filename=name, type="input")
-    async with client.session.get(url) as answer:
-        assert answer.content_type == type_
-        assert answer.headers["Content-Disposition"] == f'attachment; filename="{name}"'
-        assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
 def shown_as(named: dict[str, str]) -> dict[str, str]:

@@ -18,16 +18,6 @@ from proxy.simulator import HttpFault, Simulator
 SUBMIT = "POST /api/prompt"
 
 
-async def test_a_cloud_that_stays_busy_is_an_error_with_its_name(
-    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
-) -> None:
-    simulator.switches.refuse_prompt = "QUEUE_LIMIT"
-    async with running_proxy(simulator, tmp_path, policy={"submit_timeout": 0.6}) as proxy:
-        status, body = await Client(session, proxy.url).post("prompt", {"prompt": graphs.plain()})
-    assert status == 503
-    assert body["error"]["type"] == "QUEUE_LIMIT"
-
-
 @pytest.mark.parametrize(
     "fault",
     [HttpFault("*", status=503), HttpFault("*", status=502), HttpFault("*", reset=True)],
@@ -186,16 +176,6 @@ async def test_partner_nodes_get_the_accounts_key_and_nobody_sees_it(
     assert simulator.key not in str(entry)
 
 
-async def test_the_key_is_kept_from_partner_nodes_if_so_wished(
-    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
-) -> None:
-    policy = {"send_partner_key": False}
-    async with running_proxy(simulator, tmp_path, policy=policy) as proxy:
-        await Client(session, proxy.url).run(graphs.plain())
-    (job,) = simulator.jobs.values()
-    assert "api_key_comfy_org" not in job.extra_data
-
-
 async def test_seeds_beyond_64_bits_arrive_unharmed(simulator: Simulator, client: Client) -> None:
     await client.post("prompt", {"prompt": graphs.sampled(2**64 - 1)})
     (job,) = simulator.jobs.values()
@@ -207,10 +187,3 @@ async def test_only_known_fields_reach_the_cloud(simulator: Simulator, client: C
     await client.post("prompt", body)
     (job,) = simulator.jobs.values()
     assert set(job.extra_data) == {"api_key_comfy_org", "comfy_cloud_proxy"}
-
-
-async def test_the_first_submission_waits_for_the_catalog(
-    simulator: Simulator, client: Client
-) -> None:
-    entry = await client.run(graphs.plain())
-    assert entry["prompt"][4] == ["2"]
