@@ -26,14 +26,13 @@ from servers import free_port
 from stack import running_proxy
 from yarl import URL
 
-from proxy.api.keys import ACCOUNTING, MEMBERS
 from proxy.members.member import Member
 from proxy.simulator import Simulator
 from proxy.storage.held import hold_waiting
 from proxy.storage.job_tables import StoredJob
 from proxy.storage.jobs import JobRepository
 from proxy.storage.payloads import Payload
-from proxy.storage.usage import UsageRow, day_of
+from proxy.storage.usage import day_of
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Locator, Page, Route
@@ -42,14 +41,6 @@ Axe = pytest.importorskip("axe_playwright_python.async_playwright").Axe
 
 #: Steps of a job that runs for as long as a test looks at it.
 LONG = 1000
-
-#: What of a card's rows is wider than its place, or reaches beyond the card.
-_OVERFLOWING = """
-(card) => [...card.querySelectorAll("li > *")].filter((one) =>
-  one.getBoundingClientRect().right > card.getBoundingClientRect().right - 8
-  || (one.scrollWidth > one.clientWidth + 1 && getComputedStyle(one).overflow === "visible"))
-  .map((one) => one.outerHTML)
-"""
 
 
 @dataclass
@@ -161,25 +152,6 @@ async def test_an_admin_sees_everybody_and_cancels_a_waiting_job_by_keyboard(
         await used.get_by_text("1 job · 0 outputs · 0 credits").wait_for()
 
 
-async def test_jobs_of_two_members_may_have_one_id(
-    chrome: Browser, gateway: Gateway, simulator: Simulator
-) -> None:
-    simulator.switches.pace = 0.5
-    prompt_id = "0f0f0f0f-0000-4000-8000-000000000000"
-    async with signed_in(chrome, gateway, "anna") as page:
-        await gateway.submit("anna", graphs.sampled(steps=LONG))
-        for member in ("anna", "ben"):
-            await gateway.submit(member, graphs.sampled(steps=LONG), prompt_id=prompt_id)
-        waiting = page.locator("#waiting details")
-        for member in ("anna", "ben"):
-            await waiting.filter(has_text=member).wait_for()
-        for member in ("ben", "anna"):
-            await page.get_by_role("button", name=f"Cancel job 0f0f0f0f of {member}").click()
-            await page.get_by_role("button", name="Cancel job", exact=True).click()
-            await waiting.filter(has_text=member).wait_for(state="detached")
-            await expect(waiting).to_have_count(1 if member == "ben" else 0)
-
-
 async def test_a_failure_is_shown_with_its_error_and_its_node(
     chrome: Browser, gateway: Gateway
 ) -> None:
@@ -195,23 +167,6 @@ async def test_a_failure_is_shown_with_its_error_and_its_node(
         await error.get_by_text("boom", exact=True).wait_for()
         await page.locator("tr.failed").filter(has_text="SimulatorRaise").wait_for()
         await expect(page).to_have_title("Job · comfy-cloud-proxy")
-
-
-async def test_a_job_is_shown_while_it_runs_and_when_it_has_ended(
-    chrome: Browser, gateway: Gateway, simulator: Simulator
-) -> None:
-    simulator.switches.pace = 0.25
-    async with signed_in(chrome, gateway, "ben") as page:
-        job = await gateway.submit("ben", graphs.sampled(steps=40))
-        await page.locator("#running li").get_by_role("link").click()
-        sampler = page.locator("#nodes tbody tr").filter(has_text="KSampler")
-        await sampler.get_by_text("running").wait_for()
-        await page.locator(".headline").get_by_text("Done", exact=True).wait_for()
-        await expect(sampler.locator(".time")).to_have_text(re.compile(r"\d (ms|s)\b"))
-        await sampler.locator(".span > span").wait_for()
-        await until_drawn(page.locator("#outputs img"))
-        await page.get_by_text(job).wait_for()
-        await expect(page.locator("#outputs a")).to_have_attribute("href", re.compile(r"/view\?"))
 
 
 async def test_whatever_clients_call_a_job_is_text(chrome: Browser, gateway: Gateway) -> None:
@@ -409,24 +364,6 @@ async def test_a_budget_is_set_and_shown_with_what_is_spent(
         assert (await Axe().run(page)).violations_count == 0
 
 
-async def test_a_member_sees_and_saves_the_own_usage_alone(
-    chrome: Browser, gateway: Gateway, tmp_path: Path
-) -> None:
-    async with signed_in(chrome, gateway, "ben", width=390, scheme="dark") as page:
-        await until_ended(page, await gateway.submit("ben", graphs.plain()))
-        await gateway.submit("anna", graphs.plain())
-        await page.get_by_role("link", name="Usage", exact=True).click()
-        await page.locator("#usage-days tbody tr").first.wait_for()
-        async with page.expect_download() as downloading:
-            await page.get_by_role("link", name="Download CSV").click()
-        saved = tmp_path / "usage.csv"
-        await (await downloading.value).save_as(saved)
-        text = saved.read_text(encoding="utf-8")
-        assert "ben" in text
-        assert "anna" not in text
-        assert (await Axe().run(page)).violations_count == 0
-
-
 async def test_the_audit_log_is_filtered_by_member_and_action(
     chrome: Browser, gateway: Gateway
 ) -> None:
@@ -496,41 +433,6 @@ async def test_the_link_of_a_new_token_signs_its_member_in(
             assert watch.unexpected() == []
 
 
-async def test_dialogs_close_when_the_address_changes(chrome: Browser, gateway: Gateway) -> None:
-    async with signed_in(chrome, gateway, "anna") as page:
-        await page.goto(f"{gateway.url / 'proxy/'}#/member/ben")
-        await page.get_by_role("button", name="New token").click()
-        await page.locator(SECRET).filter(has_text="ccp_").wait_for()
-        await page.evaluate("location.hash = '#/members'")
-        await page.locator("#secret").wait_for(state="hidden")
-        await page.get_by_role("heading", name="Members", level=1).wait_for()
-
-
-async def test_a_member_of_another_name_is_not_there(chrome: Browser, gateway: Gateway) -> None:
-    refused = (r"403 GET /proxy/api/.*",)
-    async with signed_in(chrome, gateway, "ben", refused=refused) as page:
-        await page.goto(f"{gateway.url / 'proxy/'}#/member/anna")
-        await page.get_by_text("There is no such member").wait_for()
-        await page.goto(f"{gateway.url / 'proxy/'}#/job/anna/x")
-        await page.get_by_text("Only admins can use this route").wait_for()
-
-
-async def test_a_simulator_is_marked_and_links_lead_elsewhere(
-    chrome: Browser, simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
-) -> None:
-    tokens = await two_members(tmp_path)
-    async with running_proxy(simulator, tmp_path, simulate=True) as proxy:
-        gateway = Gateway(proxy.url, tokens, session)
-        async with signed_in(chrome, gateway, "anna") as page:
-            await page.get_by_text("Simulator", exact=True).wait_for()
-            found = await page.locator("footer a").evaluate_all("(all) => all.map((a) => a.href)")
-            assert f"{proxy.url}/" in found
-            assert str(proxy.url / "metrics") in found
-        async with signed_in(chrome, gateway, "ben") as page:
-            await page.get_by_text("Simulator", exact=True).wait_for()
-            await expect(page.get_by_role("link", name="Metrics")).to_have_count(0)
-
-
 async def test_a_server_without_members_says_how_to_add_the_first(
     chrome: Browser, simulator: Simulator, tmp_path: Path
 ) -> None:
@@ -560,50 +462,6 @@ async def test_jobs_of_a_restored_backup_are_sent_on_the_page(
         await page.get_by_role("dialog").get_by_role("button", name="Send them").click()
         await page.get_by_text("No jobs waiting").wait_for()
         await until_ended(page, "a")
-
-
-async def test_a_button_keeps_the_focus_when_the_row_above_it_goes(
-    chrome: Browser, gateway: Gateway, simulator: Simulator
-) -> None:
-    simulator.switches.pace = 0.5
-    async with signed_in(chrome, gateway, "ben") as page:
-        _, first, second = [
-            await gateway.submit("ben", graphs.sampled(seed, steps=LONG)) for seed in range(3)
-        ]
-        above, cancel = (
-            page.get_by_role("button", name=f"Cancel job {job[:8]} of ben")
-            for job in (first, second)
-        )
-        await above.wait_for()
-        await cancel.focus()
-        async with gateway.session.post(
-            gateway.url / "queue",
-            json={"delete": [first]},
-            headers={"Authorization": f"Bearer {gateway.tokens['ben']}"},
-        ) as answer:
-            assert answer.status == 200
-        await above.wait_for(state="detached")
-        await expect(cancel).to_be_focused()
-
-
-async def test_long_names_and_times_stay_within_their_card(
-    chrome: Browser, simulator: Simulator, tmp_path: Path, session: aiohttp.ClientSession
-) -> None:
-    tokens = await two_members(tmp_path)
-    name, day = "W" * 40, day_of(time.time())
-    async with running_proxy(simulator, tmp_path) as proxy:
-        await proxy.services[MEMBERS].add(Member(name))
-        usage = proxy.services[ACCOUNTING].usage
-        row = UsageRow(day, name, submitted=12_345, running_seconds=99_999.0, outputs=67_890)
-        usage.unwritten.add((day, name), row)
-        await usage.unwritten.flush()
-        assert await usage.days(day, day, name)
-        gateway = Gateway(proxy.url, tokens, session)
-        for width in (1280, 390):
-            async with signed_in(chrome, gateway, "anna", width=width) as page:
-                await page.locator("#usage li").first.wait_for()
-                over = await page.locator("#usage").evaluate(_OVERFLOWING)
-                assert over == []
 
 
 async def test_who_signs_out_or_loses_the_token_sees_nothing_more(
@@ -716,20 +574,6 @@ async def test_what_is_wrong_with_a_new_member_is_shown_beside_the_form(
         await page.get_by_label("Name").fill("cleo")
         await page.get_by_role("button", name="Add member").click()
         await page.get_by_role("heading", name="cleo").wait_for()
-
-
-async def test_a_limit_that_cannot_be_is_shown_beside_the_form(
-    chrome: Browser, gateway: Gateway
-) -> None:
-    refused = (r"400 PATCH /proxy/api/members/ben",)
-    async with signed_in(chrome, gateway, "anna", refused=refused) as page:
-        await page.goto(f"{gateway.url / 'proxy/'}#/member/ben")
-        await page.get_by_label("Jobs a day").fill("1.5")
-        await page.get_by_role("button", name="Save").click()
-        await page.locator("#limits [role=alert]").filter(has_text="jobs_per_day").wait_for()
-        await page.get_by_label("Jobs a day").fill("15")
-        await page.get_by_role("button", name="Save").click()
-        await page.get_by_text("Saved").wait_for()
 
 
 async def test_a_token_is_copied_on_plain_http_too(chrome: Browser, gateway: Gateway) -> None:

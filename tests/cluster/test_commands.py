@@ -72,34 +72,6 @@ async def test_a_database_is_migrated_once_and_checked_without_a_change(
     assert all(ok for ok, _ in after.values())
 
 
-async def test_what_does_not_work_is_printed_in_a_line_each(
-    environment: dict[str, str], tmp_path: Path
-) -> None:
-    port = server_processes.free_port()
-    (tmp_path / "file").write_bytes(b"")
-    away = {
-        "COMFY_PROXY_DATABASE": f"postgresql://proxy:a-password@127.0.0.1:{port}/nothing",
-        "COMFY_PROXY_BLOBS": str(tmp_path / "file" / "blobs"),
-    }
-    found = await checks({**environment, **away})
-    assert [ok for ok, _ in found.values()] == [False] * 2
-    assert found["database"][1].endswith("start it, or correct COMFY_PROXY_DATABASE.")
-    assert found["blobs"][1].endswith("correct COMFY_PROXY_BLOBS.")
-    assert "a-password" not in str(found)
-
-
-@pytest.mark.parametrize(
-    ("words", "tool"), [(("backup", "x.tar"), "pg_dump"), (("restore", "x.tar"), "pg_restore")]
-)
-async def test_copies_are_left_to_the_databases_own_tools(
-    environment: dict[str, str], words: tuple[str, ...], tool: str
-) -> None:
-    code, out, err = await command(*words, environment=environment)
-    assert (code, out) == (2, "")
-    assert err.startswith("The records are in PostgreSQL and not in the data folder: ")
-    assert tool in err
-
-
 async def test_a_pooler_is_passed_by_for_migrations(
     environment: dict[str, str], servers: Servers
 ) -> None:
@@ -115,14 +87,6 @@ async def test_a_pooler_is_passed_by_for_migrations(
         gone = {**pooled, "COMFY_PROXY_DATABASE_DIRECT": servers.postgresql.url("nothing")}
         ok, output = (await checks(gone))["database"]
         assert (ok, '"nothing" does not exist' in output) == (False, True)
-
-
-async def test_settings_may_be_in_files(
-    environment: dict[str, str], tmp_path: Path, servers: Servers
-) -> None:
-    (tmp_path / "address").write_text(environment["COMFY_PROXY_DATABASE"] + "\n")
-    environment["COMFY_PROXY_DATABASE"] = f"file:{tmp_path / 'address'}"
-    assert all(ok for ok, _ in (await checks(environment)).values())
 
 
 async def test_a_secret_of_the_database_is_rotated(environment: dict[str, str]) -> None:

@@ -36,21 +36,6 @@ async def added(cluster: Cluster, number: int, receiver: Receiver) -> dict[str, 
     return dict(answer)
 
 
-async def test_the_engine_delivers_what_another_replica_has_added_at_once(
-    pair: Cluster, receiver: Receiver
-) -> None:
-    other = pair.number(await pair.standby())
-    made = await added(pair, other, receiver)
-    prompt_id = await pair.client(other).submit(graphs.plain(1))
-    both = await receiver.until(2)
-    for received in both:
-        assert received.verified(made["secret"])["data"]["prompt_id"] == prompt_id
-    assert {received.type for received in both} == {"job.started", "job.completed"}
-    await pair.client(other).post(f"proxy/api/webhooks/{made['id']}/test")
-    (*_, tested) = await receiver.until(3)
-    assert tested.type == "webhook.test"
-
-
 async def test_a_killed_engine_is_followed_by_one_that_delivers(
     pair: Cluster, receiver: Receiver
 ) -> None:
@@ -71,20 +56,3 @@ async def test_a_killed_engine_is_followed_by_one_that_delivers(
     *_, last = await receiver.until(6)
     assert last.verified(made["secret"])["data"]["prompt_id"] == prompt_id
     assert len({received.id for received in receiver.got}) == 4
-
-
-async def test_an_engine_that_stops_repeats_nothing_that_was_delivered(
-    pair: Cluster, receiver: Receiver
-) -> None:
-    engine = await pair.engine()
-    other = pair.number(await pair.standby())
-    await added(pair, other, receiver)
-    for color in range(1, 4):
-        await pair.client(other).submit(graphs.plain(color))
-    await receiver.until(6)
-    assert await engine.stop() == 0
-    await pair.engine(but=engine)
-    await pair.client(other).submit(graphs.plain(9))
-    await receiver.until(8)
-    ids = [received.id for received in receiver.got]
-    assert len(set(ids)) == len(ids)
