@@ -49,12 +49,13 @@ async def test_a_job_that_a_silent_cloud_holds_up_is_in_the_queue_and_runs_once(
     simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     """The answer comes although the cloud has not taken the job, as of a local server."""
-    async with running_proxy(simulator, tmp_path, policy={"submit_timeout": 30.0}) as proxy:
+    async with running_proxy(simulator, tmp_path, policy={"submit_timeout": 2 * TIMEOUT}) as proxy:
         client = Client(session, proxy.url)
         await client.run(graphs.plain())
         simulator.faults.add(HttpFault(SUBMIT, delay=20.0, reset=True), times=None)
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(TIMEOUT):
             prompt_id = await client.submit(graphs.plain(2))
+        assert len(simulator.jobs) == 1
         _, queue = await client.get("queue")
         assert [item[1] for item in queue["queue_running"]] == [prompt_id]  # the first one
         simulator.faults.clear()
