@@ -192,12 +192,16 @@ def is_first(connection: Connection, batch: Batch | None) -> bool:
     unit without a batch is never repeated."""
     if batch is None:
         return True
-    expires = connection.execute(_NOW).scalar_one() + _BATCH_TTL * 1000
-    free = {"name": batch.writer, "holder": "", "epoch": 0, "expires": expires, "address": ""}
-    if run(connection, _FREE, free).rowcount:
-        connection.execute(_FORGET)
     counted = {"writer": batch.writer, "at": batch.number, "ttl": _BATCH_TTL * 1000}
-    return connection.execute(_COUNT, counted).rowcount == 1
+    if connection.execute(_COUNT, counted).rowcount:
+        return True
+    # It was written before, or is the first one of its writer.
+    expires = connection.execute(_NOW).scalar_one() + _BATCH_TTL * 1000
+    first = {"name": batch.writer, "holder": "", "epoch": batch.number, "expires": expires}
+    is_new = run(connection, _FREE, {**first, "address": ""}).rowcount == 1
+    if is_new:
+        connection.execute(_FORGET)
+    return is_new
 
 
 def check_fence(connection: Connection, fence: Fence | None) -> None:

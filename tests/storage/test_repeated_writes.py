@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, event, select
 from storage.asset_records import FILE, HASH, MADE
 from storage.mute import Mute
 from storage.samples import PAYLOAD, ended, job
@@ -20,7 +20,7 @@ from proxy.storage.database import Database, OutcomeUnknownError
 from proxy.storage.files import FileRepository
 from proxy.storage.job_tables import StoredJob
 from proxy.storage.jobs import EngineWrite, JobRepository
-from proxy.storage.leases import ENGINE, Batch, Fence, LeaseRepository
+from proxy.storage.leases import ENGINE, Batch, Fence, LeaseRepository, is_first
 from proxy.storage.members import MemberRepository, StoredToken
 from proxy.storage.missing_outputs import MissingOutput
 from proxy.storage.run_times import RunTimeRepository, RunTimeRow
@@ -177,3 +177,21 @@ async def test_the_next_batch_counts(room: Room) -> None:
     await usage.add([COUNTED], Batch("usage 2", 1))
     (row,) = await usage.days(DAY, DAY)
     assert row.submitted == 3
+
+
+async def test_that_a_batch_is_new_takes_one_statement(room: Room) -> None:
+    noted: list[str] = []
+
+    def work(connection: Connection) -> list[bool]:
+        def note(_: object, __: object, statement: str, *___: object) -> None:
+            noted.append(statement)
+
+        first = is_first(connection, BATCH)
+        event.listen(connection, "before_cursor_execute", note)
+        try:
+            return [first, is_first(connection, replace(BATCH, number=2))]
+        finally:
+            event.remove(connection, "before_cursor_execute", note)
+
+    assert await room.database.write(work) == [True, True]
+    assert len(noted) == 1
