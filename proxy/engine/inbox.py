@@ -27,7 +27,8 @@ class Inbox:
     """
 
     def __init__(self, allocate: Callable[[], Allocation]) -> None:
-        self._entries: deque[tuple[Input, int]] = deque()
+        #: Each with its bytes, and whether it is an end.
+        self._entries: deque[tuple[Input, int, bool]] = deque()
         self._size, self._ends = 0, 0
         self._allocate = allocate
         self._memory = ThresholdAllocation(_UNCOUNTED_BYTES)
@@ -41,40 +42,38 @@ class Inbox:
         Pictures are left out where many inputs wait for more than a turn.
         """
         if isinstance(what, GiveUp):
-            self._append(what, 0)
+            self._append(what, 0, ends=False)
             return True
-        is_picture = isinstance(what, CloudPicture)
-        if is_picture and is_held_up and len(self) > _MAX_INPUTS:
+        count, ends = len(self._entries), is_end(what)
+        is_picture, is_first_end = isinstance(what, CloudPicture), ends and not self._ends
+        if is_picture and is_held_up and count > _MAX_INPUTS:
             return True
-        is_first_end = is_end(what) and not self._ends
-        if len(self) > _MOST_INPUTS and not is_first_end:
+        if count > _MOST_INPUTS and not is_first_end:
             return is_picture
-        if (
-            not is_picture
-            and len(self) > _MAX_INPUTS
-            and _says_the_same(self._entries[-1][0], what)
-        ):
+        if not is_picture and count > _MAX_INPUTS and _says_the_same(self._entries[-1][0], what):
             self.pop(last=True)
         size = size_of(what) if self._entries else 0
-        if not self._memory.fits(self._size + size, self._allocate):
+        if size and not self._memory.fits(self._size + size, self._allocate):
             if not is_first_end:
                 return is_picture
             size = 0
-        self._append(what, size)
+        self._append(what, size, ends=ends)
         return True
 
     def put_first(self, inputs: Iterable[Input]) -> None:
         """Put inputs before all others."""
         for what in reversed([*inputs]):
-            self._entries.appendleft((what, 0))
-            self._ends += is_end(what)
+            ends = is_end(what)
+            self._entries.appendleft((what, 0, ends))
+            self._ends += ends
 
     def pop(self, *, last: bool = False) -> Input:
         """Remove and return the next input, or the last one. Raises `IndexError`."""
-        what, size = self._entries.pop() if last else self._entries.popleft()
-        self._size -= size
-        self._ends -= is_end(what)
-        self._memory.fits(self._size, self._allocate)
+        what, size, ends = self._entries.pop() if last else self._entries.popleft()
+        self._ends -= ends
+        if size:
+            self._size -= size
+            self._memory.fits(self._size, self._allocate)
         return what
 
     def clear(self) -> None:
@@ -83,10 +82,10 @@ class Inbox:
         self._size = self._ends = 0
         self._memory.release()
 
-    def _append(self, what: Input, size: int) -> None:
-        self._entries.append((what, size))
+    def _append(self, what: Input, size: int, *, ends: bool) -> None:
+        self._entries.append((what, size, ends))
         self._size += size
-        self._ends += is_end(what)
+        self._ends += ends
 
 
 def is_end(what: Input) -> bool:
