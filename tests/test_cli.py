@@ -316,7 +316,7 @@ async def test_a_signal_cancels_a_run_and_the_job_with_it(tmp_path: Path, number
         ("--port 1 --host=::1", {"port": "1", "host": "::1"}),
         ("--port=1 --port 2", {"port": "2"}),
         ("--host= --data-dir -x", {"host": "", "data_dir": "-x"}),
-        ("--no-assets --start-empty", {"assets": False, "start_empty": True}),
+        ("--no-simulate --start-empty", {"simulate": False, "start_empty": True}),
         ("--cors-origins a=b,c", {"cors_origins": "a=b,c"}),
     ],
 )

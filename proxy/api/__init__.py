@@ -17,14 +17,12 @@ class ApiOptions(Struct, frozen=True, kw_only=True):
 
     `max_upload_bytes` limits every request body and is reported to clients;
     the default is ComfyUI's own (`--max-upload-size 100`). Pages of `cors_origins` may
-    use the API (`*`: all pages); others pass the origin check. With `compress` JSON and text are
-    compressed for clients that accept it. Websockets are closed with `close_code` when the server
-    stops. With
-    `pays_partner_nodes` jobs get the account's key for partner nodes. `base_path` (`""` or like
-    `/comfy`) is a prefix of links and redirects; the headers of `trusted_proxies` name the client,
-    and with `header_sign_in` its person. `allowed_hosts` are allowed in `Host` on loopback. With
-    `admin_apart` another listener serves the routes of admins. `simulated` is whether the cloud is
-    simulated.
+    use the API (`*`: all pages); others pass the origin check. Websockets are closed with
+    `close_code` when the server stops. With `pays_partner_nodes` jobs get the account's key for
+    partner nodes. `base_path` (`""` or like `/comfy`) is a prefix of links and redirects; the
+    headers of `trusted_proxies` name the client, and with `header_sign_in` its person.
+    `allowed_hosts` are allowed in `Host` on loopback. With `admin_apart` another listener serves
+    the routes of admins. `simulated` is whether the cloud is simulated.
     """
 
     base_path: str = ""
@@ -33,7 +31,6 @@ class ApiOptions(Struct, frozen=True, kw_only=True):
     allowed_hosts: tuple[str, ...] = ()
     max_upload_bytes: int = 100 * 1024 * 1024
     cors_origins: tuple[str, ...] = ()
-    compress: bool = False
     close_code: int = WSCloseCode.GOING_AWAY
     pays_partner_nodes: bool = True
     admin_apart: bool = False

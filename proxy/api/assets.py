@@ -5,7 +5,7 @@ All errors have the nested form of these routes.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 from urllib.parse import quote, urlencode
 
 from aiohttp import web
@@ -15,7 +15,7 @@ from proxy.api.content import content_headers
 from proxy.api.downloads import send_file
 from proxy.api.keys import ACCOUNTING, ASSETS
 from proxy.api.requests import member_of, token_of
-from proxy.files.assets import Assets, gone
+from proxy.files.assets import gone
 from proxy.translate import asset_requests
 from proxy.translate.assets import AssetError, read_hash
 from proxy.translate.errors import LocalError
@@ -28,18 +28,6 @@ ID = "{id:[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}}"
 nested = bodies.in_form(AssetError.of)
 
 
-async def disabled(_: web.Request) -> web.Response:
-    """Refuse any of these routes if the setting `assets` turns them off."""
-    raise AssetError(
-        "SERVICE_DISABLED", "Assets are not available on this server.", kind="unavailable"
-    )
-
-
-def service(request: web.Request) -> Assets:
-    """Return the service of assets, which exists if these routes do."""
-    return cast(Assets, request.app[ASSETS])
-
-
 def _id(request: web.Request) -> str:
     return request.match_info["id"].lower()
 
@@ -50,19 +38,19 @@ def _id(request: web.Request) -> str:
 async def list_assets(request: web.Request) -> web.Response:
     """Return a page of records, the newest first unless the query says otherwise."""
     query = asset_requests.read_list(request.query)
-    return bodies.json(await service(request).page(member_of(request), query))
+    return bodies.json(await request.app[ASSETS].page(member_of(request), query))
 
 
 async def list_tags(request: web.Request) -> web.Response:
     """Return tags with the number of records that have them."""
     query = asset_requests.read_tags(request.query)
-    return bodies.json(await service(request).tags(member_of(request), query))
+    return bodies.json(await request.app[ASSETS].tags(member_of(request), query))
 
 
 async def refine_tags(request: web.Request) -> web.Response:
     """Return the tags of the matching records, with their numbers."""
     wanted, limit = asset_requests.read_refine(request.query)
-    return bodies.json(await service(request).refine(member_of(request), wanted, limit))
+    return bodies.json(await request.app[ASSETS].refine(member_of(request), wanted, limit))
 
 
 # --- one record -----------------------------------------------------------------------------------
@@ -70,36 +58,38 @@ async def refine_tags(request: web.Request) -> web.Response:
 
 async def get_asset(request: web.Request) -> web.Response:
     """Return a record."""
-    return bodies.json(await service(request).shown(member_of(request), _id(request)))
+    return bodies.json(await request.app[ASSETS].shown(member_of(request), _id(request)))
 
 
 async def put_asset(request: web.Request) -> web.Response:
     """Change name, metadata or preview of a record."""
     changes = asset_requests.read_changes(await read_body(request))
-    return bodies.json(await service(request).change(member_of(request), _id(request), changes))
+    return bodies.json(await request.app[ASSETS].change(member_of(request), _id(request), changes))
 
 
 async def delete_asset(request: web.Request) -> web.Response:
     """Delete a record, but not its file."""
-    await service(request).delete(member_of(request), _id(request))
+    await request.app[ASSETS].delete(member_of(request), _id(request))
     return web.Response(status=204)
 
 
 async def add_tags(request: web.Request) -> web.Response:
     """Add tags to a record."""
     tags = asset_requests.read_tags_body(await read_body(request))
-    return bodies.json(await service(request).add_tags(member_of(request), _id(request), tags))
+    return bodies.json(await request.app[ASSETS].add_tags(member_of(request), _id(request), tags))
 
 
 async def remove_tags(request: web.Request) -> web.Response:
     """Remove tags from a record."""
     tags = asset_requests.read_tags_body(await read_body(request))
-    return bodies.json(await service(request).remove_tags(member_of(request), _id(request), tags))
+    return bodies.json(
+        await request.app[ASSETS].remove_tags(member_of(request), _id(request), tags)
+    )
 
 
 async def get_content(request: web.Request) -> web.StreamResponse:
     """Send the bytes of a record, as an attachment unless `disposition` is `inline`."""
-    assets, member = service(request), member_of(request)
+    assets, member = request.app[ASSETS], member_of(request)
     asset, file = await assets.file(member, _id(request))
     inline = request.query.get("disposition") == "inline"
     name = quote(asset.name.encode("utf-8", "replace"), safe="")
@@ -124,7 +114,7 @@ async def get_content(request: web.Request) -> web.StreamResponse:
 
 async def post_asset(request: web.Request) -> web.Response:
     """Store a file with its record, or create a record of a content by its hash."""
-    assets, member = service(request), member_of(request)
+    assets, member = request.app[ASSETS], member_of(request)
     if request_bodies.type_of(request) != "multipart/form-data":
         raise AssetError(
             "UNSUPPORTED_MEDIA_TYPE", "Send the file as multipart/form-data.", kind="unsupported"
@@ -147,7 +137,7 @@ async def post_asset(request: web.Request) -> web.Response:
 async def post_from_hash(request: web.Request) -> web.Response:
     """Create a record of a content that the member has."""
     new = asset_requests.read_new(await read_body(request))
-    return bodies.json(await service(request).from_hash(member_of(request), new), 201)
+    return bodies.json(await request.app[ASSETS].from_hash(member_of(request), new), 201)
 
 
 async def head_hash(request: web.Request) -> web.Response:
@@ -156,7 +146,7 @@ async def head_hash(request: web.Request) -> web.Response:
         hash_ = read_hash(request.match_info["hash"])
     except AssetError:
         return bodies.empty(400)
-    return bodies.empty(200 if await service(request).has(member_of(request), hash_) else 404)
+    return bodies.empty(200 if await request.app[ASSETS].has(member_of(request), hash_) else 404)
 
 
 # --- scans ----------------------------------------------------------------------------------------
@@ -166,7 +156,7 @@ async def post_seed(request: web.Request) -> web.Response:
     """Create records of files and models that have none."""
     body = await read_body(request) if request.can_read_body else {}
     roots = asset_requests.read_roots(body)
-    progress = await service(request).seed(member_of(request), list(dict.fromkeys(roots)))
+    progress = await request.app[ASSETS].seed(member_of(request), list(dict.fromkeys(roots)))
     if request.query.get("wait", "").lower() in ("true", "1"):
         return bodies.json({"status": "completed", "progress": progress, "errors": []})
     return bodies.json({"status": "started"}, 202)
@@ -202,7 +192,7 @@ async def not_here(_: web.Request) -> web.Response:
 async def post_export(request: web.Request) -> web.Response:
     """Start an export."""
     wanted = asset_requests.read_export(await read_body(request))
-    id_ = await service(request).exports.begin(member_of(request), wanted)
+    id_ = await request.app[ASSETS].exports.begin(member_of(request), wanted)
     answer = {"task_id": id_, "status": "created", "message": "The export has begun."}
     return bodies.json(answer, 202)
 
@@ -210,19 +200,19 @@ async def post_export(request: web.Request) -> web.Response:
 async def get_task(request: web.Request) -> web.Response:
     """Return the progress of an export."""
     id_ = request.match_info["id"].lower()
-    return bodies.json(await service(request).exports.task(member_of(request), id_))
+    return bodies.json(await request.app[ASSETS].exports.task(member_of(request), id_))
 
 
 async def cancel_task(request: web.Request) -> web.Response:
     """Cancel an export that waits or runs."""
-    await service(request).exports.cancel(member_of(request), request.match_info["id"].lower())
+    await request.app[ASSETS].exports.cancel(member_of(request), request.match_info["id"].lower())
     return bodies.json({"status": "cancelling"})
 
 
 async def get_export(request: web.Request) -> web.Response:
     """Return the URL of an archive."""
     name = asset_requests.read_name(request.match_info["name"])
-    if await service(request).exports.archive(member_of(request), name) is None:
+    if await request.app[ASSETS].exports.archive(member_of(request), name) is None:
         raise AssetError("EXPORT_NOT_FOUND", "There is no such export.", kind="not_found")
     query = urlencode({"filename": name, "type": "temp", "subfolder": "exports"})
     return bodies.json({"url": f"/api/view?{query}"})

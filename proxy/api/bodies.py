@@ -1,8 +1,6 @@
 """HTTP bodies of answers, as in ComfyUI.
 
-Answers are JSON as of `json.dumps`, or empty bodies without a content type. With the setting
-`compress`, JSON and text are compressed for clients that accept it, as with ComfyUI's
-`--enable-compress-response-body`.
+Answers are JSON as of `json.dumps`, or empty bodies without a content type.
 """
 
 from __future__ import annotations
@@ -26,11 +24,6 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 JSON_TYPE = "application/json; charset=utf-8"
 
 IDENTITY = "identity"
-#: The codings of ComfyUI's answers, the preferred one first.
-_CODINGS = ("deflate", "gzip")
-_COMPRESSED_TYPES = frozenset({"application/json", "text/plain"})
-#: Minimum bytes of a body that is worth compressing.
-MIN_COMPRESSED = 256
 
 _ITEM = re.compile(r"\s*([\w!#$%&'*+.^`|~-]+)\s*(?:;\s*[qQ]\s*=\s*([01](?:\.\d{0,3})?)\s*)?")
 
@@ -149,27 +142,6 @@ def in_form(form: Callable[[LocalError], LocalError]) -> Callable[[Handler], Han
         return answer
 
     return decorate
-
-
-def pack(request: web.Request, answer: web.StreamResponse) -> None:
-    """Compress an answer of JSON or text if the client accepts it.
-
-    Files, pictures, websockets and compressed answers are unchanged. aiohttp compresses large
-    bodies in a thread.
-    """
-    if not isinstance(answer, web.Response) or answer.content_type not in _COMPRESSED_TYPES:
-        return
-    if "Content-Encoding" in answer.headers:
-        return
-    body = answer.body
-    if not isinstance(body, LargeBody | bytes | bytearray):
-        return
-    if not isinstance(body, LargeBody) and len(body) < MIN_COMPRESSED:
-        return
-    answer.headers.add("Vary", "Accept-Encoding")
-    chosen = coding(request.headers.getall("Accept-Encoding", ()), _CODINGS)
-    if chosen != IDENTITY:
-        answer.enable_compression(web.ContentCoding(chosen))
 
 
 def coding(accepted: Iterable[str], offered: Sequence[str]) -> str:

@@ -127,7 +127,7 @@ async def list_cloud_assets(request: web.Request) -> web.Response:
     record = await _cloud_job(request)
     files = await examined(request, record, _cloud_files)
     member, assets, id_ = member_of(request), request.app[ASSETS], request.match_info["job_id"]
-    known = {} if assets is None else await assets.of_job(member, id_)
+    known = await assets.of_job(member, id_)
     found = [
         asset for file in files if (asset := await _cloud_asset(request, file, known)) is not None
     ]

@@ -124,7 +124,7 @@ async def _converted(
 async def _archive(request: web.Request) -> web.StreamResponse | None:
     """Send the archive of an export, or return `None` if the query names none."""
     query, assets = request.query, request.app[ASSETS]
-    if assets is None or (query.get("type"), query.get("subfolder")) != ("temp", "exports"):
+    if (query.get("type"), query.get("subfolder")) != ("temp", "exports"):
         return None
     found = await assets.exports.archive(member_of(request), query.get("filename", ""))
     if found is None:
@@ -148,7 +148,7 @@ async def _by_hash(
 ) -> tuple[FileRecord | None, str | None, str | None]:
     """Return the member's file of a content, with the name and the type of its newest record."""
     assets = request.app[ASSETS]
-    asset = None if assets is None else await assets.newest_of(member_of(request), hash_)
+    asset = await assets.newest_of(member_of(request), hash_)
     if asset is None:
         return None, None, None
     file = await request.app[FILES].namespace.get(asset.member, asset.place)

@@ -68,9 +68,9 @@ STREAMS: web.AppKey[Pool] = web.AppKey("streams")
 POOLS: web.AppKey[dict[str, Pool]] = web.AppKey("pools")
 SUPERVISOR: web.AppKey[Supervisor] = web.AppKey("supervisor")
 #: Without them the routes of assets are turned off.
-ASSETS: web.AppKey[Assets | None] = web.AppKey("assets")
+ASSETS: web.AppKey[Assets] = web.AppKey("assets")
 #: Without them there are no routes of node packs.
-PACKS: web.AppKey[PackServices | None] = web.AppKey("packs")
+PACKS: web.AppKey[PackServices] = web.AppKey("packs")
 #: Where members sign in, by name.
 PROVIDERS: web.AppKey[Mapping[str, SignInProvider]] = web.AppKey("providers")
 OPTIONS: web.AppKey[ApiOptions] = web.AppKey("options")
@@ -106,6 +106,6 @@ def features(app: web.Application) -> dict[str, Any]:
         "max_upload_size": min(app[OPTIONS].max_upload_bytes, MAX_BYTES),
         "extension": {"manager": {"supports_v4": True}},
         "node_replacements": True,
-        "assets": app[ASSETS] is not None,
+        "assets": True,
         "partner_run_gate_enabled": not app[OPTIONS].pays_partner_nodes,
     }

@@ -87,7 +87,7 @@ class Gate:
         self._authenticator = authenticator
         self._handle = handle
         self._public = public
-        self._members, self._compress = services[MEMBERS], services[OPTIONS].compress
+        self._members = services[MEMBERS]
         self._origins = frozenset(services[OPTIONS].cors_origins)
         self._preflights = bool(services[OPTIONS].cors_origins) and "*" not in self._origins
         self._may_be_rebound = lru_cache(_MAX_CACHED_HOSTS)(
@@ -124,8 +124,6 @@ class Gate:
         self._count(request, connection, answer.status, began)
         if not answer.prepared:
             finish(request, answer, has_members=self._members.has_members, origins=self._origins)
-            if self._compress:
-                bodies.pack(request, answer)
         if _ROOT_LOGGER.level <= logging.DEBUG:
             _log_handled(request, answer.status, clock.monotonic() - began)
         return answer

@@ -16,7 +16,7 @@ from proxy.api.holding import PIECE, in_turn
 from proxy.api.keys import ACCOUNTING, JOBS, PACKS
 from proxy.api.middleware import note
 from proxy.api.requests import member_of, token_of
-from proxy.packs.pack import PackRoute, PackServices
+from proxy.packs.pack import PackRoute
 from proxy.translate import codec
 from proxy.translate.errors import PlainError
 
@@ -113,7 +113,7 @@ def handler_of(route: PackRoute) -> bodies.Handler:
 
     @wraps(route.handler)
     async def handle(request: web.Request) -> web.StreamResponse:
-        services = cast(PackServices, request.app[PACKS])
+        services = request.app[PACKS]
         return cast(web.StreamResponse, await route.handler(RequestCall(request), services))
 
     return bodies.in_form(PlainError.of)(handle) if route.plain_errors else handle

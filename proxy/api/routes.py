@@ -31,9 +31,9 @@ class Route(Struct, frozen=True):
     """A route of the local API; with a `twin` there is another one below `/api`.
 
     A GET route answers HEAD too. If there is an admin listener, only that serves routes that are
-    `apart`. Routes of a `pack` need the setting `helper_nodes`, those with `assets` exist if the
-    setting of that name has the same value. `expects` answers `Expect: 100-continue`.
-    `docs/routes.md` has the source of each answer and how it differs from ComfyUI's.
+    `apart`. Those of `assets` have errors in the form of the assets API. `expects` answers
+    `Expect: 100-continue`. `docs/routes.md` has the source of each answer and how it differs from
+    ComfyUI's.
     """
 
     method: str
@@ -41,8 +41,7 @@ class Route(Struct, frozen=True):
     handler: Handler
     twin: bool = True
     apart: bool = False
-    pack: bool = False
-    assets: bool | None = None
+    assets: bool = False
     expects: Callable[[web.Request], Awaitable[None]] | None = None
 
 
@@ -57,19 +56,15 @@ def _pack(route: PackRoute) -> Route:
         route.path,
         packs.handler_of(route),
         twin=route.twin,
-        pack=True,
         expects=packs.expect if route.reads_late else None,
     )
 
 
-#: What `*` stands for: aiohttp-cors does not support wildcards.
-_ALL_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
-
 #: A route of the assets API.
 _asset = partial(Route, twin=False, assets=True)
 
-#: A route of it without the setting.
-_off = partial(Route, twin=False, assets=False)
+#: What `*` stands for: aiohttp-cors does not support wildcards.
+_ALL_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 ROUTES = (
     Route("GET", "/", system.get_root),
@@ -171,10 +166,6 @@ ROUTES = (
     _asset("POST", "/api/assets/download", assets.not_here),
     _asset("POST", "/api/assets/import", assets.not_here),
     _asset("GET", "/api/assets/remote-metadata", assets.not_here),
-    _off("*", "/api/assets", assets.disabled),
-    _off("*", "/api/assets/{rest:.*}", assets.disabled),
-    _off("*", "/api/tags", assets.disabled),
-    _off("*", "/api/tasks/{id}", assets.disabled),
     # the web interface
     _only("GET", extension.SCRIPT_PATH, extension.get_script),
     _only("GET", "/templates/{path:.*}", templates.get_template),

@@ -23,7 +23,7 @@ from multidict import MultiDict
 
 from proxy.api import bodies, request_bodies, unpacking
 from proxy.api.holding import allocate
-from proxy.api.keys import ACCOUNTING, ASSETS, FILES, SPOOL
+from proxy.api.keys import ACCOUNTING, FILES, SPOOL
 from proxy.api.requests import member_of, token_of
 from proxy.translate import codec
 from proxy.translate.assets import of_upload
@@ -100,7 +100,7 @@ async def _receive(request: web.Request, *, masks: bool = False) -> web.Response
                 original=original,
             )
     body: dict[str, Any] = {"name": named.name, "subfolder": named.subfolder, "type": named.type}
-    if request.app[ASSETS] is not None and named.asset is not None:
+    if named.asset is not None:
         body["asset"] = of_upload(named.asset)
     return bodies.json(body)
 

@@ -129,8 +129,8 @@ async def open_api(
     services[SPOOL] = spool
     services[STREAMS] = streams
     services[POOLS] = pools
-    services[ASSETS] = _assets(process, storage, resources, jobs) if settings.assets else None
-    services[PACKS] = packs if settings.helper_nodes else None
+    services[ASSETS] = _assets(process, storage, resources, jobs)
+    services[PACKS] = packs
     services[OPTIONS] = _api_options(settings)
     services[TURNS] = process.turns
     try:
@@ -175,7 +175,6 @@ def _api_options(settings: Settings) -> ApiOptions:
         allowed_hosts=settings.allowed_hosts,
         max_upload_bytes=settings.max_upload_bytes,
         cors_origins=settings.cors_origins,
-        compress=settings.compress,
         close_code=WSCloseCode.SERVICE_RESTART if has_standbys else WSCloseCode.GOING_AWAY,
         pays_partner_nodes=settings.send_partner_key,
         admin_apart=settings.admin_listen is not None,

@@ -91,7 +91,6 @@ def service_of(
         resources.files.graphs,
         storage.members,
         resources.packs,
-        validates=process.settings.validate_graphs,
         catalog_timeout=process.timeouts.catalog_timeout,
         turns=process.turns,
     )

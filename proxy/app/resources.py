@@ -7,7 +7,6 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import structlog
@@ -84,7 +83,6 @@ async def open_resources(
         files = Files(
             library,
             preferred=lambda member: [account.name for account in cloud.best_first(member)],
-            asset_ids=settings.assets,
             output_folder=output_folder,
             output_links=settings.output_directory == pictures_folder(simulated=settings.simulate),
             workflows=JobWorkflows(JobRepository(database, storage.cipher)),
@@ -99,14 +97,11 @@ async def open_resources(
                 cloud.lists,
             ),
             storage.folder / "catalog",
-            pack_classes=partial(offered, preferred=settings.prefer_helper_nodes)
-            if settings.helper_nodes
-            else None,
+            pack_classes=offered,
             allowed=cloud.allowed,
         )
-        if settings.helper_nodes:
-            for problem in INSTALLED.problems:
-                log.warning("pack_refused", reason=problem)
+        for problem in INSTALLED.problems:
+            log.warning("pack_refused", reason=problem)
         await catalog.start()
         stack.push_async_callback(catalog.close)
         storage.supervisor.keep(catalog.follow_lists, "follow the lists of nodes")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -12,8 +12,8 @@ from proxy.catalog.owners import Owners, hidden_from, parted, without
 from proxy.translate import NODE_FIELDS, codec
 from proxy.translate.shapes import Shape, shape_of
 
-#: Returns the classes to add to the cloud's.
-Offer = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+#: Returns the classes to add to the cloud's, of which some accounts lack those of the container.
+Offer = Callable[[Mapping[str, Any], Container[str]], Mapping[str, Any]]
 
 #: Maximum number of classes whose parsed entry, or whose shape, is cached.
 _MAX_CACHED = 512
@@ -109,7 +109,10 @@ def read(
     `pack_classes` returns the classes of node packs to add to the cloud's.
     """
     classes, owners = parse(body)
-    return Nodes(classes, None if pack_classes is None else pack_classes(classes), owners)
+    if pack_classes is None:
+        return Nodes(classes, None, owners)
+    partly = {name for name, inputs in owners.items() if "" in inputs}
+    return Nodes(classes, pack_classes(classes, partly), owners)
 
 
 def _key(name: str) -> bytes:

@@ -36,7 +36,7 @@ PRESENT_TIMEOUT = 5.0
 
 @dataclass(eq=False)
 class Outputs:
-    """Gives names to outputs, and stores them; with `_with_ids` outputs have the ids of assets.
+    """Gives names to outputs, and stores them.
 
     Names of files in `_folder`, where outputs are written, are not given.
     """
@@ -44,7 +44,6 @@ class Outputs:
     _library: Library
     _namespace: Namespace
     _workers: PictureWorkers
-    _with_ids: bool
     _folder: DiskFolder | None
 
     def __post_init__(self) -> None:
@@ -77,7 +76,7 @@ class Outputs:
                 "type": name.type,
                 **local[item.key][item.position],
             }
-            if self._with_ids and name.asset:
+            if name.asset:
                 local[item.key][item.position] |= output_files.asset_ids(name.path, name.asset)
         return local
 

@@ -62,9 +62,8 @@ class Files:
     """The files of all members: their names (`namespace`, `outputs`), and their contents.
 
     The contents are in the `library`; `preferred` returns the accounts to which a member's upload
-    may be sent, the best first (default: all). With `asset_ids` outputs have the ids of their
-    records. Outputs are also written to the `output_folder`, if there is one, with `output_links`
-    as hard links where possible.
+    may be sent, the best first (default: all). Outputs are also written
+    to the `output_folder`, if there is one, with `output_links` as hard links where possible.
     """
 
     def __init__(
@@ -72,7 +71,6 @@ class Files:
         library: Library,
         *,
         preferred: Callable[[str], Sequence[str]] | None = None,
-        asset_ids: bool = False,
         output_folder: DiskFolder | None = None,
         output_links: bool = False,
         workflows: JobWorkflows | None = None,
@@ -85,9 +83,7 @@ class Files:
         preferred = preferred or (lambda _: tuple(library.clouds))
         self.uploads = Uploads(library, self.namespace, preferred, self.picture_workers)
         self.graphs = GraphFiles(self.namespace, self.uploads)
-        self.outputs = Outputs(
-            library, self.namespace, self.picture_workers, asset_ids, output_folder
-        )
+        self.outputs = Outputs(library, self.namespace, self.picture_workers, output_folder)
         self._reader = Reader(library, self.namespace, workflows)
         #: Opens a file's content.
         self.open = self._reader.open

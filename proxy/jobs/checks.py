@@ -50,15 +50,13 @@ _MAX_FILE_STRINGS = 20_000
 class Checks:
     """The checks of all members' graphs.
 
-    Without `validates` only what the member may use is looked at. The catalog is waited for at most
-    `catalog_timeout` seconds.
+    The catalog is waited for at most `catalog_timeout` seconds.
     """
 
     catalog: Catalog
     files: GraphFiles
     members: Directory
     packs: NodePacks
-    validates: bool
     catalog_timeout: float
     turns: Turns
 
@@ -70,7 +68,7 @@ class Checks:
         """
         graph = request.graph
         loaded = await self.catalog.wait_loaded(self.catalog_timeout)
-        validates = loaded and self.validates and len(graph) <= _MAX_NODES
+        validates = loaded and len(graph) <= _MAX_NODES
         large = has_more_values(graph, _MAX_VALUES_AT_ONCE)
         has_file = await self._files_of(member, graph, validates=validates, large=large)
         found = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from proxy.packs.discovery import installed
@@ -18,16 +18,17 @@ PACK_NODES: Mapping[str, PackNode] = {
 }
 
 
-def offered(classes: Mapping[str, Any], *, preferred: bool) -> dict[str, dict[str, Any]]:
+def offered(classes: Mapping[str, Any], partial: Container[str]) -> dict[str, dict[str, Any]]:
     """Return the entries of the pack classes that can stand beside the cloud's `classes`.
 
-    A class that the cloud has is left to it unless ours are `preferred`; one whose core nodes the
-    cloud lacks cannot run. An input written as `[Class.input]` is as the cloud's class has it.
+    A class that the cloud has is left to it, unless it is `partial`: only some accounts have it.
+    One whose core nodes the cloud lacks cannot run. An input written as `[Class.input]` is as the
+    cloud's class has it.
     """
     return {
         name: _filled(node.info, classes)
         for name, node in PACK_NODES.items()
-        if (preferred or name not in classes) and node.needs <= classes.keys()
+        if (name in partial or name not in classes) and node.needs <= classes.keys()
     }
 
 

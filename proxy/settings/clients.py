@@ -33,11 +33,6 @@ class ClientSettings(SettingsTable):
         "names that nobody can register are always allowed.",
         expects="a list of hosts such as comfy.example or *.comfy.example",
     )
-    compress: bool = setting(
-        False,
-        "Compress JSON and text (gzip, deflate) for clients that support it, like ComfyUI with "
-        "--enable-compress-response-body. `/object_info` is always compressed.",
-    )
     max_upload_mb: Mebibytes = setting(
         100,
         "The maximum size of a request body in MiB. Larger bodies get a 413.",
@@ -66,20 +61,6 @@ class ClientSettings(SettingsTable):
         "websockets. Jobs continue on the cloud.",
         ge=0,
         le=3600,
-    )
-    assets: bool = setting(
-        True,
-        "Serve ComfyUI's assets API, which the panels of the web interface for pictures and "
-        "models use. Without it, they show the history and the input folder.",
-    )
-    helper_nodes: bool = setting(
-        True,
-        "Run nodes of desktop clients that transfer pictures and texts, such as those of Krita AI "
-        "Diffusion, in the proxy. docs/helper-nodes.md lists them.",
-    )
-    prefer_helper_nodes: bool = setting(
-        False,
-        "Run these nodes in the proxy even if Comfy Cloud has them.",
     )
     url_hosts: Hosts = setting(
         (),

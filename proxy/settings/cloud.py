@@ -146,9 +146,4 @@ class CloudSettings(SettingsTable):
         ge=0,
         le=100,
     )
-    validate_graphs: bool = setting(
-        True,
-        "Validate each workflow against the list of nodes before the job is queued. The cloud "
-        "validates what the list does not describe.",
-    )
     accounts: tuple[AccountSettings, ...] = ()

@@ -8,17 +8,22 @@ from proxy.settings.fields import CLOUD_PREFIX, PREFIX
 
 #: What is in the place of each setting that was removed.
 REMOVED: Mapping[str, str] = {
+    "assets": "ComfyUI's assets API is always served",
     "body_timeout": "each 16 KiB of a request body must arrive within 60 seconds",
     "bus": "one process answers, and the others pass on to it: remove Valkey",
     "catalog_max_age": "the lists of nodes and models are reloaded after an hour",
+    "compress": "`/object_info` is always compressed; a reverse proxy can compress the rest",
+    "helper_nodes": "the proxy always runs the helper nodes that Comfy Cloud lacks",
     "idle_timeout": "an idle connection is closed after 660 seconds, and by a reverse proxy sooner",
     "lost_timeout": "a job whose account cannot be read fails after an hour",
     "max_header_kb": "a request header has at most 16 KiB",
     "max_json_mb": "a JSON body has at most 32 MiB; upload pictures as files",
     "metrics": "they are always served; `admin_listen` serves them at another address only",
     "ping_interval": "a silent websocket is pinged after 30 seconds",
+    "prefer_helper_nodes": "the proxy runs a helper node that some account lacks",
     "simulate_pace": "the simulator takes 0.05 seconds for a step",
     "unable_timeout": "a job that no account can run fails after 60 seconds",
+    "validate_graphs": "each workflow is validated against the list of nodes",
     "webhook_hosts": "jobs name no address any more; add a webhook on the dashboard or in the API",
     "write_timeout": "a client must receive the next part of an answer within 60 seconds",
 }

@@ -376,6 +376,16 @@ class NoObservations:
         return []
 
 
+class NoAssets:
+    """The assets API of members without records."""
+
+    async def newest_of(self, *_: Any) -> None:
+        return None
+
+    async def of_job(self, *_: Any) -> dict[str, Any]:
+        return {}
+
+
 #: Bytes of the memory budget, as by default.
 DEFAULT_MEMORY = 256 * 1024 * 1024
 
@@ -401,7 +411,7 @@ def services_over(jobs: Any, files: Any, catalog: Any, userdata: Any, **more: An
     options = ApiOptions(**{name: more.pop(name) for name in names & more.keys()})
     rooms |= {"jobs": jobs, "files": files, "catalog": catalog, "userdata": userdata}
     rooms |= {"options": options, "turns": thread_turns(), "pools": {}, "providers": {}}
-    rooms |= {"assets": None, "packs": None, "loop_turns": LoopTurns()} | more
+    rooms |= {"assets": NoAssets(), "packs": None, "loop_turns": LoopTurns()} | more
     services = keys.Services()
     for name, room in rooms.items():
         services[getattr(keys, name.upper())] = room

@@ -29,6 +29,7 @@ from proxy.app.routes import ROUTES
 from proxy.app.server import server_logger
 from proxy.members.directory import Directory
 from proxy.members.member import LOCAL, Member
+from proxy.packs.table import INSTALLED
 from proxy.sharing.owners import ENGINE, Owner, acting_owner, member_owner
 from proxy.storage.database import (
     BusyError,
@@ -152,13 +153,14 @@ ELSEWHERE = {
     runs.get_workflow,
     cloud_routes.list_cloud_history,  # it is streamed, so that its length is not known
 }
+PACK_PATHS = {route.path for pack in INSTALLED.packs for route in pack.routes}
 GETS = [
     route
     for route in ROUTES
     if route.method == "GET"
     and "{" not in route.path
     and route.handler not in ELSEWHERE
-    and not route.pack
+    and route.path not in PACK_PATHS
     and not route.assets
 ]
 

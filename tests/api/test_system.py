@@ -160,8 +160,6 @@ async def test_a_picture_that_is_not_to_be_had(client: Client, path: str, status
 @pytest.mark.parametrize(
     "path",
     [
-        "/api/etn/model_info",
-        "/api/etn/model_info/checkpoints",
         "/etn/languages",
         "/vhs/queryvideo?filename=x.mp4",
         "/vhs/getpath?path=x",
@@ -219,17 +217,6 @@ async def test_freeing_memory_does_nothing(client: Client, body: str) -> None:
 @pytest.mark.parametrize("body", ["[]", ""])
 async def test_freeing_memory_wants_an_object(client: Client, body: str) -> None:
     assert (await client.post("/free", data=body)).status == 400
-
-
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [("GET", "/api/assets"), ("POST", "/api/assets/from-hash"), ("GET", "/api/tags")],
-)
-async def test_assets_are_off(client: Client, method: str, path: str) -> None:
-    response = await client.request(method, path)
-    error = (await response.json())["error"]
-    assert (response.status, error["code"], error["details"]) == (503, "SERVICE_DISABLED", {})
-    assert (await client.get(path.removeprefix("/api"))).status == 404
 
 
 SECRET = "comfyui-0123456789abcdef"

@@ -30,7 +30,7 @@ ANSWER = {
     "max_upload_size": 104857600,
     "extension": {"manager": {"supports_v4": True}},
     "node_replacements": True,
-    "assets": False,
+    "assets": True,
     "partner_run_gate_enabled": False,
 }
 

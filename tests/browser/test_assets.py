@@ -10,14 +10,7 @@ from typing import TYPE_CHECKING
 from browser import sketch
 from browser.expectations import expect
 from browser.frontend import LOAD, SAMPLER, SAVE, WORKFLOW, Frontend
-from browser.test_story import (
-    finds_the_job_in_queue_and_history_and_runs_it_again,
-    runs_a_workflow_and_sees_the_picture,
-)
-from stack import Client, Proxy, running_proxy
-
-from proxy.api import web_interface
-from proxy.simulator import Simulator
+from stack import Client, Proxy
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Locator
@@ -137,18 +130,4 @@ async def test_models_are_found_by_their_tags_and_names(
         name = "upscale_models/RealESRGAN_x4plus.safetensors"
         await library.get_by_role("heading", name=name, exact=True).wait_for()
         await expect(named.filter(has_text="checkpoints/")).to_have_count(0)
-        assert frontend.watch.unexpected() == []
-
-
-async def test_without_assets_the_panels_are_those_of_the_history(
-    chrome: Browser, simulator: Simulator, tmp_path: Path
-) -> None:
-    interface = web_interface.installed()
-    async with (
-        running_proxy(simulator, tmp_path / "data", interface=interface, assets=False) as proxy,
-        Frontend.opened(chrome, proxy.url, tmp_path / "failure.png") as frontend,
-    ):
-        simulator.switches.pace = 0.25
-        await runs_a_workflow_and_sees_the_picture(frontend)
-        await finds_the_job_in_queue_and_history_and_runs_it_again(frontend)
         assert frontend.watch.unexpected() == []

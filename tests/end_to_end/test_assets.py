@@ -705,44 +705,6 @@ async def test_scans(api: Api) -> None:
         assert refused.error == (501, "BACKEND_UNSUPPORTED")
 
 
-OFF = (
-    ("GET", "api/assets"),
-    ("POST", "api/assets"),
-    ("GET", f"api/assets/{NONE}"),
-    ("DELETE", f"api/assets/{NONE}"),
-    ("GET", f"api/assets/{NONE}/content"),
-    ("POST", f"api/assets/{NONE}/tags"),
-    ("POST", "api/assets/from-hash"),
-    ("GET", "api/assets/tags/refine"),
-    ("GET", "api/tags"),
-    ("POST", "api/assets/seed"),
-    ("GET", "api/assets/seed/status"),
-    ("POST", "api/assets/prune"),
-    ("POST", "api/assets/export"),
-    ("GET", f"api/tasks/{NONE}"),
-    ("GET", "api/assets/exports/x.zip"),
-)
-
-
-async def test_assets_can_be_turned_off_and_on_again(
-    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
-) -> None:
-    async with running_proxy(simulator, tmp_path / "data", assets=False) as proxy:
-        api = Api(Client(session, proxy.url))
-        for method, path in OFF:
-            assert (await api.ask(method, path)).error == (503, "SERVICE_DISABLED"), path
-        assert (await api.get("features")).json["assets"] is False
-        assert "asset" not in await api.client.upload("x.png", PNG)
-        entry = await api.client.run(graphs.plain())
-        (item,) = entry["outputs"]["2"]["images"]
-        assert set(item) == {"filename", "subfolder", "type"}
-    async with running_proxy(simulator, tmp_path / "data") as proxy:
-        api = Api(Client(session, proxy.url))
-        assert (await api.get("features")).json["assets"] is True
-        names = await api.listed(tags_any="input,output", sort="name", order="asc")
-        assert names == ["ComfyUI_00001_.png", "x.png"]
-
-
 async def learnt(api: Api, **query: str) -> dict[str, Any]:
     """The only record of a list, once its hash, its size and its metadata are known."""
     async with asyncio.timeout(TIMEOUT):

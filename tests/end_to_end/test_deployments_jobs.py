@@ -182,7 +182,7 @@ async def test_previews_are_binary_messages_of_both_forms(client: Client, place:
     assert (about["node_id"], about["display_node_id"], about["prompt_id"]) == ("3", "3", second)
 
 
-@pytest.mark.parametrize("settings", [{"cloud": False}, {"prefer_helper_nodes": True}])
+@pytest.mark.parametrize("settings", [{"cloud": False}, {}])
 async def test_pictures_over_the_websocket_come_from_a_file(
     place: Place, settings: dict[str, Any]
 ) -> None:

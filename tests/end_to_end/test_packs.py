@@ -150,19 +150,6 @@ async def test_a_picture_that_is_too_large_or_too_much_is_413_in_the_packs_words
     assert (await put(session, proxy.url, "a", RED))[0] == 200
 
 
-async def test_without_the_setting_all_is_as_without_the_nodes(
-    simulator: Simulator, tmp_path: Path, session: aiohttp.ClientSession
-) -> None:
-    async with running_proxy(simulator, tmp_path, helper_nodes=False) as proxy:
-        client = Client(session, proxy.url)
-        info = (await client.get("object_info"))[1]
-        assert not [name for name in info if name.startswith(("ETN_", "Swarm", "Blender"))]
-        assert (await client.get("object_info/ETN_LoadImageCache"))[1] == {}
-        assert (await client.get("api/etn/languages"))[0] == 404
-        status, answer = await client.post("prompt", {"prompt": carried()})
-        assert (status, answer["error"]["type"]) == (400, "missing_node_type")
-
-
 async def test_what_fails_before_the_run_is_reported_without_a_job_on_the_cloud(
     simulator: Simulator, client: Client
 ) -> None:

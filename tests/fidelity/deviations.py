@@ -52,6 +52,10 @@ DEVIATIONS = (
     Row(".*", "ws|features", r"(feature_flags|body): \+ (supports_model_type_tags|extension"
         r"|node_replacements|assets|partner_run_gate_enabled)",
         "Newest: more feature flags."),
+    Row(".*", "/upload/", r"body: \+ asset",
+        "Newest: an upload has its record in the assets API."),
+    Row(".*", "history|jobs|ws", r".*\[\]: \+ (id|preview_id)",
+        "Newest: an output has the id of its record in the assets API."),
     Row(".*", "object_info", r"body\.\w+: \+ (is_input_list|has_intermediate_output"
         r"|search_aliases|essentials_category|dev_only)",
         "Newest: more fields of a node class."),
@@ -76,7 +80,7 @@ DEVIATIONS = (
         r"|vary:  → Sec-Fetch-Dest|content-disposition: (filename.*) → attachment; \2"
         r"|content-type: .* → application/octet-stream)",
         "Newest: what a browser could run is an attachment of octets."),
-    Row("info_small|compress", "system_stats", r"body\.system: \+ (comfy_package_versions"
+    Row("info_small", "system_stats", r"body\.system: \+ (comfy_package_versions"
         r"|deploy_environment)",
         "Newest: more about the system."),
     Row("validation_errors", "class", r"body\.error\.(type: invalid_prompt → missing_node_type"
@@ -115,14 +119,6 @@ DEVIATIONS = (
     # --- compressed answers
     Row("ws_compression", "", r"header sec-websocket-extensions: permessage-deflate.* → ",
         "Websockets are not compressed: a message of 4 KB could unpack to 4 MB."),
-    Row("compress", "", r"header vary:  → Accept-Encoding",
-        "Caches are told that an answer that may be packed depends on who asks."),
-    Row("compress", r"tiny|sub-application|a 400", r"header content-encoding: gzip → ",
-        "Bodies below 256 bytes are not packed: they would grow."),
-    Row("compress", r"\[deflate\]", r"header content-encoding:  → deflate",
-        "Who takes deflate alone gets it; ComfyUI looks for the word gzip first."),
-    Row("compress", r"\[gzip;q=0\]", r"header content-encoding: gzip → ",
-        "gzip;q=0 says that gzip is not taken."),
 
     # --- what kills or cripples a ComfyUI
     Row("fatal_(client_id_list|extra_data_null)", "POST /prompt", REFUSED,
@@ -177,7 +173,7 @@ DEVIATIONS = (
         "Which of two outputs is validated first follows the order of a Python set."),
     Row("error_then_next", "ws a", r"status: .*",
         "How far the first job was when the second was submitted.", chance=True),
-    Row("object_info_class|compress", "object_info", r"body\..*(tooltip|display_name|description"
+    Row("object_info_class", "object_info", r"body\..*(tooltip|display_name|description"
         r"|output_tooltips).*",
         "The words in the catalog are the cloud's."),
 
@@ -257,13 +253,13 @@ DEVIATIONS = (
     # --- the machine
     Row("internal", "/internal/folder_paths", r"body.*",
         "The model folders are the cloud's."),
-    Row("internal|compress", "/internal/files", r"body: \d+ items → \d+ items",
+    Row("internal", "/internal/files", r"body: \d+ items → \d+ items",
         "The recorded server had the files of all recordings before it."),
     Row("internal_logs_subscribe", "ws a", r"messages: - 2 logs",
         "The lines are the proxy's own, and the replay has no log."),
     Row("view_full", "gzip accepted", r"header .*|text: .*",
         "A packed file beside a file is a file of its own."),
-    Row("info_small|compress", "system_stats", r"body\.devices\[\]\.index: null → int",
+    Row("info_small", "system_stats", r"body\.devices\[\]\.index: null → int",
         "The recorded server had no GPU."),
     Row("info_small", "users", r"body\.migrated: false → true",
         "The recorded server had been started for the first time."),

@@ -102,7 +102,6 @@ class Bench:
     cloud: Cloud
     catalog: Catalog
     members: Members = field(default_factory=Members)
-    validates: bool = True
 
     async def check(self, graph: dict[str, Any], member: str = "anna", **fields: Any) -> Any:
         checks = Checks(
@@ -110,7 +109,6 @@ class Bench:
             Files(),  # type: ignore[arg-type]
             self.members,  # type: ignore[arg-type]
             None,  # type: ignore[arg-type]
-            validates=self.validates,
             catalog_timeout=5.0,
             turns=thread_turns(),
         )
@@ -264,13 +262,11 @@ NODES = {
 }
 
 
-@pytest.mark.parametrize("validates", [True, False])
 @pytest.mark.parametrize("inputs", [[], ["a"], "a", 5, None, True], ids=str)
 @pytest.mark.parametrize("node", NODES)
 async def test_inputs_that_are_no_object_are_refused_with_the_node(
-    bench: Bench, node: str, inputs: Any, validates: bool
+    bench: Bench, node: str, inputs: Any
 ) -> None:
-    bench.validates = validates
     bench.cloud.classes["Bare"] = {"input": {}, "output": [], "python_module": "nodes"}
     graph = {**graphs.plain(), "7": {**NODES[node], "inputs": inputs}}
     body = (await bench.refusal(graph)).body()
@@ -283,15 +279,8 @@ async def test_inputs_of_a_node_may_be_absent(bench: Bench) -> None:
     assert (await bench.check(graph)).outputs == ["2"]
 
 
-async def test_nothing_is_validated_where_that_is_not_wished(bench: Bench) -> None:
-    bench.validates = False
-    assert await bench.check({"1": {"class_type": "NoSuchNode", "inputs": {}}}) is None
-
-
-async def test_what_a_member_may_not_use_is_refused_also_then(bench: Bench) -> None:
+async def test_what_a_member_may_not_use_is_refused(bench: Bench) -> None:
     bench.members.denied = ("SaveImage",)
-    assert (await bench.refusal(graphs.plain())).kind == "forbidden"
-    bench.validates = False
     assert (await bench.refusal(graphs.plain())).kind == "forbidden"
 
 

@@ -28,7 +28,7 @@ CLOUD = {
     for name, info in object_info(standard_nodes()).items()
     if name != "SaveImageWebsocket"
 }
-OFFERED = offered(CLOUD, preferred=False)
+OFFERED = offered(CLOUD, ())
 CLASSES = CLOUD | OFFERED
 
 #: Nodes whose text goes on into a list, where only the cloud's node can say what it takes.
@@ -198,13 +198,13 @@ def test_every_class_is_offered_where_the_cloud_has_what_it_needs() -> None:
         without = {
             class_type: info for class_type, info in CLOUD.items() if class_type not in helper.needs
         }
-        assert name not in offered(without, preferred=True)
+        assert name not in offered(without, PACK_NODES)
 
 
-def test_a_class_that_the_cloud_has_is_left_to_it_unless_ours_are_preferred() -> None:
+def test_a_class_that_the_cloud_has_is_left_to_it_unless_some_account_lacks_it() -> None:
     cloud = {**CLOUD, "SaveImageWebsocket": {"input": {}, "output": []}}
-    assert "SaveImageWebsocket" not in offered(cloud, preferred=False)
-    assert "SaveImageWebsocket" in offered(cloud, preferred=True)
+    assert "SaveImageWebsocket" not in offered(cloud, ())
+    assert "SaveImageWebsocket" in offered(cloud, {"SaveImageWebsocket"})
 
 
 def test_a_loaded_picture_is_a_file_and_its_mask_another() -> None:
