@@ -10,7 +10,7 @@ from typing import Any
 import gated
 import graphs
 import pytest
-from engine.rig import running_engine
+from engine.rig import Catalog, running_engine
 from stack import TIMEOUT
 from waiting import until
 
@@ -109,6 +109,32 @@ async def test_the_cost_of_a_large_job_is_computed_in_a_thread(
         job, _ = await rig.submit(graphs.plain())
         assert (await rig.ended(job)).state == "succeeded"
     assert [thread is threading.main_thread() for thread in threads] == [limit == 100]
+
+
+async def test_an_end_is_not_priced_before_the_list_of_nodes_is_loaded(
+    simulator: Simulator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    opened: asyncio.Event,
+) -> None:
+    done: list[str] = []
+
+    async def wait_loaded(_catalog: Catalog, _timeout: float) -> bool:
+        await asyncio.sleep(0)
+        done.append("loaded")
+        return True
+
+    def cost_of(_: Pricing, _run: JobRun) -> JobCost:
+        done.append("priced")
+        return JobCost()
+
+    monkeypatch.setattr(Pricing, "cost_of", cost_of)
+    async with running_engine(simulator, tmp_path) as rig:
+        job, _ = await rig.submit(gated.GRAPH)
+        monkeypatch.setattr(Catalog, "wait_loaded", wait_loaded)
+        opened.set()
+        await rig.ended(job)
+    assert done == ["loaded", "priced"]
 
 
 async def test_the_end_of_a_job_is_stored_with_its_running_time_in_the_fair_shares(
