@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Sequence
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from msgspec import Struct
@@ -39,7 +40,11 @@ class UnitQueue:
     def __init__(self, pool: Pool, each: int | None = None) -> None:
         self._pool = pool
         self._queue: TurnQueue[Unit] = TurnQueue(each)
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        #: How many threads wait for a unit, and what wakes one of them, without the lock, which it
+        #: takes at once.
+        self._idle = 0
+        self._calls: SimpleQueue[None] = SimpleQueue()
         self._closed = False
 
     def __bool__(self) -> bool:
@@ -51,43 +56,55 @@ class UnitQueue:
         if owner != ENGINE and not self._pool.take(owner, 1):
             raise TooManyUnitsError
         result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        with self._changed:
+        with self._lock:
             self._queue.add(owner, Unit(owner, work, result))
-            self._changed.notify()
+        self._wake()
         return await result
 
     def close(self) -> None:
         """Let threads end when all units have run."""
-        with self._changed:
+        with self._lock:
             self._closed = True
-            self._changed.notify_all()
+            idle, self._idle = self._idle, 0
+        for _ in range(idle):
+            self._calls.put(None)
+
+    def _wake(self) -> None:
+        """Wake a thread that waits, if there is one."""
+        with self._lock:
+            is_one_idle = self._idle > 0
+            self._idle -= is_one_idle
+        if is_one_idle:
+            self._calls.put(None)
 
     # --- in the threads --------------------------------------------------------------------
 
     def next(self, *, wait: bool) -> Unit | None:
         """Return the unit that has the next turn; `None` if there is none, or with `wait` at the
         end."""
-        with self._changed:
-            while (unit := self._queue.pop()) is None and wait:
-                if self._closed and not self._queue:
-                    return None
-                self._changed.wait()
-            return unit
+        while True:
+            with self._lock:
+                unit = self._queue.pop()
+                if unit is not None or not wait or (self._closed and not self._queue):
+                    return unit
+                self._idle += 1
+            self._calls.get()
 
     def end(self, unit: Unit, seconds: float) -> None:
         """End the turn of a unit, which took these seconds."""
         unit.seconds = seconds
-        with self._changed:
+        with self._lock:
             self._queue.end(unit.owner, seconds)
-            if self._closed or self._queue:
-                self._changed.notify()
+            is_one_wanted = self._closed or bool(self._queue)
+        if is_one_wanted:
+            self._wake()
 
     def charge_rest(self, units: Sequence[Unit], seconds: float) -> None:
         """Charge what units took together beside their own time, as a large one takes much of a
         transaction's way to the disk."""
         measured = sum(unit.seconds for unit in units)
         if measured < seconds:
-            with self._changed:
+            with self._lock:
                 for unit in units:
                     part = unit.seconds / measured if measured else 1 / len(units)
                     self._queue.charge(unit.owner, (seconds - measured) * part)
