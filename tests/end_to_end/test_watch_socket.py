@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,7 @@ async def client(
         yield Client(session, proxy.url)
 
 
-@pytest.mark.parametrize("event", EVENTS)
-@pytest.mark.parametrize("kind", MISHAPS)
+@pytest.mark.parametrize(("kind", "event"), list(zip(MISHAPS, cycle(EVENTS), strict=False)))
 async def test_a_mishap_on_the_way_changes_nothing_of_a_life(
     simulator: Simulator, client: Client, kind: str, event: str
 ) -> None:
