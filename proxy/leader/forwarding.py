@@ -86,16 +86,17 @@ async def to_leader(
     sent again only if the request `is_repeated`. Raises `LocalError`.
     """
     ends, epoch = clock.monotonic() + LEADER_TIMEOUT, 0
+    is_out = False  # whether the one of the lease that was read last does not answer
     while True:
-        lease = None
-        if clock.monotonic() < ends:
-            left = ends - clock.monotonic()
+        lease, left = None, ends - clock.monotonic()
+        if left > 0 and not (is_out and leadership.is_unreadable and not despite_outage):
             lease = await leadership.known(left, after=epoch, despite_outage=despite_outage)
         if lease is None:
             raise _no_leader() if epoch == 0 else leader_lost()
         try:
             return await send(lease, again=epoch > 0)
         except NotSentError:
+            is_out = True
             await asyncio.sleep(_AGAIN)
         except LeaderLostError:
             log.warning("leader_lost", epoch=lease.epoch)

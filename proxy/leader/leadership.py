@@ -53,7 +53,7 @@ class Leadership:
     leader: Lease | None = field(init=False, default=None)
     term: Term | None = field(init=False, default=None)
     #: Whether the row of the lease could not be read when it was looked at last.
-    _unreadable: bool = field(init=False, default=False)
+    is_unreadable: bool = field(init=False, default=False)
     _changed: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _lines: FailureLines = field(init=False, default_factory=FailureLines)
 
@@ -67,7 +67,7 @@ class Leadership:
         ends = clock.monotonic() + seconds
         # One without an address is reserved for who is to lead.
         while self.leader is None or not self.leader.address or self.leader.epoch <= after:
-            if self._unreadable and not despite_outage:
+            if self.is_unreadable and not despite_outage:
                 return None
             if not await until_set(self._changed, ends - clock.monotonic()):
                 return None
@@ -95,8 +95,8 @@ class Leadership:
             with self._noted_failure():
                 self._note(await self.leases.holder(ENGINE))
                 unreadable = False
-            if unreadable != self._unreadable:
-                self._unreadable = unreadable
+            if unreadable != self.is_unreadable:
+                self.is_unreadable = unreadable
                 self._wake()
             await asyncio.sleep(INTERVAL)
 
