@@ -25,7 +25,7 @@ from proxy.api.holding import CountedStream
 from proxy.api.keys import ACCOUNTING, BUDGET, JOBS, features
 from proxy.api.requests import connection_of, member_of, way_of
 from proxy.api.send_queue import SendQueue
-from proxy.edge.connections import Connection
+from proxy.edge.connections import GOING_AWAY, Connection
 from proxy.runtime import randomness
 from proxy.runtime.supervisor import Supervisor
 from proxy.runtime.waits import stop
@@ -47,8 +47,6 @@ CLOSE_TIMEOUT = 2.0
 #: Seconds of silence after which a socket gets a ping. Routers forget a connection after a minute.
 PING_INTERVAL = 30.0
 
-#: The reason in the close frame of a server that stops.
-GOING_AWAY = "The proxy is stopping."
 #: The reason in the close frame of a client whose queue has overflowed.
 TOO_SLOW = "This client reads too slowly; connect again."
 

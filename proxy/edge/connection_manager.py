@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from aiohttp import WSCloseCode
+
 from proxy.edge.admission import Admission
-from proxy.edge.connections import Connection
+from proxy.edge.connections import GOING_AWAY, Connection
 from proxy.edge.context import EdgeContext
 from proxy.edge.counted_connections import MIN_SHARE, CountedConnections
 from proxy.runtime.waits import until_set
@@ -55,8 +57,8 @@ class ConnectionManager:
         return sum(task.cancel() for task in self._running())
 
     async def close(self, seconds: float) -> None:
-        """Abort the refused connections, and all others that are not closed after half of
-        `seconds`; wait for their handlers in the rest.
+        """Abort the refused connections, let websockets close, abort all that are not closed after
+        half of `seconds`, and wait for their handlers in the rest.
 
         aiohttp logs an error of its own for each handler that ends as it gives up waiting.
         """
@@ -64,6 +66,8 @@ class ConnectionManager:
         end = loop.time() + seconds
         handlers = {*self._running(), *self.counted.handlers}
         self.counted.cut_refused()
+        for connection in self.counted.all():
+            connection.leave(WSCloseCode.SERVICE_RESTART, GOING_AWAY)
         await until_set(self.counted.empty, seconds / 2)
         for connection in self.counted.all():
             connection.cut()

@@ -42,6 +42,8 @@ log = structlog.get_logger(__name__)
 NOWHERE = URL("/")
 #: The reason in the close frame of a client whose access has ended.
 ACCESS_ENDED = "Your access to this server has ended; ask an admin."
+#: The reason with which websockets close when the server stops.
+GOING_AWAY = "The proxy is stopping."
 
 
 class Connection(LimitedConnection):
@@ -132,18 +134,26 @@ class Connection(LimitedConnection):
     def upgraded(self, leave: Leave) -> None:
         """Treat the connection as a websocket from now on; `leave` closes it."""
         self._leave = leave
+        self.is_ending = False
         if self.task is not None:
             self._counted.keep(self.task)
         self.answered()
 
     # --- the end ---------------------------------------------------------------------------
 
+    def leave(self, code: int, reason: str) -> bool:
+        """Close the websocket. Return whether the connection is one."""
+        if self._leave is None:
+            return False
+        self._leave(code, reason, LEAVE_TIMEOUT)
+        return True
+
     def revoke(self) -> None:
         """End the connection, because the access of its member has ended."""
         log.info("connection_closed", member=self.owner.member)
-        if self._leave is not None:
-            self._leave(WSCloseCode.POLICY_VIOLATION, ACCESS_ENDED, LEAVE_TIMEOUT)
-        elif self.task is None:
+        if self.leave(WSCloseCode.POLICY_VIOLATION, ACCESS_ENDED):
+            return
+        if self.task is None:
             self.end()
         else:  # a short answer, such as to the removal of one's own token, is still sent
             self.is_ending = True

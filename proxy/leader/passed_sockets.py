@@ -11,9 +11,9 @@ import structlog
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from proxy.api.requests import connection_of
-from proxy.api.websocket import CLOSE_TIMEOUT, GOING_AWAY, MAX_MESSAGE_BYTES
+from proxy.api.websocket import CLOSE_TIMEOUT, MAX_MESSAGE_BYTES
 from proxy.edge.addressing import STANDBY
-from proxy.edge.connections import Connection
+from proxy.edge.connections import GOING_AWAY, Connection
 from proxy.leader.addresses import LeaderAddress
 from proxy.leader.forwarding import (
     CONNECT_TIMEOUT,

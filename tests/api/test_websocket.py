@@ -16,7 +16,8 @@ from aiohttp.test_utils import TestClient
 
 from proxy.api import websocket as client_socket
 from proxy.api.send_queue import SendQueue
-from proxy.api.websocket import GOING_AWAY, SOCKETS, FrameCache, Sockets
+from proxy.api.websocket import SOCKETS, FrameCache, Sockets
+from proxy.edge.connections import GOING_AWAY
 from proxy.runtime.supervisor import Supervisor
 from proxy.translate.events import Event, NodeText, Preview, status
 

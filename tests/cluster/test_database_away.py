@@ -15,9 +15,10 @@ import aiohttp
 import gated
 import graphs
 import pytest
+from aiohttp import WSCloseCode
 from cluster import load
 from cluster.replicas import Cluster, Servers, running_cluster
-from stack import Client, Listener
+from stack import TIMEOUT, Client, Listener
 
 from proxy.simulator import Simulator, Switches
 
@@ -95,7 +96,7 @@ class Asking:
 
 
 @pytest.mark.parametrize("outage", ["stopped", "frozen"])
-async def test_requests_are_refused_sockets_stay_open_and_nothing_is_lost(
+async def test_requests_are_refused_and_nothing_is_lost(
     cluster: Cluster,
     servers: Servers,
     simulator: Simulator,
@@ -132,23 +133,22 @@ async def test_requests_are_refused_sockets_stay_open_and_nothing_is_lost(
                 await asyncio.to_thread(postgresql.start)
             else:
                 postgresql.thaw()
+        for listener in listeners:
+            assert await close_code(listener) == WSCloseCode.SERVICE_RESTART
         async with asyncio.timeout(BACK_WITHIN):
             await cluster.until_ready()
+            listeners = [await heard_again(client, stack) for client in clients]
             late = [await until_taken(client) for client in clients]
-            for listener, prompt_id in zip(listeners, prompt_ids, strict=True):
-                await until_told(listener, prompt_id, "executing", node=None)
             for listener, prompt_id in zip(listeners, late, strict=True):
-                await until_told(listener, prompt_id, "execution_start")
+                await listener.until("execution_start", prompt_id=prompt_id)
         for listener, prompt_id in zip(listeners, late, strict=True):
-            await until_told(listener, prompt_id, "executing", node=None)
-            for job_id in (*prompt_ids, *late):
-                messages = [
-                    (type_, data)
-                    for type_, data in listener.received
-                    if type_ not in ("status", "binary") and data.get("prompt_id") == job_id
-                ]
-                if messages:
-                    load.check_end(messages)
+            await listener.until("executing", prompt_id=prompt_id, node=None)
+            messages = [
+                (type_, data)
+                for type_, data in listener.received
+                if type_ not in ("status", "binary") and data.get("prompt_id") == prompt_id
+            ]
+            load.check_end(messages)
     taken = {prompt_id for asker in asking for prompt_id in asker.taken}
     expected = {*prompt_ids, *late, *taken}
     async with asyncio.timeout(60):
@@ -160,15 +160,21 @@ async def test_requests_are_refused_sockets_stay_open_and_nothing_is_lost(
     assert len(simulator.sockets) == 1
 
 
-async def until_told(listener: Listener, prompt_id: str, type_: str, **fields: Any) -> None:
-    """Read until this has been heard of a job."""
+async def heard_again(client: Client, stack: AsyncExitStack) -> Listener:
+    """Open a socket that stays: connections of the term before are closed now."""
+    while True:
+        try:
+            return await stack.enter_async_context(client.listening())
+        except ConnectionError:
+            await asyncio.sleep(0.1)
 
-    def is_it(kind: str, data: Any) -> bool:
-        wanted = {"prompt_id": prompt_id, **fields}
-        return kind == type_ and all(data.get(name) == value for name, value in wanted.items())
 
-    while not any(is_it(kind, data) for kind, data in listener.received):
-        await listener.next()
+async def close_code(listener: Listener) -> int:
+    """Read until the socket is closed."""
+    async with asyncio.timeout(TIMEOUT):
+        while (message := await listener.socket.receive()).type is not aiohttp.WSMsgType.CLOSE:
+            assert message.type is not aiohttp.WSMsgType.CLOSED
+    return message.data
 
 
 async def until_taken(client: Client) -> str:

@@ -38,6 +38,10 @@ async def simulator() -> AsyncIterator[Simulator]:
         yield running
 
 
+#: Messages after which more come.
+OPEN = (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY)
+
+
 class Follower:
     """A client behind the load balancer. It connects again when its socket is closed, and submits
     and asks on; every answer must be a good one."""
@@ -81,12 +85,12 @@ class Follower:
         url = (self.client.url / "ws").with_query(clientId=self.client.client_id)
         while True:
             async with self.client.session.ws_connect(url) as socket:
-                async for message in socket:
+                while (message := await socket.receive()).type in OPEN:
                     if message.type is aiohttp.WSMsgType.TEXT:
                         event = json.loads(message.data)
                         if event["type"] in load.ENDS:
                             self.ends[event["data"]["prompt_id"]] += 1
-            self.closed[socket.close_code] += 1
+            self.closed[message.data] += 1  # the socket says 1006 if its answer came too late
 
 
 @asynccontextmanager

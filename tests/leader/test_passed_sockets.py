@@ -12,8 +12,8 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from leader.passing import TIMEOUT, Passing, leader, sign, standing_by
 from yarl import URL
 
-from proxy.api.websocket import GOING_AWAY
 from proxy.edge.addressing import STANDBY
+from proxy.edge.connections import GOING_AWAY
 from proxy.storage.database import Database
 
 

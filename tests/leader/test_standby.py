@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import graphs
 import pytest
-from aiohttp import web
+from aiohttp import WSCloseCode, web
 from backend import add_database, settings_of
 from leader.passing import TIMEOUT, leader, sign, standing_by
 from stack import QUICK, Client
@@ -26,6 +26,7 @@ from proxy.app.standbys import Listening, Standby, open_standby
 from proxy.app.storage import open_records
 from proxy.edge.accepting import listen
 from proxy.edge.addressing import AGAIN, PROMPT_ID, STANDBY
+from proxy.edge.connections import GOING_AWAY
 from proxy.edge.context import ConnectionLimits, EdgeContext
 from proxy.edge.listener import HttpListener, address_of
 from proxy.engine.policy import Policy
@@ -307,16 +308,16 @@ async def test_a_forged_proof_counts_nothing(pair: Pair) -> None:
             assert answer.status == NOT_LEADING
 
 
-async def test_connections_of_a_leader_that_retires_end_with_their_next_answer(
-    database: Database, session: aiohttp.ClientSession
-) -> None:
-    """A reverse proxy may be sending a request on one, which the next leader answers."""
+@asynccontextmanager
+async def retired(
+    database: Database,
+    session: aiohttp.ClientSession,
+    next_leader: Callable[[web.Request], Awaitable[web.StreamResponse]],
+) -> AsyncIterator[tuple[URL, HttpListener]]:
+    """The listener of a leader that has given way to the next one, with an idle connection."""
 
     async def gate(_: web.Request) -> web.StreamResponse:
         return web.Response(text="from the one before")
-
-    async def next_leader(request: web.Request) -> web.Response:
-        return web.Response(text=f"from the next one {request.raw_path}")
 
     members = Directory()
     await members.add(Member("ann"))
@@ -345,8 +346,43 @@ async def test_connections_of_a_leader_that_retires_end_with_their_next_answer(
         for listening in sockets:
             listening.close()
         assert len(listener.manager.counted.all()) == 1
+        yield own, listener
+        await listener.stop()
+
+
+async def test_connections_of_a_leader_that_retires_end_with_their_next_answer(
+    database: Database, session: aiohttp.ClientSession
+) -> None:
+    """A reverse proxy may be sending a request on one, which the next leader answers."""
+
+    async def next_leader(request: web.Request) -> web.Response:
+        return web.Response(text=f"from the next one {request.raw_path}")
+
+    async with retired(database, session, next_leader) as (own, _):
         target = URL(f"{own}/t/abc%2F/queue?a=1&token=x%26y", encoded=True)
         async with session.get(target) as answer:
             assert await answer.text() == "from the next one /t/abc%2F/queue?a=1&token=x%26y"
             assert answer.headers["Connection"] == "close"
-        await listener.stop()
+
+
+async def test_a_websocket_on_such_a_connection_lasts_until_the_listener_stops(
+    database: Database, session: aiohttp.ClientSession
+) -> None:
+    async def next_leader(request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        async for message in socket:
+            await socket.send_str(message.data)
+        return socket
+
+    async with (
+        retired(database, session, next_leader) as (own, listener),
+        session.ws_connect((own / "ws").with_query(clientId="a")) as socket,
+    ):
+        for text in ("one", "two"):
+            await socket.send_str(text)
+            assert await socket.receive_str() == text
+        stopping = asyncio.ensure_future(listener.stop())
+        closed = await socket.receive()
+        assert (closed.data, closed.extra) == (WSCloseCode.SERVICE_RESTART, GOING_AWAY)
+        await stopping
