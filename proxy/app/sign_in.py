@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,17 +96,17 @@ async def _clients(settings: Settings) -> AsyncIterator[Sequence[ProviderClient]
         yield ()
         return
     try:
-        from proxy.sign_in.client import (  # authlib is not installed everywhere
-            ProviderClient,
-            open_session,
-        )
+        from proxy.sign_in.client import ProviderClient  # authlib is not installed everywhere
     except ImportError as error:
         raise ConfigError(
             f"Sign-in at providers needs the extra `sign-in` ({error}): install it with pip "
             "install '.[sign-in]', or for the image with --build-arg EXTRAS=sign-in."
         ) from None
-    async with open_session() as session:
-        yield [ProviderClient(_options(provider), session) for provider in settings.providers]
+    async with AsyncExitStack() as stack:
+        yield [
+            await stack.enter_async_context(ProviderClient(_options(provider)))
+            for provider in settings.providers
+        ]
 
 
 def _rules(settings: Settings, admin_groups: tuple[str, ...]) -> ProvisioningRules:

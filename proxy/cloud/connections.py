@@ -143,7 +143,7 @@ class CloudAddresses:
     def check_storage(self, address: str) -> None:
         """Raise `AddressRefusedError` for an address that is more local than the cloud's."""
         if _REACHES.index(reach_of(address)) > _REACHES.index(self.reach or "public"):
-            raise AddressRefusedError("a redirect into the network of the proxy")
+            raise AddressRefusedError("an address inside the network of the proxy")
 
 
 async def read_body(response: aiohttp.ClientResponse, limit: int) -> bytes:

@@ -139,7 +139,7 @@ def _redirect_failed(error: Exception) -> CloudError:
     if refused is None:
         return unreachable(_DOWNLOAD, error, sent=True)
     log.warning("redirect_refused", reason=str(refused))
-    body = {"code": "REDIRECT_REFUSED", "message": f"The cloud answered with {refused}"}
+    body = {"code": "REDIRECT_REFUSED", "message": f"The cloud redirects to {refused}"}
     return refusal(_DOWNLOAD, 403, body, None)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
+from contextlib import AsyncExitStack
+from typing import Any, Self
 from urllib.parse import quote_plus
 
 import aiohttp
@@ -13,8 +14,15 @@ import structlog
 from authlib.oidc.discovery import get_well_known_url
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
+from yarl import URL
 
-from proxy.cloud.connections import read_body
+from proxy.cloud.connections import (
+    CONNECTION_ERRORS,
+    CloudAddresses,
+    Connections,
+    read_body,
+    refused_address,
+)
 from proxy.runtime import clock
 from proxy.settings import is_secure
 from proxy.sign_in.provider import (
@@ -51,23 +59,33 @@ class Metadata(msgspec.Struct):
     authorization_response_iss_parameter_supported: bool = False
 
 
-def open_session() -> aiohttp.ClientSession:
-    """Return a session for requests to providers, by way of the HTTP proxy of the environment."""
-    return aiohttp.ClientSession(trust_env=True, cookie_jar=aiohttp.DummyCookieJar())
-
-
 class ProviderClient:
-    """Asks a provider, and remembers its metadata and keys for an hour."""
+    """Asks a provider, and remembers its metadata and keys for an hour.
 
-    def __init__(self, options: ProviderOptions, http: aiohttp.ClientSession) -> None:
+    Endpoints that it names on other hosts are not connected to if they are more local than itself.
+    """
+
+    def __init__(self, options: ProviderOptions) -> None:
         self.options = options
-        self._http = http
+        self._issuer = URL(options.issuer)
+        addresses = CloudAddresses(self._issuer, plain_http=True)  # the setting refuses it
+        self._own = Connections(addresses.check_cloud)
+        self._named = Connections(addresses.check_storage)
+        self._opened = AsyncExitStack()
         self._metadata: Metadata | None = None
         self._keys: KeySet | None = None
         self._read_at = self._keys_at = -_METADATA_AGE
         self._readings = 0
         self._reading = asyncio.Lock()
         self._failure = self._unreachable("it was not asked yet")
+
+    async def __aenter__(self) -> Self:
+        for connections in (self._own, self._named):
+            await self._opened.enter_async_context(connections)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._opened.aclose()
 
     async def problem(self) -> str | None:
         """Return in a sentence why nobody can sign in, and what to do; `None` if people can.
@@ -207,16 +225,18 @@ class ProviderClient:
     ) -> tuple[int, bytes]:
         """Return the status and the body of an answer, of which no more than a little over
         `_MAX_ANSWER` is read. Raises `ProviderUnavailableError`."""
+        address = URL(url)
+        connections = self._own if address.host == self._issuer.host else self._named
         try:
             async with (
                 asyncio.timeout(_TIMEOUT),
-                self._http.request(
-                    method, url, headers=headers, data=data, allow_redirects=False
-                ) as answer,
+                await connections.request(method, address, headers=headers, data=data) as answer,
             ):
                 return answer.status, await read_body(answer, _MAX_ANSWER)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise self._unreachable(str(error) or "no answer") from error
+        except CONNECTION_ERRORS as error:
+            refused = refused_address(error)
+            reason = str(refused or error) or "no answer"
+            raise self._unreachable(reason) from error
 
     def _unreachable(self, reason: str) -> ProviderUnavailableError:
         return ProviderUnavailableError(

@@ -9,13 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from yarl import URL
 
 from proxy.cloud import connections
+from proxy.cloud.client import CloudClient
 from proxy.cloud.connections import CloudAddresses, Connections
+from proxy.cloud.errors import CloudError
 from proxy.cloud.reach import AddressRefusedError, address_in, reach_of
 from proxy.packs import remote
 from proxy.packs.remote import NotFetchedError, RemoteFiles
+from proxy.sign_in.client import Metadata, ProviderClient
+from proxy.sign_in.provider import ProviderOptions, ProviderUnavailableError
 from proxy.webhooks import addresses
 from proxy.webhooks.addresses import WebhookAddresses
 from proxy.webhooks.secret import new_secret
@@ -95,6 +101,12 @@ async def inside() -> AsyncIterator[Inside]:
         yield made
 
 
+def provider_at(issuer: str) -> ProviderClient:
+    return ProviderClient(
+        ProviderOptions(name="company", label="Example", issuer=issuer, client_id="comfy")
+    )
+
+
 def at(inside: Inside, host: str) -> str:
     return f"http://{host}:{inside.port}/x"
 
@@ -133,6 +145,109 @@ async def test_a_download_of_a_public_cloud_comes_from_no_address_inside(
         for _ in range(2):
             with pytest.raises((OSError, ValueError)):
                 await found.request("POST", URL(at(inside, host)), data=b"{}")
+    assert inside.connections == 0
+
+
+#: Where a redirect leads: to this machine in each form, by a scheme that is no HTTP, or nowhere.
+PLACES = (
+    *(f"http://{host}:{{port}}/x" for host in [*HOSTS, *NAMES]),
+    "//127.0.0.1:{port}/x",
+    "http://allowed@127.0.0.1:{port}/x",
+    "file:///etc/passwd",
+    "gopher://127.0.0.1:{port}/x",
+    "http://",
+)
+
+
+class Outside:
+    """A server of the internet that redirects to `place`."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.place = ""
+
+    async def answer(self, _request: web.Request) -> web.Response:
+        return web.Response(status=307, headers={"Location": self.place})
+
+
+@pytest.fixture
+async def outside() -> AsyncIterator[Outside]:
+    made = Outside()
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", made.answer)
+    async with TestServer(app, host=PUBLIC) as server:
+        made.url = f"http://{PUBLIC}:{server.port}"
+        yield made
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_a_redirect_of_a_picture_leads_to_no_address_inside(
+    inside: Inside, outside: Outside, tmp_path: Path, place: str
+) -> None:
+    outside.place = place.format(port=inside.port)
+    allowed = [URL(at(inside, host)).host or "" for host in [*HOSTS, *NAMES]]
+    files = RemoteFiles((PUBLIC, *allowed), max_bytes=1000)
+    await files.start()
+    for _ in range(2):
+        with pytest.raises(NotFetchedError):
+            await files.fetch(outside.url, tmp_path / "file")
+    await files.close()
+    assert inside.connections == 0
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_a_redirect_of_a_webhook_leads_nowhere(
+    inside: Inside, outside: Outside, place: str
+) -> None:
+    outside.place = place.format(port=inside.port)
+    sender = WebhookSender(WebhookAddresses().check)
+    await sender.start()
+    for _ in range(2):
+        answer = await sender.send(outside.url, new_secret(), "msg_1", b"{}", 5.0)
+        assert (answer.status, answer.accepted) == (307, False)
+    await sender.close()
+    assert inside.connections == 0
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_a_redirect_of_a_download_leads_to_no_address_inside(
+    inside: Inside, outside: Outside, place: str
+) -> None:
+    outside.place = place.format(port=inside.port)
+    cloud = CloudClient(URL(outside.url), "comfyui-key", plain_http=True)
+    await cloud.start()
+    for _ in range(2):
+        with pytest.raises(CloudError):
+            async with cloud.download("f00d.png", "output"):
+                pass
+    await cloud.close()
+    assert inside.connections == 0
+
+
+@pytest.mark.parametrize("host", [*HOSTS, *NAMES])
+async def test_a_provider_of_the_internet_names_no_endpoint_inside(
+    inside: Inside, outside: Outside, host: str
+) -> None:
+    url = at(inside, host)
+    metadata = Metadata(outside.url, url, url, url)
+    async with provider_at(outside.url) as provider:
+        for _ in range(2):
+            with pytest.raises(ProviderUnavailableError):
+                await provider.keys(metadata)
+            with pytest.raises(ProviderUnavailableError):
+                await provider.exchange(metadata, "code", "verifier", "https://example.com/")
+    assert inside.connections == 0
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_a_redirect_of_a_provider_leads_nowhere(
+    inside: Inside, outside: Outside, place: str
+) -> None:
+    outside.place = place.format(port=inside.port)
+    async with provider_at(outside.url) as provider:
+        for _ in range(2):
+            with pytest.raises(ProviderUnavailableError):
+                await provider.metadata()
     assert inside.connections == 0
 
 

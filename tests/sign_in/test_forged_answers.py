@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -123,8 +122,7 @@ async def provider(issuer: Issuer, tmp_path: Path) -> AsyncIterator[Provider]:
         client_secret="a secret",
     )
     database = await open_database(tmp_path / "data")
-    async with aiohttp.ClientSession() as session:
-        client = ProviderClient(options, session)
+    async with ProviderClient(options) as client:
         yield Provider(client, ProvisioningRules(), LeaseRepository(database))
     await database.close()
 
