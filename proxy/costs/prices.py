@@ -15,7 +15,7 @@ from typing import Any
 
 from proxy.costs.credits import from_usd
 from proxy.costs.expressions import Expression, UnsupportedExpressionError
-from proxy.translate.jobs import is_link
+from proxy.translate.jobs import unwrapped
 from proxy.translate.reading import field_of, list_of, text_of
 from proxy.translate.shapes import options_of, specs_of
 
@@ -68,7 +68,7 @@ def _context(
     info: Mapping[str, Any], inputs: Mapping[str, Any], depends: object
 ) -> dict[str, dict[str, Any]] | None:
     """Return what an expression may name, `None` if another node computes one of the values,
-    or there are too many.
+    it is no text or number, or there are too many.
 
     Beside the `widgets` these are `inputs`, which are connected or not, and `inputGroups`: how many
     inputs of a group are.
@@ -79,11 +79,11 @@ def _context(
         return None
     widgets = {}
     for name, type_ in named:
-        value = inputs[name] if name in inputs else _default(info, name)
-        if is_link(value):
+        value = unwrapped(inputs[name]) if name in inputs else _default(info, name)
+        if isinstance(value, list | dict):
             return None
         widgets[name] = _widget(value, type_)
-    connected = {name for name, value in inputs.items() if is_link(value)}
+    connected = {name for name, value in inputs.items() if isinstance(value, list)}
     groups: dict[str, float] = dict.fromkeys(grouped, 0.0)
     for name in connected:
         group = name.partition(".")[0]

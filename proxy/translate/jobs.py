@@ -130,6 +130,11 @@ def is_link(value: object) -> bool:
     return isinstance(source, str) and type(index) is int  # a boolean is none
 
 
+def unwrapped(value: Any) -> Any:
+    """Return the value of an input that is wrapped, as a list must be that is no link."""
+    return value["__value__"] if isinstance(value, dict) and "__value__" in value else value
+
+
 def strings(value: Any) -> Iterator[str]:
     """Yield the strings at any depth, also keys; a link to another node has none."""
     pending = [value]
@@ -317,9 +322,7 @@ def inputs_of(node: Any) -> Mapping[str, Any]:
 
 def filename_prefix(node: Mapping[str, Any] | None) -> str | None:
     """Return the node's `filename_prefix`, unless another node computes it."""
-    prefix = inputs_of(node).get("filename_prefix")
-    if isinstance(prefix, Mapping):
-        prefix = prefix.get("__value__")
+    prefix = unwrapped(inputs_of(node).get("filename_prefix"))
     return prefix if isinstance(prefix, str) else None
 
 

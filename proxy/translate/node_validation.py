@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from msgspec import Struct, field
 
-from proxy.translate.jobs import HasFile, invalid_file
+from proxy.translate.jobs import HasFile, invalid_file, unwrapped
 from proxy.translate.names import is_hash_name
 from proxy.translate.shapes import MATCH_TYPE, Input, Shape
 
@@ -172,9 +172,7 @@ def _value(
     A list that was wrapped stays so where the graph continues: bare it would be a link. So does
     what becomes no finite number, which JSON does not know.
     """
-    value = given
-    if type(value) is dict and "__value__" in value:
-        value = value["__value__"]
+    value = unwrapped(given)
     kind = declared.type
     if type(kind) is str and kind in _CONVERSIONS:
         try:

@@ -47,6 +47,7 @@ TABLE = """(
   /* a range, because nobody knows the length before */
   {"type": "range_usd", "min_usd": $price.min, "max_usd": $price.max}
 )"""
+TABLE_OR_CHEAP = '{"usd": widgets.model = "best" ? 2 : 0.1}'
 PER_IMAGE = '{"type": "usd", "usd": 0.01 * widgets.n}'
 CONNECTED = '{"usd": inputs.image.connected ? 0.02 + 0.01 * inputGroups.refs : 0.01}'
 
@@ -69,6 +70,8 @@ CONNECTED = '{"usd": inputs.image.connected ? 0.02 + 0.01 * inputGroups.refs : 0
         ),
         (partner(PER_IMAGE, ("n", "INT")), {"n": 5}, 0.05),
         (partner(PER_IMAGE, ("n", "INT")), {"n": " 5 "}, 0.05),
+        (partner(PER_IMAGE, ("n", "INT")), {"n": {"__value__": 5}}, 0.05),
+        (partner(TABLE_OR_CHEAP, "model"), {"model": {"__value__": "best"}}, 2.0),
         (partner(PER_IMAGE, ("n", "INT")), {}, 0.02),
         (partner('{"usd": widgets.hd ? 2 : 1}', ("hd", "BOOLEAN")), {"hd": "True"}, 2.0),
         (partner('{"usd": widgets.s = "5" ? 2 : 1}', ("s", "STRING")), {"s": 5}, 2.0),
@@ -115,6 +118,10 @@ def test_a_class_estimates_the_price_of_a_run(
         (partner("("), {}),
         (partner('{"usd": $map([1], function($n){$n})}'), {}),
         (partner(PER_IMAGE, ("n", "INT")), {"n": ["4", 0]}),
+        (partner(TABLE_OR_CHEAP, "model"), {"model": ["4", 0]}),
+        (partner(TABLE_OR_CHEAP, "model"), {"model": ["4", True]}),
+        (partner(TABLE_OR_CHEAP, "model"), {"model": {"__value__": ["best"]}}),
+        (partner(TABLE_OR_CHEAP, "model"), {"model": {"a": "best"}}),
         (partner(PER_IMAGE, ("n", "INT")), {"n": "many"}),
         (partner(PER_IMAGE, ("n", "INT")), {"n": 10**400}),
         (partner(PER_IMAGE, ("m", "INT")), {}),

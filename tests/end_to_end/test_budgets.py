@@ -308,6 +308,37 @@ async def test_jobs_wait_in_the_queue_for_what_one_under_way_may_cost(tmp_path: 
         await asyncio.gather(*map(client.ended, jobs))
 
 
+async def test_jobs_whose_price_another_node_computes_go_one_at_a_time(tmp_path: Path) -> None:
+    opened = asyncio.Event()
+    graph = {
+        **gated.GRAPH,
+        "2": {
+            "class_type": "EmptyImage",
+            "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0},
+        },
+        "3": {"class_type": "GetImageSize", "inputs": {"image": ["2", 0]}},
+        "4": {"class_type": "Priced", "inputs": {"number": ["3", 2]}},
+    }
+    nodes = [gated.gate(opened), partner("Priced", price_badge=BADGE)]
+    async with (
+        Simulator(extra_nodes=nodes) as simulator,
+        running_proxy(simulator, tmp_path / "data", slots=4, client_parallelism="many") as proxy,
+        limited_member(proxy, credits_per_day=10_000) as client,
+    ):
+        jobs = [await client.submit(graph, client_id=str(each)) for each in range(3)]
+
+        async def is_explained() -> bool:
+            shown = (await client.get(f"api/jobs/{jobs[-1]}"))[1]
+            return "partner node without a known price" in str(shown.get("queue_message"))
+
+        await until(is_explained)
+        counts = (await client.get("proxy/api/state"))[1]["counts"]
+        assert (counts["running"], counts["waiting"]) == (1, 2)
+        opened.set()
+        for job in jobs:
+            assert (await client.ended(job))["status"]["status_str"] == "success"
+
+
 async def test_a_job_that_waits_can_be_refused_instead(
     simulator: Simulator, tmp_path: Path
 ) -> None:
