@@ -81,8 +81,7 @@ class CloudAmbiguous(CloudError):
     """Raised when a job was sent without a clear answer: it may exist.
 
     `taken` is whether the answer means success without naming the job. `refused` is what the answer
-    means if the job turns out not to exist. With `repeatable` it may be sent again to this
-    upstream, which takes it once, and to no other.
+    means if the job turns out not to exist.
     """
 
     def __init__(
@@ -91,12 +90,10 @@ class CloudAmbiguous(CloudError):
         *,
         taken: bool = False,
         refused: CloudRefused | None = None,
-        repeatable: bool = False,
     ) -> None:
         super().__init__(message)
         self.taken = taken
         self.refused = refused
-        self.repeatable = repeatable
 
 
 class CloudRefused(CloudError):

@@ -99,14 +99,13 @@ class _Try(Struct, frozen=True):
     """One call that has not succeeded: the `outcome` if no other one is made.
 
     With `lost` the cloud may have the job; `retry_after` is what it asked for, in seconds. A `last`
-    try is followed by no other. With `bound` the job may go to no other account.
+    try is followed by no other.
     """
 
     outcome: Outcome
     lost: bool = False
     last: bool = False
     retry_after: float = 0.0
-    bound: bool = False
 
 
 @dataclass(eq=False, repr=False)
@@ -162,8 +161,10 @@ class Submitter:
         After an answer that got lost the account's jobs are searched for this one before anything
         is sent again. Raises `UnansweredError` if that cannot be done.
         """
-        spent, bound = 0.0, tried.bound
+        spent, bound = 0.0, False
         for tries in count(1):
+            # Looked for only once, it may still be on its way to this account.
+            bound = bound or (tried.lost and not tried.last and self.cloud.may_repeat)
             if tried.lost and (cloud_id := await self._found(job)) is not None:
                 log.info("submission_adopted", cloud_job=cloud_id)
                 return Sent(cloud_id)
@@ -180,7 +181,6 @@ class Submitter:
             if not isinstance(outcome, _Try):
                 return _bound(outcome) if bound else outcome
             tried = outcome
-            bound = bound or tried.bound
         return _bound(tried.outcome) if bound else tried.outcome
 
     async def _found(self, job: LiveJob) -> str | None:
@@ -255,7 +255,7 @@ def _failed(error: CloudError) -> Outcome | _Try:
                 return _Try(Lost(_unconfirmed(error.title)), lost=True, last=True)
             if error.refused is not None:
                 return _Try(_refused(error.refused), lost=True, last=True)
-            return _Try(_silent(error), lost=True, bound=error.repeatable)
+            return _Try(_silent(error), lost=True)
         case CloudDown():
             return _silent(error)
         case CloudUnreachable():

@@ -179,7 +179,7 @@ class DeploymentClient(AccountClient):
                 raise CloudGarbage(f"{call}: no id in the answer")
         except CloudRefused as error:
             if error.status >= 500:
-                raise CloudAmbiguous(str(error), repeatable=True) from None
+                raise CloudAmbiguous(str(error)) from None
             if code_of(error.body) == "idempotency_key_reuse":
                 self._reused[prompt.mark] = True
                 raise CloudAmbiguous(str(error), refused=refusal(call, 422, lost(), None)) from None
@@ -190,9 +190,9 @@ class DeploymentClient(AccountClient):
         except CloudUnreachable as error:
             if not error.sent:
                 raise
-            raise CloudAmbiguous(str(error), repeatable=True) from None
+            raise CloudAmbiguous(str(error)) from None
         except CloudGarbage as error:
-            raise CloudAmbiguous(str(error), repeatable=True) from None
+            raise CloudAmbiguous(str(error)) from None
         self.releases.learn(job)
         return Submission(id_, {})
 
