@@ -269,24 +269,30 @@ async def copy_folder(folder: Path, target: Database) -> dict[str, int]:
     secrets = secret.read_text().split() if secret.exists() else []
     engine = create_engine(URL.create("sqlite", database=str(folder / FILE)))
 
-    def work(connection: Connection) -> dict[str, int]:
+    def work(connection: Connection) -> dict[str, int] | str:
+        if (filled := _filled(connection)) is not None:
+            return filled
         with engine.connect() as source:
-            _refuse_filled(connection)
             adopt_secrets(connection, secrets)
             return _copy_rows(source, connection)
 
     try:
-        return await target.write(work, long=True)
+        copied = await target.write(work, long=True)
     finally:
         engine.dispose()
+    if isinstance(copied, str):
+        raise StorageError(
+            f"the database is not empty (its table {copied} has rows): use a new one"
+        )
+    return copied
 
 
-def _refuse_filled(connection: Connection) -> None:
+def _filled(connection: Connection) -> str | None:
+    """Return the name of a table that has rows, if there is one."""
     for table in _TABLES:
         if connection.execute(select(table).limit(1)).first() is not None:
-            raise StorageError(
-                f"the database is not empty (its table {table.name} has rows): use a new one"
-            )
+            return table.name
+    return None
 
 
 def _copy_rows(source: Connection, target: Connection) -> dict[str, int]:
