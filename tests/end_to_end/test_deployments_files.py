@@ -175,7 +175,7 @@ async def test_a_model_of_ones_own_cannot_be_uploaded(place: Place) -> None:
     form = aiohttp.FormData({"tags": json.dumps(["models", "loras"])})
     form.add_field("file", b"weights", filename="mine.safetensors")
     async with (
-        place.proxy(cloud=False, assets=True) as (client, _),
+        place.proxy(cloud=False) as (client, _),
         client.session.post(client.url / "api/assets", data=form) as answer,
     ):
         assert 400 <= answer.status < 500

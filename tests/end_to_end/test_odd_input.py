@@ -281,7 +281,7 @@ def test_no_input_is_a_failure_of_the_proxys_own(
     sent = request(method, target, fields, body)
     with served.connect() as connection:
         status, answer, usable = ask(connection, sent)
-        may_be_away = route.handler in (assets.disabled, assets.not_here, system.get_readiness)
+        may_be_away = route.handler in (assets.not_here, system.get_readiness)
         assert status < 500 or (status in (501, 503) and may_be_away), (status, answer[:500])
         # A body that cannot be unpacked ends the connection, behind the answer.
         if usable and not (body and "Content-Encoding" in fields):

@@ -272,7 +272,10 @@ MUTANTS = {
         DEPLOYMENTS,
     ),
     "lost_job_goes_elsewhere": Mutant(
-        "engine.submitter", "bound=error.repeatable", "bound=False", DEPLOYMENTS
+        "engine.submitter",
+        "bound = bound or (tried.lost and not tried.last and self.cloud.may_repeat)",
+        "bound = False",
+        DEPLOYMENTS,
     ),
     "stream_left_open": Mutant("cloud.v2.streams", "task.cancel()", "pass", DEPLOYMENTS),
 }
