@@ -117,9 +117,10 @@ simulate: $(DEV) ## simulate the whole proxy: SEEDS (1000) from FIRST (0), in PR
 	PYTHONPATH=tests $(BIN)/python -m simulation.simulate $(if $(LONG),--long) --seeds $(or $(SEEDS),1000) \
 		--first $(or $(FIRST),0) --processes $(or $(PROCESSES),2) --failures 10 --progress 1000
 
-mutants: $(DEV) ## plant COUNT (100) defects drawn by SEED (1) in ROOMS (all): who catches each? ALONE=1: does the simulation?
+mutants: $(DEV) ## plant COUNT (100) defects drawn by SEED (1) in ROOMS (all), for MINUTES: who catches each? ALONE=1: does the simulation?
 	PYTHONPATH=tests $(BIN)/python -m mutants.run --seed $(or $(SEED),1) --count $(or $(COUNT),100) \
-		$(if $(ROOMS),--rooms "$(ROOMS)") $(if $(ALONE),--alone) --processes $(or $(PROCESSES),2)
+		$(if $(ROOMS),--rooms "$(ROOMS)") $(if $(ALONE),--alone) $(if $(MINUTES),--minutes $(MINUTES)) \
+		--processes $(or $(PROCESSES),2)
 
 planted: $(DEV) ## look whether the simulation catches each defect of a list within 200 seeds
 	PYTHONPATH=tests $(BIN)/python -m pytest -n auto -q -m mutant tests/simulation

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +22,31 @@ ROOT = Path(__file__).parents[2]
 _FOLDERS = ("proxy", "tests", "docs", "examples", "requirements", "benchmarks", ".github")
 
 
+#: Seconds between two looks whether a program is to end.
+_LOOK = 0.5
+
+
+class EndedError(Exception):
+    """Raised when no more is to run."""
+
+
+class Bound:
+    """Until when programs run: so many minutes from now on, or until somebody ends them."""
+
+    def __init__(self, minutes: float = math.inf) -> None:
+        self._ends = time.monotonic() + 60 * minutes
+        self._ended = threading.Event()
+
+    def end(self, *_: object) -> None:
+        """End all that runs; a signal may call it."""
+        self._ended.set()
+
+    def check(self) -> None:
+        """Raise `EndedError` when no more is to run."""
+        if self._ended.is_set() or time.monotonic() >= self._ends:
+            raise EndedError
+
+
 class Ran(NamedTuple):
     """What came of a program: its exit code, `None` where it was ended after its time."""
 
@@ -27,10 +55,10 @@ class Ran(NamedTuple):
 
 
 class Copy:
-    """A copy of the project in a folder."""
+    """A copy of the project in a folder, in which programs run until a bound."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, bound: Bound) -> None:
+        self.folder, self._bound = folder, bound
         for name in _FOLDERS:
             shutil.copytree(ROOT / name, folder / name)  # with what is compiled: times stay
         for path in ROOT.iterdir():
@@ -52,12 +80,15 @@ class Copy:
     def run(
         self, *words: str, seconds: float | None = None, variables: Mapping[str, str] | None = None
     ) -> Ran:
-        """Run a module of Python here with arguments; with `seconds` it has so long."""
+        """Run a module of Python here with arguments; with `seconds` it has so long. Raises
+        `EndedError`."""
+        self._bound.check()
+        ends = time.monotonic() + (math.inf if seconds is None else seconds)
         path = os.pathsep.join((str(self.folder), str(self.folder / "tests")))
         environment = os.environ | {
             "PYTHONPATH": path,
             "PYTHONHASHSEED": "0",
-            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONDONTWRITEBYTECODE": "",
         }
         process = subprocess.Popen(
             [sys.executable, "-m", *words],
@@ -70,12 +101,14 @@ class Copy:
             start_new_session=True,
         )
         try:
-            output, _ = process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
+            while time.monotonic() < ends:
+                self._bound.check()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    output, _ = process.communicate(timeout=_LOOK)
+                    return Ran(process.returncode, output)
             return Ran(None, "")
         finally:
             end_all(process)
-        return Ran(process.returncode, output)
 
 
 def end_all(process: subprocess.Popen[str]) -> None:

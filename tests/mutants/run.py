@@ -2,6 +2,9 @@
 
     PYTHONPATH=tests python -m mutants.run --seed 7 --count 300 [--rooms "engine jobs"] [--alone]
 
+Each is told of when it is known who has caught it. The table is printed at the end, after
+`--minutes`, or when the program is interrupted.
+
 The same seed draws the same defects of the same code. `equivalent.txt` names those that change
 nothing that anybody could notice, each with the reason; they are not drawn.
 """
@@ -9,19 +12,23 @@ nothing that anybody could notice, each with the reason; they are not drawn.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import math
 import os
 import queue
 import random
+import signal
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-from mutants.copies import ROOT, Copy, digest_of
+from mutants.copies import ROOT, Bound, Copy, EndedError, digest_of
 from mutants.defects import KINDS, Defect, defects_of
 from mutants.judge import (
     DEPLOYMENT_SEEDS,
@@ -33,8 +40,6 @@ from mutants.judge import (
     near_tests,
     reached,
 )
-
-T = TypeVar("T")
 
 ROOMS = (
     *("engine", "jobs", "leader", "storage", "cloud"),
@@ -104,53 +109,45 @@ def what_reaches(
 
 
 def judge_all(
-    defects: Sequence[Defect], numbers: Sequence[int], processes: int, *, alone: bool
-) -> list[Judged]:
-    """Judge defects, and print who has caught each: what is near first, then the whole proxy."""
+    defects: Sequence[Defect],
+    numbers: Sequence[int],
+    processes: int,
+    bound: Bound,
+    *,
+    alone: bool,
+) -> Iterator[Judged]:
+    """Yield who has caught each defect, as it is known: what is near, or the whole proxy. Raises
+    `EndedError`."""
     with tempfile.TemporaryDirectory(prefix="mutants-") as name:
-        folder = Path(name)
-        judges: queue.SimpleQueue[Judge] = queue.SimpleQueue()
         # All at once, since the project may change meanwhile.
-        of_near, of_whole, *copies = [Copy(folder / str(place)) for place in range(processes + 2)]
-        chosen = [defects[number] for number in numbers]
-        seeds = (*SEEDS, *DEPLOYMENT_SEEDS)
-        near = what_reaches(defects, near_tests(chosen), seeds, processes, of_near)
-        for copy in copies:
+        copies = [Copy(Path(name, str(place)), bound) for place in range(processes + 2)]
+        of_near, of_whole, *others = copies
+        near_to = near_tests(defects[number] for number in numbers)
+        near = what_reaches(defects, near_to, (*SEEDS, *DEPLOYMENT_SEEDS), processes, of_near)
+        judges: queue.SimpleQueue[Judge] = queue.SimpleQueue()
+        for copy in others:
             judges.put(Judge(copy, near, alone=alone))
+        looking = threading.Lock()
 
-        def by_near(judge: Judge, number: int) -> Judged:
-            judged = Judged(defects[number], *judge.judged(number, defects[number]))
-            if judged.first.by:
-                show(judged)
-            return judged
+        def judged(number: int) -> Judged:
+            defect, judge = defects[number], judges.get()
+            try:
+                first, simulated = judge.judged(number, defect)
+                if not first.by:
+                    with looking:
+                        whole = what_reaches(defects, [WHOLE], (), processes, of_whole)
+                    first = judge.judged_by_whole(number, defect, whole)
+            finally:
+                judges.put(judge)
+            return Judged(defect, first, simulated)
 
-        def by_whole(judge: Judge, number: int) -> Verdict:
-            return judge.judged_by_whole(number, defects[number], whole)
-
-        results = dict(zip(numbers, _each(by_near, judges, numbers), strict=True))
-        left = [number for number in numbers if not results[number].first.by]
-        if left:
-            whole = what_reaches(defects, [WHOLE], (), processes, of_whole)
-        for number, verdict in zip(left, _each(by_whole, judges, left), strict=True):
-            results[number] = results[number]._replace(first=verdict)
-            show(results[number])
-        return list(results.values())
-
-
-def _each(
-    work: Callable[[Judge, int], T], judges: queue.SimpleQueue[Judge], numbers: Sequence[int]
-) -> list[T]:
-    """Return what judges say of each defect; each judges one at a time."""
-
-    def judged(number: int) -> T:
-        judge = judges.get()
-        try:
-            return work(judge, number)
-        finally:
-            judges.put(judge)
-
-    with ThreadPoolExecutor(judges.qsize()) as pool:
-        return list(pool.map(judged, numbers))
+        with ThreadPoolExecutor(processes) as pool:
+            try:
+                for future in as_completed([pool.submit(judged, number) for number in numbers]):
+                    yield future.result()
+            except EndedError:
+                pool.shutdown(cancel_futures=True)
+                raise
 
 
 def show(judged: Judged) -> None:
@@ -187,10 +184,13 @@ def main() -> int:
     parser.add_argument("--rooms", default=" ".join(ROOMS))
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--alone", action="store_true", help="ask the simulation of each, too")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="end after so many")
     parser.add_argument("--only", help="those with this text in their names, instead of drawing")
     parser.add_argument("--list", action="store_true", help="only say which are drawn")
     options = parser.parse_args()
-    began = time.monotonic()
+    began, bound = time.monotonic(), Bound(options.minutes)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, bound.end)
     defects = all_defects(options.rooms.split())
     if options.only:
         numbers = [n for n, defect in enumerate(defects) if options.only in defect.name]
@@ -200,9 +200,15 @@ def main() -> int:
     if options.list:
         print("\n".join(defects[number].name for number in numbers))
         return 0
-    results = judge_all(defects, numbers, options.processes, alone=options.alone)
-    text = "\n".join(table(results, alone=options.alone))
-    print(f"\n{text}\n\n{time.monotonic() - began:.0f} s")
+    results: list[Judged] = []
+    with contextlib.suppress(EndedError):
+        for judged in judge_all(defects, numbers, options.processes, bound, alone=options.alone):
+            results.append(judged)
+            show(judged)
+    text = "\n".join(
+        (*table(results, alone=options.alone), "", f"{len(results)} of {len(numbers)} were judged.")
+    )
+    print(f"\n{text}\n\n{time.monotonic() - began:.0f} s", flush=True)
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
         Path(summary).write_text(text + "\n")
     return 0

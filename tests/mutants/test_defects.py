@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+
 import pytest
+from mutants.copies import ROOT
 from mutants.defects import KINDS, Defect, defects_of, probed
 from mutants.run import all_defects, drawn, equivalent
 
@@ -122,3 +128,31 @@ def test_defects_that_nobody_could_notice_are_in_the_code() -> None:
     }
     assert not set(equivalent()) - names
     assert all(equivalent().values())
+
+
+def judging(*words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "mutants.run", "--rooms", "costs", "--count", "3", *words],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": "tests", "GITHUB_STEP_SUMMARY": ""},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_the_table_is_printed_when_the_time_is_over() -> None:
+    with judging("--minutes", "0") as process:
+        output, _ = process.communicate()
+    assert "| all | 0 |" in output
+    assert "0 of 3 were judged." in output
+    assert process.returncode == 0
+
+
+def test_the_table_is_printed_when_somebody_interrupts() -> None:
+    with judging() as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("3 of ")
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate()
+    assert "0 of 3 were judged." in output
+    assert process.returncode == 0
