@@ -1,17 +1,21 @@
-"""Judges defects: by the tests of their room, then the simulation, then the whole proxy.
+"""Judges defects: by the tests that are near, then the simulation, then the whole proxy.
 
-Of each only what comes to the place of the defect is run: all else does what it did before.
+Near are the tests of the room, and what else imports modules of it. Of each only what comes to the
+place of the defect is run, until the first that fails: all else does what it did before. What is
+most about the module, and quick, is run first.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
@@ -26,13 +30,25 @@ SEEDS = range(100)
 DEPLOYMENT_SEEDS = range(DEPLOYMENTS, DEPLOYMENTS + 100)
 #: How many of them one process runs.
 _PART = 50
-WHOLE = "tests/end_to_end"
+#: The tests of the whole proxy, and of its commands.
+WHOLE = ("tests/end_to_end", *sorted(f"tests/{each.name}" for each in ROOT.glob("tests/test_cli*")))
+#: Folders of tests that are not near to anything: they run the whole proxy, and not all at all
+#: times.
+_NOT_NEAR = frozenset(
+    {
+        *("end_to_end", "simulation", "mutants", "security", "browser", "cluster", "container"),
+        *("chaos", "clone", "fidelity", "clients"),
+    }
+)
+_IMPORTS = re.compile(r"^\s*(?:from|import) proxy\.(\w+)", re.MULTILINE)
 
 #: Seconds of a test, of seeds, and of all tests of a stage beside what they take without a defect.
 #: What takes longer hangs.
 _TEST_SECONDS, _SEED_SECONDS, _MORE_SECONDS = 60, 10, 60
-#: How many seconds of tests of the whole proxy are run, the quickest first.
-_WHOLE_SECONDS = 90.0
+#: How many seconds of tests of the whole proxy are run.
+_WHOLE_SECONDS = 60.0
+#: Seconds that any test counts at least.
+_LEAST_SECONDS = 0.02
 
 
 class Verdict(NamedTuple):
@@ -42,32 +58,67 @@ class Verdict(NamedTuple):
     about: str = ""
 
 
+class Run(NamedTuple):
+    """A test or a seed that fails only with a defect: its seconds, and the numbers of the defects
+    that it comes to."""
+
+    seconds: float
+    hits: frozenset[int]
+
+
 @dataclass
 class Reached:
-    """What comes to each defect, by the numbers of these: tests with their seconds, and seeds."""
+    """What comes to defects: tests by their names, and seeds."""
 
-    tests: dict[int, dict[str, float]] = field(default_factory=lambda: defaultdict(dict))
-    seeds: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+    tests: dict[str, Run] = field(default_factory=dict)
+    seeds: dict[str, Run] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write a file."""
         path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps({"tests": self.tests, "seeds": self.seeds}))
+        stored = {"tests": self.tests, "seeds": self.seeds}
+        path.write_text(json.dumps(stored, default=sorted))
 
     @classmethod
     def load(cls, path: Path) -> Reached:
         """Read a file."""
         stored = json.loads(path.read_text())
-        reached = cls()
-        for name in ("tests", "seeds"):
-            getattr(reached, name).update({int(key): stored[name][key] for key in stored[name]})
-        return reached
+        tests, seeds = (
+            {name: Run(seconds, frozenset(hits)) for name, (seconds, hits) in stored[of].items()}
+            for of in ("tests", "seeds")
+        )
+        return cls(tests, seeds)
+
+    def tests_of(self, number: int, module: frozenset[int]) -> dict[str, float]:
+        """Return the tests that come to a defect, with their seconds: first those that are quick,
+        and come to little that is not in its `module`, which has the defects of these numbers."""
+        found = {name: run for name, run in self.tests.items() if number in run.hits}
+
+        def about(name: str) -> float:
+            seconds, hits = found[name]
+            share = len(hits & module) / len(hits)
+            return max(seconds, _LEAST_SECONDS) / share
+
+        return {name: found[name].seconds for name in sorted(found, key=about)}
+
+    def seeds_of(self, number: int) -> list[int]:
+        """Return the seeds that come to a defect, the quickest first."""
+        found = {name: run.seconds for name, run in self.seeds.items() if number in run.hits}
+        return [int(name) for name in sorted(found, key=found.__getitem__)]
 
 
 def near_tests(defects: Iterable[Defect]) -> list[str]:
-    """Return the folders of the tests of the rooms of defects."""
-    rooms = sorted({f"tests/{defect.room}" for defect in defects})
-    return [name for name in rooms if (ROOT / name).is_dir()]
+    """Return the tests that are near to defects: the folders of their rooms, and files elsewhere
+    that import these."""
+    rooms = {defect.room for defect in defects}
+    folders = [f"tests/{room}" for room in sorted(rooms) if (ROOT / "tests" / room).is_dir()]
+    files = sorted(path.relative_to(ROOT) for path in (ROOT / "tests").rglob("test_*.py"))
+    return folders + [
+        str(path)
+        for path in files
+        if path.parts[1] not in rooms | _NOT_NEAR
+        and not rooms.isdisjoint(_IMPORTS.findall((ROOT / path).read_text()))
+    ]
 
 
 def reached(
@@ -85,34 +136,34 @@ def reached(
     for module, numbered in by_module.items():
         copy.write(module, probed(copy.source(module), numbered))
     (copy.folder / "proxy" / "_hits.py").write_text(HITS)
-    words = [("pytest", "-q", "-p", "mutants.probe", "-n", str(processes), *tests)]
+    # Tests wait for more than half of their time.
+    words = [("pytest", "-q", "-p", "mutants.probe", "-n", str(2 * processes), *tests)]
     parts = [seeds[at : at + _PART] for at in range(0, len(seeds), _PART)]
     words += [("mutants.probe", *map(str, part)) for part in parts]
-    found = Reached()
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(processes) as pool:
         for ran in pool.map(lambda words: copy.run(*words, variables={FOLDER: name}), words):
             if ran.code not in (0, 1):
                 raise RuntimeError(f"The tests do not run without a defect: {ran.output[-2000:]}")
-        _gather(Path(name), found)
-    return found
+        return _gathered(Path(name))
 
 
-def _gather(folder: Path, found: Reached) -> None:
-    """Add what was written."""
-    tests = _read(folder.glob("*.tests"))
-    for test, one in tests.items():
-        if one["passed"]:
-            for number in one["hits"]:
-                found.tests[number][test] = one["seconds"]
+def _gathered(folder: Path) -> Reached:
+    """Return what was written."""
+    tests, seeds = _read(folder.glob("*.tests")), _read(folder.glob("*.seeds"))
     for path in folder.glob("*.process"):
         test, *numbers = path.read_text().split("\n")
-        if tests.get(test, {}).get("passed"):
-            for number in filter(str.isdigit, numbers):
-                found.tests[int(number)][test] = tests[test]["seconds"]
-    for seed, one in _read(folder.glob("*.seeds")).items():
-        if one["passed"]:
-            for number in one["hits"]:
-                found.seeds[number].append(int(seed))
+        if test in tests:
+            tests[test]["hits"] += map(int, filter(str.isdigit, numbers))
+    return Reached(
+        *(
+            {
+                name: Run(one["seconds"], frozenset(one["hits"]))
+                for name, one in found.items()
+                if one["passed"] and one["hits"]
+            }
+            for found in (tests, seeds)
+        )
+    )
 
 
 def _read(paths: Iterable[Path]) -> dict[str, dict]:
@@ -123,31 +174,36 @@ class Judge:
     """Judges one defect after the other in a copy. With `alone` the simulation judges each, also
     where tests have caught it."""
 
-    def __init__(self, copy: Copy, found: Reached, *, alone: bool) -> None:
-        self._copy, self._found, self._alone = copy, found, alone
+    def __init__(
+        self, copy: Copy, defects: Sequence[Defect], found: Reached, *, alone: bool
+    ) -> None:
+        self._copy, self._defects, self._found, self._alone = copy, defects, found, alone
 
-    def judged(self, number: int, defect: Defect) -> tuple[Verdict, Verdict | None]:
+    def judged(self, number: int) -> tuple[Verdict, Verdict | None]:
         """Return who of the near ones has caught a defect first, and what the simulation says of
         it, if it was asked."""
-        with self._planted(defect):
-            first = self._unit(number, defect)
+        with self._planted(number):
+            first = self._unit(number)
             if first.by and not self._alone:
                 return first, None
-            simulated = self._simulated(number, defect)
+            simulated = self._simulated(number)
             return (first if first.by else simulated), simulated
 
-    def judged_by_whole(self, number: int, defect: Defect, found: Reached) -> Verdict:
+    def judged_by_whole(self, number: int, found: Reached) -> Verdict:
         """Return whether the tests of the whole proxy, which come to what was `found`, catch a
         defect."""
-        tests = found.tests.get(number, {})
-        order = sorted(tests, key=tests.__getitem__)
-        totals = accumulate(tests[test] for test in order)
-        quick = [test for test, total in zip(order, totals, strict=True) if total <= _WHOLE_SECONDS]
-        with self._planted(defect):
-            return self._run("end-to-end", quick, _WHOLE_SECONDS)
+        tests = found.tests_of(number, self._module_of(number))
+        totals = zip(tests, accumulate(tests.values()), strict=True)
+        with self._planted(number):
+            return self._run(
+                "end-to-end",
+                [test for test, total in totals if total <= _WHOLE_SECONDS],
+                _WHOLE_SECONDS,
+            )
 
     @contextmanager
-    def _planted(self, defect: Defect) -> Iterator[None]:
+    def _planted(self, number: int) -> Iterator[None]:
+        defect = self._defects[number]
         source = self._copy.source(defect.module)
         self._copy.write(defect.module, defect.planted(source))
         try:
@@ -155,12 +211,23 @@ class Judge:
         finally:
             self._copy.write(defect.module, source)
 
-    def _unit(self, number: int, defect: Defect) -> Verdict:
-        path = Path(defect.module)
+    def _unit(self, number: int) -> Verdict:
+        path = Path(self._defects[number].module)
         own = f"tests/{path.parent.parts[0]}/test_{'_'.join((*path.parent.parts[1:], path.stem))}"
-        tests = self._found.tests.get(number, {})
-        order = sorted(tests, key=lambda test: (not test.startswith(f"{own}.py"), tests[test]))
+        tests = self._found.tests_of(number, self._module_of(number))
+        order = sorted(tests, key=lambda test: not test.startswith(f"{own}.py"))
         return self._run("unit", order, sum(tests.values()))
+
+    @cached_property
+    def _modules(self) -> dict[str, frozenset[int]]:
+        """The numbers of the defects of each module."""
+        modules: defaultdict[str, set[int]] = defaultdict(set)
+        for number, defect in enumerate(self._defects):
+            modules[defect.module].add(number)
+        return {module: frozenset(numbers) for module, numbers in modules.items()}
+
+    def _module_of(self, number: int) -> frozenset[int]:
+        return self._modules[self._defects[number].module]
 
     def _run(self, name: str, tests: Sequence[str], seconds: float) -> Verdict:
         """Run tests until the first that fails."""
@@ -182,12 +249,12 @@ class Judge:
         failed = [line for line in ran.output.splitlines() if line.startswith(("FAILED", "ERROR"))]
         return Verdict(name, (failed or ["it hangs or does not start"])[0])
 
-    def _simulated(self, number: int, defect: Defect) -> Verdict:
-        more = DEPLOYMENT_SEEDS if "/v2/" in defect.module else ()
-        seeds = [seed for seed in self._found.seeds.get(number, ()) if seed in (*SEEDS, *more)]
+    def _simulated(self, number: int) -> Verdict:
+        more = DEPLOYMENT_SEEDS if "/v2/" in self._defects[number].module else ()
+        seeds = [seed for seed in self._found.seeds_of(number) if seed in (*SEEDS, *more)]
         if not seeds:
             return Verdict("")
-        words = ("simulation.simulate", "--only", ",".join(map(str, sorted(seeds))))
+        words = ("simulation.simulate", "--only", ",".join(map(str, seeds)))
         ran = self._copy.run(*words, seconds=_SEED_SECONDS * len(seeds) + _MORE_SECONDS)
         if ran.code == 0:
             return Verdict("")

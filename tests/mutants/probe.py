@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -84,8 +85,13 @@ def run_seeds(seeds: Sequence[int]) -> None:
     found = {}
     for seed in seeds:
         _hits.seen.clear()
+        began = time.process_time()
         summary = summary_of(seed)
-        found[str(seed)] = {"passed": not summary.broken, "hits": sorted(_hits.seen)}
+        found[str(seed)] = {
+            "seconds": time.process_time() - began,
+            "passed": not summary.broken,
+            "hits": sorted(_hits.seen),
+        }
     Path(os.environ[FOLDER], f"{seeds[0]}.seeds").write_text(json.dumps(found))
 
 

@@ -120,28 +120,28 @@ def judge_all(
     `EndedError`."""
     with tempfile.TemporaryDirectory(prefix="mutants-") as name:
         # All at once, since the project may change meanwhile.
-        copies = [Copy(Path(name, str(place)), bound) for place in range(processes + 2)]
+        copies = [Copy(Path(name, str(place)), bound) for place in range(2 * processes + 2)]
         of_near, of_whole, *others = copies
         near_to = near_tests(defects[number] for number in numbers)
         near = what_reaches(defects, near_to, (*SEEDS, *DEPLOYMENT_SEEDS), processes, of_near)
         judges: queue.SimpleQueue[Judge] = queue.SimpleQueue()
         for copy in others:
-            judges.put(Judge(copy, near, alone=alone))
+            judges.put(Judge(copy, defects, near, alone=alone))
         looking = threading.Lock()
 
         def judged(number: int) -> Judged:
-            defect, judge = defects[number], judges.get()
+            judge = judges.get()
             try:
-                first, simulated = judge.judged(number, defect)
+                first, simulated = judge.judged(number)
                 if not first.by:
                     with looking:
-                        whole = what_reaches(defects, [WHOLE], (), processes, of_whole)
-                    first = judge.judged_by_whole(number, defect, whole)
+                        whole = what_reaches(defects, WHOLE, (), processes, of_whole)
+                    first = judge.judged_by_whole(number, whole)
             finally:
                 judges.put(judge)
-            return Judged(defect, first, simulated)
+            return Judged(defects[number], first, simulated)
 
-        with ThreadPoolExecutor(processes) as pool:
+        with ThreadPoolExecutor(len(others)) as pool:
             try:
                 for future in as_completed([pool.submit(judged, number) for number in numbers]):
                     yield future.result()
