@@ -16,7 +16,7 @@ from proxy.sharing.loop_turns import LoopTurns
 
 
 class ConnectionLimits(Struct, frozen=True):
-    """Limits of connections. Times are in seconds, 0 is no limit.
+    """Limits of connections. Times are in seconds; 0 is no limit, but of bodies.
 
     Within `body_timeout` a part of a body must arrive, and within `write_timeout` the client must
     read a part of the answer, where the system can tell (Linux): the slowest connections do that in

@@ -107,9 +107,8 @@ class LimitedConnection(PausedReading):
     def _expect_body(self, body: StreamReader) -> None:
         """Look later whether enough of the body has arrived."""
         timeout = self.context.limits.body_timeout
-        if timeout > 0:
-            loop = asyncio.get_running_loop()
-            self._body_timer = loop.call_later(timeout, self._check_body, body, body.total_bytes)
+        loop = asyncio.get_running_loop()
+        self._body_timer = loop.call_later(timeout, self._check_body, body, body.total_bytes)
 
     def _check_body(self, body: StreamReader, before: int) -> None:
         """Fail the request if its body arrives too slowly."""

@@ -191,7 +191,6 @@ class Forwarding:
                 if not piece:
                     break
                 await answer.write(piece)
-            await answer.write_eof()
             return answer
 
     @asynccontextmanager

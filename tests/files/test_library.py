@@ -121,6 +121,17 @@ async def test_bytes_flow_before_the_content_is_whole(files: Files, simulator: S
     assert content.path.read_bytes() == BIG
 
 
+@pytest.mark.parametrize(("more", "is_whole"), [(0, True), (1, False)])
+async def test_what_is_held_back_of_large_contents_is_whole_when_it_is_opened(
+    files: Files, simulator: Simulator, more: int, is_whole: bool
+) -> None:
+    simulator.faults.add(HttpFault("GET storage", drip=0.005, drip_bytes=50_000))
+    data = BIG[: HELD_BACK + more]
+    content = await files.open(stored(simulator, data))
+    assert (content.path is not None) is is_whole
+    assert await collect(content) == data
+
+
 async def test_a_reader_that_keeps_up_gets_what_arrives_from_memory(
     files: Files, simulator: Simulator
 ) -> None:

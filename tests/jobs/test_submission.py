@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from jobs.samples import MEMBER, NoChecks, SilentEngine, estimator
+from jobs.samples import MEMBER, NoChecks, SilentEngine, estimator, new
 from storage.samples import ended
 
 from proxy.jobs.budget_notices import BudgetRefusals
@@ -127,6 +127,19 @@ async def test_numbers_grow_and_are_negative_in_front(entrance: Entrance) -> Non
         (await entrance.submit())["number"],
     ]
     assert numbers == [0, -1, 7.5, 2]
+
+
+async def test_refused_requests_use_numbers_up_at_the_next_leader_too(
+    entrance: Entrance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object) -> Validation:
+        raise LocalError("invalid_prompt", "No.")
+
+    entrance.service.live.put(new("front", -7))
+    with monkeypatch.context() as patch:
+        patch.setattr(entrance.service.checks, "check", refuse)
+        await entrance.refusal()
+    assert (await entrance.submit())["number"] == 9
 
 
 async def test_a_client_gets_what_the_engine_has_left_out(entrance: Entrance) -> None:

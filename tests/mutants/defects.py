@@ -104,6 +104,8 @@ class _Finder(ast.NodeVisitor):
             self._lines.append(self._lines[-1] + len(line))
         self._names: list[str] = []
         self._functions: list[_Function] = []
+        #: The handlers after which functions end.
+        self._last: set[int] = set()
         self.found: list[Defect] = []
 
     # --- text ------------------------------------------------------------------------------
@@ -164,6 +166,8 @@ class _Finder(ast.NodeVisitor):
     def visit_FunctionDef(self, node: _Function) -> None:
         self._names.append(node.name)
         self._functions.append(node)
+        if isinstance(last := node.body[-1], ast.Try) and not last.finalbody:
+            self._last |= set(map(id, last.handlers))
         for statement in node.body:
             if not _is_docstring(statement):
                 self.visit(statement)
@@ -223,6 +227,7 @@ class _Finder(ast.NodeVisitor):
 
     def visit_ExceptHandler(self, node: ast.ExceptHandler) -> None:
         passes = all(isinstance(each, ast.Pass | ast.Continue) for each in node.body)
+        passes |= id(node) in self._last and _returns_nothing(node.body[0])
         if node.type is not None and not passes and not all(map(_is_left_out, node.body)):
             what = f"except {ast.unparse(node.type)}"
             end = self._end(node.body[-1])
@@ -316,6 +321,13 @@ _CALLS = ast.Call | ast.Await
 
 def _is_docstring(node: ast.stmt) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def _returns_nothing(node: ast.stmt) -> bool:
+    match node:
+        case ast.Return(None) | ast.Return(ast.Constant(None)):
+            return True
+    return False
 
 
 def _is_left_out(node: ast.AST) -> bool:

@@ -89,6 +89,18 @@ def test_statements_with_an_effect_are_left_out_but_no_logs_and_metrics() -> Non
     ]
 
 
+@pytest.mark.parametrize(("more", "found"), [("", 0), ("    return 1\n", 1)])
+def test_an_exception_after_which_a_function_returns_nothing_is_forgotten_anyway(
+    more: str, found: int
+) -> None:
+    source = (
+        "def read(text):\n    try:\n        return int(text)\n"
+        f"    except ValueError:\n        return None\n{more}"
+    )
+    kinds = [each.kind for each in defects_of("store.py", source.encode())]
+    assert kinds.count("passes") == found
+
+
 def test_probes_tell_what_has_run() -> None:
     defects = defects_of("store.py", SOURCE)
     probes = probed(SOURCE, enumerate(defects)).replace(b"from proxy._hits import hit as _hit", b"")

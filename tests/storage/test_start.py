@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
+from proxy.settings import Settings
 from proxy.storage import start
 from proxy.storage.database import BusyError, DamagedError, StorageError
 from proxy.storage.job_tables import StoredJob
 from proxy.storage.jobs import JobRepository
 from proxy.storage.payloads import Payload
 from proxy.storage.sqlite import FILE
-from proxy.storage.start import HEAD, at_start, open_folder, revision
+from proxy.storage.start import HEAD, at_start, has_database, open_folder, revision
 
 
 async def test_a_new_folder_gets_a_database_with_the_newest_schema(tmp_path: Path) -> None:
@@ -30,6 +32,18 @@ async def test_records_are_there_again(tmp_path: Path) -> None:
     database = await open_folder(tmp_path, start_empty=True)
     assert len(await JobRepository(database).live()) == 1
     await database.close()
+
+
+def test_a_folder_has_a_database_once_a_proxy_has_run_there(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    assert not has_database(settings)
+    (tmp_path / FILE).touch()
+    assert has_database(settings)
+
+
+def test_a_server_has_a_database(tmp_path: Path) -> None:
+    server: dict[str, Any] = {"database": "postgresql://comfy@db.example/comfy"}
+    assert has_database(Settings(data_dir=tmp_path, **server))
 
 
 async def test_a_damaged_database_is_never_replaced_unasked(tmp_path: Path) -> None:

@@ -86,6 +86,25 @@ def test_which_lists_may_have_models(wanted: AssetFilter, may_be: bool) -> None:
     assert wanted.may_be_models is may_be
 
 
+#: Tags of files, that of all models, and one that clients give.
+TAGS = st.sampled_from(["input", "output", "temp", "models", "mine"])
+
+
+@given(st.lists(TAGS, max_size=4), st.lists(TAGS, max_size=4), st.sets(TAGS))
+def test_a_list_that_has_no_models_asks_for_none(
+    every: list[str], some: list[str], more: set[str]
+) -> None:
+    model = {"models", *more} - {"input", "output", "temp"}
+    if set(every) <= model and (not some or model & set(some)):
+        assert AssetFilter(all=tuple(every), any=tuple(some)).may_be_models
+
+
+@given(st.sets(st.sampled_from(["input", "output", "temp"]), min_size=1))
+def test_a_list_of_files_has_no_models(tags: set[str]) -> None:
+    assert not AssetFilter(any=tuple(tags)).may_be_models
+    assert not AssetFilter(all=tuple(tags)).may_be_models
+
+
 @given(
     sort=st.sampled_from([value for value in get_args(Sort) if value != "last_access_time"]),
     order=st.sampled_from(get_args(Order)),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,6 +83,58 @@ def test_broken_and_unknown_frames_are_nothing(data: bytes) -> None:
 @given(st.binary(max_size=64))
 def test_no_bytes_make_parsing_fail(data: bytes) -> None:
     frames.parse_frame(data)
+
+
+KEY = "comfyui-0123"
+#: Texts and bytes with the key, with a part of it, and without.
+TEXTS = st.lists(st.sampled_from([KEY, KEY[:5], '"', "\\\\", "ü", "x"]), max_size=4).map("".join)
+IMAGES = TEXTS.map(lambda text: JPEG + text.encode())
+
+
+def text_frame(*parts: str) -> bytes:
+    counted = b"".join(len(part.encode()).to_bytes(4, "big") + part.encode() for part in parts[:-1])
+    return b"\x00\x00\x00\x03" + counted + parts[-1].encode()
+
+
+FRAMES = st.one_of(
+    st.builds(text_frame, TEXTS, TEXTS),
+    st.builds(text_frame, st.just("7121851e-1054-57bd-bdfe-1bb2f96c0cf7"), TEXTS, TEXTS),
+    IMAGES.map(lambda image: b"\x00\x00\x00\x01\x00\x00\x00\x01" + image),
+    st.builds(
+        lambda names, values, ascii_, image: metadata_frame(
+            json.dumps(dict(zip(names, values, strict=False)), ensure_ascii=ascii_).encode(), image
+        ),
+        st.lists(st.sampled_from(["node_id", "prompt_id", KEY]), min_size=1),
+        st.lists(TEXTS, min_size=1),
+        st.booleans(),
+        IMAGES,
+    ),
+    st.builds(
+        lambda frame, image: frame.replace(KEY.encode(), escaped(KEY)) + image,
+        TEXTS.map(lambda text: metadata_frame(json.dumps({"node_id": text}).encode(), b"")),
+        IMAGES,
+    ),
+)
+
+
+def escaped(text: str) -> bytes:
+    return "".join(f"\\u{ord(char):04x}" for char in text).encode()
+
+
+def shows(frame: bytes, secret: str) -> bool:
+    """Whether any part of a frame has the secret."""
+    found = frames.parse_frame(frame)
+    parts = () if found is None else msgspec.structs.astuple(found)
+    return any(secret.encode() in (p if isinstance(p, bytes) else str(p).encode()) for p in parts)
+
+
+@given(FRAMES, st.integers(0, 3))
+def test_no_frame_shows_the_key(whole: bytes, cut: int) -> None:
+    frame = whole[: len(whole) - cut]
+    shown = frames.without_secret(frame, KEY)
+    assert shown is None or not shows(shown, KEY)
+    if frames.parse_frame(frame) is not None and KEY.encode() not in frame and b"\\u" not in frame:
+        assert shown == frame
 
 
 def test_a_plain_socket_gets_type_1_with_the_format() -> None:

@@ -47,6 +47,29 @@ async def test_name_servers_that_hang_hold_no_thread_of_the_event_loop(
     await resolver.close()
 
 
+async def test_name_servers_that_hang_do_not_delay_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    began, answered = threading.Event(), threading.Event()
+    was_answered: list[bool] = []
+
+    def hang(*_: object) -> list[object]:
+        began.set()
+        was_answered.append(answered.wait(5))
+        return []
+
+    monkeypatch.setattr(module, "_look_up", hang)
+    resolver = OwnThreadsResolver()
+    asked = asyncio.create_task(resolver.resolve("slow.test"))
+    assert await asyncio.to_thread(began.wait, 5)
+    await resolver.close()
+    with pytest.raises(RuntimeError, match="shutdown"):
+        await resolver.resolve("late.test")
+    answered.set()
+    await asked
+    assert was_answered == [True]
+
+
 async def test_names_of_one_owner_that_hang_leave_threads_to_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
