@@ -224,7 +224,7 @@ def test_no_imports_run_in_a_circle() -> None:
 
 
 #: Fields of a live job that others than the table of jobs set: what a turn gives, what is still to
-#: be written, and the content, which is in memory only where it is used.
+#: be written, and the content, which is in memory only where it is used, with what it takes.
 SET_BESIDE_THE_TABLE = {
     ("scheduler.py", "account"),
     ("scheduler.py", "charge"),
@@ -232,9 +232,9 @@ SET_BESIDE_THE_TABLE = {
     ("scheduler.py", "slot"),
     ("fair_share.py", "slot"),
     ("recorder.py", "content"),
+    ("recorder.py", "memory"),
     ("recorder.py", "row"),
     ("recorder.py", "start"),
-    ("life.py", "credentials"),
 }
 
 

@@ -39,6 +39,7 @@ REASONS = {
     "model": "the accounts that have its models are busy",
     "budget": "the member's budget does not allow it",
     "ceiling": "the member's running jobs may use up its budget",
+    "memory": "the member's running jobs hold its share of memory",
     "limit": "the member's limit of running jobs is reached",
     "disabled": "the member is disabled or was removed",
     "restored": "the job is from a backup and may have run since: an admin must release it",

@@ -26,8 +26,6 @@ MAX_JSON_BYTES = 32 * 1024 * 1024
 MAX_LEVELS = 300
 #: Maximum values of a body's JSON: 500,000 empty lists take 0.2 s; large workflows have 100,000.
 MAX_VALUES = 500_000
-#: Approximate bytes of a parsed value in addition to its text.
-VALUE_BYTES = 120
 #: Bytes of JSON from which it is parsed in a thread; fewer take a few ms.
 LARGE = 32 * 1024
 
@@ -190,7 +188,7 @@ def _too_large() -> LocalError:
 async def _parse_large(request: web.Request, body: bytes, charset: str | None) -> Any:
     """Parse a large body in threads, with its memory taken from the budget."""
     count = await in_turn(request, partial(count_values, body))
-    hold(request, "body").grow(len(body) + VALUE_BYTES * count)
+    hold(request, "body").grow(len(body) + codec.VALUE_BYTES * count)
     return await in_turn(request, partial(parse, body, charset))
 
 

@@ -137,6 +137,7 @@ async def run_engine(
         budgets=resources.accounting.limiter.budgets,
         shares=scheduler.shares_of,
         outbox=webhooks.outbox,
+        budget=process.budget,
     )
     engine = Engine(
         accounts=cloud.accounts,

@@ -1,4 +1,4 @@
-"""Members whose jobs are held back by a hard budget.
+"""Members whose jobs are held back by a hard budget, or by what their jobs hold in memory.
 
 Once a budget has refused a job of a member, the jobs that it concerns ask again one after the
 other, so that those which wait do not leave the queue together and come back.
@@ -58,10 +58,12 @@ class BudgetHolds:
             return None
         return hold.refusal
 
-    def holds_all(self, member: str) -> bool:
-        """Return whether no job of the member goes."""
+    def holds_all(self, member: str) -> str | None:
+        """Return the reason for which no job of the member goes, if there is one."""
         hold = self._holds.get(member)
-        return hold is not None and hold.refusal.left is None and self._is_shut(hold)
+        if hold is None or hold.refusal.left is not None or not self._is_shut(hold):
+            return None
+        return hold.refusal.reason
 
     def asks(self, job: Job) -> None:
         """Note that a job leaves the queue: if others wait for the same, they stay."""

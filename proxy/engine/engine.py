@@ -123,6 +123,8 @@ class Engine:
         self._dispatcher.close()
         await self._workers.close()
         await self.background.supervisor.close()
+        for job in self.table:
+            job.release_memory()
         if write:
             await self.recorder.close()
             await self.resources.run_times.unwritten.close()

@@ -177,12 +177,12 @@ class Following:
         self._scheduler.ended(job, end.ms / 1000)
         ended = await self._record(job, follower, replace(ended, end=end))
         end = ended.end
-        self._scheduler.cost_known(job.member)
         if end.outcome == "completed":
             self._resources.run_times.learn(job.graph, end.node_times, job.member, end.ms)
             await self._estimate_again(job)
         self._table.message(job, ended.result)
         self._table.leave(job, end)
+        self._scheduler.cost_known(job.member)
         self._table.message(job, ended.last)
 
     async def _record(self, job: LiveJob, follower: JobFollower, ended: Ended) -> Ended:

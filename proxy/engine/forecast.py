@@ -90,7 +90,7 @@ class Forecast:
             refused = scheduler.over_budget(job)
             if own == "restored":
                 yield job, own, RESTORED
-            elif refused is not None and (own == "budget" or reason == "ceiling"):
+            elif refused is not None and (own == "budget" or reason == refused.reason):
                 yield job, own or reason, refused.message
             elif rests is not None:
                 yield job, rests.health.reason, scheduler.explained(rests)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from functools import partial
+from itertools import count
 from typing import Any
 
 import structlog
@@ -51,6 +52,7 @@ from proxy.engine.tracker import SnapshotReceived, Tracker
 from proxy.engine.workers import Workers
 from proxy.jobs.models import JobState
 from proxy.runtime.backoff import Backoff
+from proxy.sharing.budget import MemoryLimitError
 from proxy.storage.database import StorageError
 from proxy.translate import UNKNOWN_CLASS
 from proxy.translate.errors import LocalError, failure_of, unconfirmed_refusal
@@ -61,6 +63,13 @@ log = structlog.get_logger(__name__)
 
 #: Seconds that the cloud may put off a job of the queue before it goes back there.
 _QUEUED_MAX_WAIT = 2.0
+
+#: Seconds until a job asks again for which there was no room in memory, and what it waits for.
+_MEMORY_RETRY = 2.0
+_WAITS_FOR_MEMORY = (
+    "The workflows of this member's running jobs take its share of the proxy's memory (the setting "
+    "memory_mb). This job starts when one of them has ended."
+)
 
 #: Between two tries to cancel a job on the cloud.
 _RETRY = Backoff(first=0.5, longest=30.0)
@@ -102,6 +111,8 @@ class JobLife:
         structlog.contextvars.bind_contextvars(**job.log_fields)
         if outcome is None:
             outcome = await self._send(job)
+        elif job.content is not None:
+            self._hold_anyway(job)
         step = self._next(job, outcome)
         while isinstance(step, TryOther) and self._move(job):
             outcome = await self._send(job)
@@ -164,6 +175,8 @@ class JobLife:
             unknown = self._resources.catalog.unknown_class(job.loaded.cloud_graph)
             if unknown is not None:
                 return Refused(_unknown_class(unknown), by_cloud=False)
+        if (refused := self._over_memory(job)) is not None:
+            return refused
         if (refused := await self._over_budget(job)) is not None:
             return refused
         return await worker.submitter.send(job, max_wait=max_wait)
@@ -177,6 +190,8 @@ class JobLife:
         except StorageError as error:
             log.error("job_read_failed", error=str(error))
             return NotNow()
+        except MemoryLimitError as error:
+            return _without_memory(job, error)
         except LocalError as error:
             return Refused(error, by_cloud=False)
         if job.loaded.failure is not None:
@@ -189,13 +204,25 @@ class JobLife:
             return WrongAccount()
         return None
 
+    def _over_memory(self, job: LiveJob) -> Outcome | None:
+        """Return why a job cannot be sent now whose content has no room in memory."""
+        try:
+            self._recorder.hold_content(job)
+        except MemoryLimitError as error:
+            return _without_memory(job, error)
+        return None
+
+    def _hold_anyway(self, job: LiveJob) -> None:
+        """Count what is in memory of a job that the cloud may have."""
+        with suppress(MemoryLimitError):
+            self._recorder.hold_content(job)
+
     async def _over_budget(self, job: LiveJob) -> Outcome | None:
         """Return why the budgets of its member do not let a job be sent now, if they do not."""
-        gate = self._resources.gate
-        if gate is None:
-            return None
+        gate, refused = self._resources.gate, None
         try:
-            refused = await gate.enter(job, self._workers[job.account].account)
+            if gate is not None:
+                refused = await gate.enter(job, self._workers[job.account].account)
         except (LocalError, StorageError) as error:
             return unsent(error)
         except Exception:
@@ -264,7 +291,8 @@ class JobLife:
             accepted=True,
             outputs_to_execute=outputs,
         )
-        job.loaded.credentials = {}  # the cloud has them
+        job.loaded.keep_for_run()
+        self._hold_anyway(job)
 
     async def _cancel(self, job: LiveJob, sent: Sent) -> None:
         """Have the cloud end a job that its client cancelled while it was on its way.
@@ -354,9 +382,16 @@ class JobLife:
             await self.following.lead_to_end(job, follower)
 
     async def _load(self, job: LiveJob) -> None:
-        """Read what the client sent, for the history; one that is unreadable ends without it."""
-        with suppress(LocalError):
-            await retried(partial(self._recorder.load_content, job))
+        """Read what the client sent, for the history, once there is room for it; one that is
+        unreadable ends without it."""
+        for tries in count(1):
+            try:
+                await retried(partial(self._recorder.load_content, job))
+            except LocalError as error:
+                if isinstance(error, MemoryLimitError) and error.kind == "rate_limited":
+                    await asyncio.sleep(_RETRY.after(tries))
+                    continue
+            return
 
     async def _discard(self, job: LiveJob, refusal: LocalError | None) -> None:
         """Forget a job that the cloud does not have; a new job's client is refused."""
@@ -383,6 +418,13 @@ class JobLife:
             Inbox(partial(resources.budget.member, job.member, "job")),
             held=not job.answered,
         )
+
+
+def _without_memory(job: LiveJob, error: MemoryLimitError) -> Outcome:
+    """Return the outcome for a job whose content has no room beside those of others."""
+    if error.kind == "too_large":
+        return Refused(error, by_cloud=False)
+    return OverBudget(job.estimate, None, _MEMORY_RETRY, _WAITS_FOR_MEMORY, "memory")
 
 
 def _unknown_class(name: str) -> LocalError:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from proxy.engine.follower import JobFollower
 from proxy.jobs.engine_calls import Submitted
 from proxy.jobs.models import Job, Wish
+from proxy.sharing.budget import Allocation
 from proxy.storage.webhooks import WebhookMessage
 from proxy.translate.events import Preview
 
@@ -51,7 +52,8 @@ class LiveJob(Job):
     `released` is set, where somebody waits for it, when the client has the answer.
 
     The `slot` is its place with the scheduler; `row` and `start`, a message of webhooks about the
-    start of the job, are what is still to be written. While the job is followed, the `follower`
+    start of the job, are what is still to be written. A large content has `memory` of the member.
+    While the job is followed, the `follower`
     takes what happens to it, its messages have the `metadata`, and `preview` is the last picture.
     """
 
@@ -62,10 +64,17 @@ class LiveJob(Job):
     slot: SlotState = SlotState.NONE
     row: RowState = RowState.KEPT
     start: WebhookMessage | None = field(default=None, repr=False)
+    memory: Allocation | None = field(default=None, repr=False)
     released: asyncio.Event | None = field(default=None, repr=False)
     follower: JobFollower | None = field(default=None, repr=False)
     metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
     preview: Preview | None = field(default=None, repr=False)
+
+    def release_memory(self) -> None:
+        """Count the content no longer; does nothing if repeated."""
+        if self.memory is not None:
+            self.memory.release()
+            self.memory = None
 
     def awaited_answer(self) -> asyncio.Future[Submitted]:
         """Return what gets the answer to the submission."""

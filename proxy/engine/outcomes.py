@@ -6,7 +6,7 @@ Decides without I/O and without a clock. `JobLife` carries the steps out.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct
 
@@ -69,13 +69,15 @@ class OverBudget(Struct, frozen=True):
     budget of its member, of which `left` remains; with `None` it has to wait for others of the
     member, which were sent.
 
-    It may be tried again in `wait` seconds; the `message` to its client says what it waits for.
+    It may be tried again in `wait` seconds; the `message` to its client says what it waits for, and
+    the `reason` in a word whether for money or for the memory that the others hold.
     """
 
     estimate: int
     left: int | None
     wait: float
     message: str = ""
+    reason: Literal["ceiling", "memory"] = "ceiling"
 
 
 class NotNow(Struct, frozen=True):

@@ -19,14 +19,16 @@ from proxy.costs.budgets import Budgets
 from proxy.engine.live_job import LiveJob, RowState
 from proxy.engine.term import Term
 from proxy.jobs.budget_notices import log_notice, notices_of
-from proxy.jobs.conversion import changes_of, content_of, entry_of, job_of, used
+from proxy.jobs.conversion import changes_of, content_of, entry_of, job_of, sizes_of, used
 from proxy.jobs.models import JobContent, JobEnd, JobState
+from proxy.sharing.budget import MemoryBudget, MemoryLimitError
+from proxy.sharing.turns import thread_turns
 from proxy.storage.database import FencedError, OutcomeUnknownError, StorageError, ValueRefusedError
 from proxy.storage.history import Recorded
 from proxy.storage.job_tables import StoredJob
 from proxy.storage.jobs import EngineWrite, JobRepository
 from proxy.storage.leases import Batch
-from proxy.storage.payloads import Payload
+from proxy.storage.payloads import Payload, size_of
 from proxy.storage.shares import Shares
 from proxy.storage.write_behind import WriteBehind
 from proxy.translate.errors import LocalError
@@ -46,6 +48,10 @@ _IN_QUEUE = (JobState.RECEIVED, JobState.QUEUED)
 #: Of how many jobs the contents are read in one unit, and how many bytes if they are several.
 _MAX_CONTENTS, _MAX_CONTENT_BYTES = 100, 4 * 1024 * 1024
 
+#: Bytes of memory that the content of a job takes uncounted, those of JSON that are parsed on the
+#: event loop, and those of a budget where nobody gives one.
+_UNCOUNTED, _MAX_INLINE, _MAX_BYTES = 256 * 1024, 256 * 1024, 1 << 30
+
 #: Seconds before changes are written again when the storage refuses.
 _AGAIN = 1.0
 
@@ -55,7 +61,8 @@ class JobRecorder:
     """Where the engine keeps its jobs. `history_size` counts entries of each member, `budgets`
     returns those of one, `shares` the fair shares that are stored together with jobs.
 
-    The `outbox` makes what webhooks get of a start and an end, which is written with it.
+    The `outbox` makes what webhooks get of a start and an end, which is written with it. Large
+    contents take their memory from the `budget`.
     """
 
     jobs: JobRepository
@@ -64,12 +71,15 @@ class JobRecorder:
     budgets: Callable[[str], Budgets] = field(default=lambda _: Budgets())
     shares: Callable[[Collection[LiveJob]], Shares | None] = field(default=lambda _: None)
     outbox: Outbox = field(default_factory=Outbox)
+    budget: MemoryBudget = field(default_factory=partial(MemoryBudget, _MAX_BYTES))
 
     def __post_init__(self) -> None:
         #: By their orders; what is written of a job is what it is then.
         self._changed = WriteBehind[int, LiveJob](
             "jobs", self._write_changes, gather=_GATHER, again=_AGAIN, refused=_note_refused
         )
+        #: Who reads what a client sent: large ones one after the other.
+        self._reading = thread_turns()
         #: The fair shares as they are stored: most writes of a job leave them as they are.
         self._stored = Shares()
 
@@ -94,7 +104,9 @@ class JobRecorder:
         for some in _in_parts(jobs, sizes):
             payloads = await self.jobs.payloads.get_many([job.order for job in some])
             for job in some:
-                job.content = _content(job.order, payloads.get(job.order))
+                job.content = content_of(_found(job, payloads.get(job.order)))
+                if job.is_on_cloud:
+                    job.content.keep_for_run()
                 await asyncio.sleep(0)  # the lease is renewed meanwhile
 
     async def run(self) -> None:
@@ -114,16 +126,27 @@ class JobRecorder:
         """Bring what the client sent into memory, for a job that leaves the queue; false if the job
         is no longer stored.
 
-        Raises `StorageError`, and `LocalError` if the content cannot be read. It is empty then, as
-        that of a job that is gone.
+        Raises `StorageError`, `MemoryLimitError` if there is no room for it, and `LocalError` if
+        the content cannot be read. It is empty then, as that of a job that is gone, and as one for
+        which there will never be room.
         """
         if job.content is not None:
             return True
         try:
-            job.content = _content(job.order, await self.jobs.payloads.get(job.order))
+            async with self._reading.hold(job.member):
+                payload = _found(job, await self.jobs.payloads.get(job.order))
+                self._hold(job, sizes_of(payload)[0])
+                is_large = size_of(payload) > _MAX_INLINE
+                read = partial(content_of, payload)
+                job.content = await asyncio.to_thread(read) if is_large else read()
+        except MemoryLimitError as error:
+            if error.kind == "too_large":
+                job.content = JobContent({}, {})
+            raise
         except (TypeError, ValueError, ValueRefusedError) as error:
             stored = await self.jobs.get(*job.key)
             job.content = JobContent({}, {})
+            job.release_memory()
             if stored is None or stored.order != job.order:
                 job.row = RowState.GONE
                 return False
@@ -134,6 +157,18 @@ class JobRecorder:
                 kind="internal",
             ) from error
         return True
+
+    def hold_content(self, job: LiveJob) -> None:
+        """Count what is in memory of a job as its member's. Raises `MemoryLimitError`."""
+        self._hold(job, job.loaded.size)
+
+    def _hold(self, job: LiveJob, size: int) -> None:
+        if size < _UNCOUNTED:
+            job.release_memory()
+            return
+        if job.memory is None:
+            job.memory = self.budget.member(job.member, "job")
+        job.memory.resize(size)
 
     # --- writing ---------------------------------------------------------------------------
 
@@ -284,9 +319,8 @@ def _in_parts(jobs: Iterable[LiveJob], sizes: Mapping[int, int]) -> Iterator[lis
         yield part
 
 
-def _content(order: int, payload: Payload | None) -> JobContent:
-    """Return what a client sent for a job. Raises `TypeError` or `ValueError` if it cannot be
-    read."""
+def _found(job: LiveJob, payload: Payload | None) -> Payload:
+    """Return the payload of a job. Raises `ValueError` if there is none."""
     if payload is None:
-        raise ValueError(f"the payload of job {order} is missing")
-    return content_of(payload)
+        raise ValueError(f"the payload of job {job.order} is missing")
+    return payload

@@ -88,6 +88,7 @@ class Scheduler:
     def enqueue(self, job: LiveJob) -> None:
         """Let a job wait for its turn. What its client sent is in the storage alone meanwhile."""
         job.content = None
+        job.release_memory()
         self.queue.add(job)
         self.changed()
 
@@ -361,7 +362,7 @@ class Scheduler:
             return "disabled"
         if limit is not None and self._on_cloud[member] >= limit:
             return "limit"
-        return "ceiling" if self._budget_holds.holds_all(member) else None
+        return self._budget_holds.holds_all(member)
 
     def over_budget(self, job: LiveJob) -> OverBudget | None:
         """Return what the hard budgets of a job's member say against it, as far as is known."""

@@ -243,6 +243,7 @@ class JobTable:
     def _remove(self, job: LiveJob) -> None:
         """Take a job out; a new one with the same id, which was taken in meanwhile, stays."""
         self._live.remove(job)
+        job.release_memory()
         if job.cloud_id:
             self.cloud_ids.discard(job.cloud_id)
             self.ended_ids[job.cloud_id] = None

@@ -99,8 +99,22 @@ def payload_of(content: JobContent) -> Payload:
     )
 
 
+def sizes_of(payload: Payload) -> tuple[int, int]:
+    """Return about how many bytes of memory a content takes until the cloud has it, with the JSON
+    that is sent, and what a run needs of it.
+
+    The credentials are remembered while the job runs, so that no message shows them.
+    """
+    kept = payload.graph, payload.rewriting, payload.credentials
+    sent = payload.extra_data, payload.targets
+    run_size = sum(codec.parsed_size(part) for part in kept if part)
+    more = sum(codec.parsed_size(part) for part in sent if part)
+    return run_size + more + sum(len(part) for part in (*kept, *sent) if part), run_size
+
+
 def content_of(payload: Payload) -> JobContent:
     """Return what the client sent. Raises `ValueError` if it cannot be read."""
+    size, run_size = sizes_of(payload)
     return JobContent(
         graph=codec.loads(payload.graph),
         extra_data=codec.loads(payload.extra_data),
@@ -109,6 +123,8 @@ def content_of(payload: Payload) -> JobContent:
         rewriting=None
         if payload.rewriting is None
         else msgspec.convert(codec.loads(payload.rewriting), Rewriting),
+        size=size,
+        run_size=run_size,
     )
 
 

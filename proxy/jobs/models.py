@@ -17,6 +17,7 @@ from proxy.costs.job_cost import JobCost
 from proxy.storage.job_tables import JobKey, Number
 from proxy.translate.plans import AccountPlan
 from proxy.translate.trace_context import trace_headers
+from proxy.translate.workflow_metadata import FIELD
 
 if TYPE_CHECKING:
     from proxy.translate.packs import Failure, Rewriting
@@ -98,7 +99,8 @@ class JobContent:
     """What a client sent for a job, of any size: in memory only where it is used.
 
     `graph` and `extra_data` are without credentials; those are in `credentials`. `rewriting` is
-    what the cloud runs instead of the graph, if that differs.
+    what the cloud runs instead of the graph, if that differs. `size` is about how many bytes all of
+    it takes in memory, and `run_size` what a run needs of it.
     """
 
     graph: dict[str, Any]
@@ -106,6 +108,21 @@ class JobContent:
     targets: list[str] | None = None
     credentials: dict[str, Any] = field(default_factory=dict, repr=False)
     rewriting: Rewriting | None = field(default=None, repr=False)
+    size: int = 0
+    run_size: int = 0
+
+    def keep_for_run(self) -> None:
+        """Forget what nothing needs any more once the cloud has the job."""
+        metadata, without_previews = self.extra_data.get(FIELD), not self.wants_previews
+        self.extra_data = {} if metadata is None else {FIELD: metadata}
+        if without_previews:
+            self.extra_data["preview_method"] = "none"
+        self.credentials, self.targets, self.size = {}, None, self.run_size
+
+    @property
+    def wants_previews(self) -> bool:
+        """Whether the client did not turn them off, as the web interface can for each job."""
+        return self.extra_data.get("preview_method") != "none"
 
     @property
     def cloud_graph(self) -> dict[str, Any]:
@@ -147,12 +164,13 @@ class Job:
     Its fields are those of its row (`StoredJob`), which says what they mean, the `content`, what
     the client sent, `None` while the job waits, and three that are not stored. `reason` is why the
     job does not continue: `turn`, `slot`, `client` (another job of its client has a slot), `model`
-    (the accounts that have its models are busy), `limit`, `budget` and `ceiling` (the member's own;
-    `ceiling` is what its jobs under way may cost at most), `disabled` (the member), `restored` (an
-    admin must release it), `no_account`, `unanswered` (it is looked for on its account, since the
-    answer to its submission is no use), or what the account suffers (`no_credits`, `dead_key`,
-    `queue_limit`, `rate_limited`, `unreachable`); `message` is a sentence about it. `finishing`
-    says that the client has all outputs.
+    (the accounts that have its models are busy), `limit`, `budget`, `ceiling` and `memory` (the
+    member's own; `ceiling` is what its jobs under way may cost at most, `memory` what of them is
+    in memory), `disabled` (the member), `restored` (an admin must release it), `no_account`,
+    `unanswered` (it is looked for on its account, since the answer to its submission is no use), or
+    what the account suffers (`no_credits`, `dead_key`, `queue_limit`, `rate_limited`,
+    `unreachable`); `message` is a sentence about it. `finishing` says that the client has all
+    outputs.
 
     Three fields are no states, for they hold in several: `accepted` is the promise to the client
     (a job without it is refused, one with it waits or fails), `watched` says that a socket of its
@@ -233,8 +251,8 @@ class Job:
 
     @property
     def wants_previews(self) -> bool:
-        """Whether the client did not turn them off, as the web interface can for each job."""
-        return self.loaded.extra_data.get("preview_method") != "none"
+        """Whether the client did not turn them off."""
+        return self.loaded.wants_previews
 
 
 #: The class of live jobs, which has more fields in the engine.

@@ -17,7 +17,7 @@ from msgspec import Struct
 from proxy.costs.job_cost import JobCost
 from proxy.jobs.checks import Checks
 from proxy.jobs.clients import Clients
-from proxy.jobs.conversion import job_of_request, payload_of, stored_of, used
+from proxy.jobs.conversion import job_of_request, payload_of, sizes_of, stored_of, used
 from proxy.jobs.engine_calls import RunningEngine
 from proxy.jobs.estimates import OverBudgetError
 from proxy.jobs.live_feed import LiveFeed
@@ -158,6 +158,7 @@ class SubmissionService(Generic[AnyJob]):
         `LocalError`, `StorageError`."""
         conditions = await self.limits.conditions(job, numbering)
         row, payload = stored_of(job), payload_of(job.loaded)
+        job.loaded.size, job.loaded.run_size = sizes_of(payload)
         try:
             stored = await self._stored(row, payload, conditions)
         except JobLivesError:

@@ -11,6 +11,9 @@ from typing import Any, AnyStr, TypeVar
 
 import msgspec
 
+#: Approximate bytes of a parsed value in addition to its text.
+VALUE_BYTES = 120
+
 _decoder = msgspec.json.Decoder()
 _members_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -100,6 +103,11 @@ def breadth(data: bytes | str) -> int:
     if isinstance(data, bytes):
         return 1 + data.count(b",") + data.count(b"[") + data.count(b"{")
     return 1 + data.count(",") + data.count("[") + data.count("{")
+
+
+def parsed_size(data: bytes) -> int:
+    """Return about how many bytes the value of JSON takes in memory."""
+    return len(data) + VALUE_BYTES * breadth(data)
 
 
 def members_of(data: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:

@@ -30,7 +30,7 @@ from proxy.engine.run_times import RunTimes
 from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import JobTable
 from proxy.engine.term import Term
-from proxy.jobs.conversion import job_of_request, payload_of, stored_of
+from proxy.jobs.conversion import job_of_request, payload_of, sizes_of, stored_of
 from proxy.jobs.models import Job, JobRequest
 from proxy.members.member import Member
 from proxy.metrics import Metrics
@@ -111,13 +111,16 @@ class Rig:
 
     def job(self, graph: dict[str, Any], **fields: Any) -> LiveJob:
         self.count += 1
-        job = job_of_request(LiveJob, "local", JobRequest(graph), prompt_id=f"job-{self.count}")
+        request = JobRequest(graph, extra_data=fields.pop("extra_data", {}))
+        job = job_of_request(LiveJob, "local", request, prompt_id=f"job-{self.count}")
         for name, value in fields.items():
             setattr(job, name, value)
         return job
 
     async def store(self, job: LiveJob) -> LiveJob:
-        stored = await self.repository.insert(stored_of(job), payload_of(job.loaded))
+        payload = payload_of(job.loaded)
+        job.loaded.size, job.loaded.run_size = sizes_of(payload)
+        stored = await self.repository.insert(stored_of(job), payload)
         job.order, job.number = stored.order, job.number or self.count
         return job
 
@@ -182,6 +185,7 @@ async def running_engine(
     others: tuple[Simulator, ...] = (),
     names: tuple[str, ...] = ("default", "other"),
     retries: RetryPolicy | None = None,
+    memory: int = 2**28,
     **policy: Any,
 ) -> AsyncIterator[Rig]:
     """An engine over an account of the simulator, and one of each other; `left_behind` are jobs
@@ -219,8 +223,14 @@ async def running_engine(
             metrics=Metrics(),
         ),
     )
+    budget = MemoryBudget(memory)
     recorder = JobRecorder(
-        repository, term, history_size=100, outbox=outbox, shares=scheduler.shares_of
+        repository,
+        term,
+        history_size=100,
+        outbox=outbox,
+        shares=scheduler.shares_of,
+        budget=budget,
     )
     engine = Engine(
         accounts=accounts,
@@ -230,7 +240,7 @@ async def running_engine(
         resources=JobResources(
             pricing=Pricing(lambda _: None, lambda *_: None, 270_000),
             run_times=RunTimes(RunTimeRepository(database)),
-            budget=MemoryBudget(2**28),
+            budget=budget,
             **parts,
         ),
         policy=given,

@@ -20,6 +20,8 @@ MB = 1024 * 1024
 JOBS, TITLE = 24, 20 * MB
 #: More than an account has.
 SLOTS = 8
+#: Objects of a graph, each of which takes 15 times its text in memory.
+VALUES = 240_000
 
 
 def packed(title: int) -> bytes:
@@ -85,3 +87,26 @@ async def test_jobs_with_megabytes_of_extra_data(start: Start, tmp_path: Path) -
     assert taken * 14 * MB <= 512 * MB
     stored = sum(path.stat().st_size for path in (tmp_path / "data").rglob("proxy.db*"))
     assert stored < 700 * MB
+
+
+async def test_graphs_of_running_jobs_have_a_share_of_memory(start: Start) -> None:
+    graph = graphs.waiting(600)
+    graph["1"]["inputs"]["more"] = [{"a": number} for number in range(VALUES)]
+    body, headers = json.dumps({"prompt": graph}).encode(), {"Content-Type": "application/json"}
+    async with start("--slots", "12") as target:
+        async with target.attacked_by(MEMBER):
+            answers = {
+                await target.request("POST", "prompt", data=io.BytesIO(body), headers=headers)
+                for _ in range(12)
+            }
+        assert answers == {200}
+        async with (
+            aiohttp.ClientSession(headers=target.bearer()) as session,
+            session.get(target.url / "api/jobs") as answer,
+        ):
+            ids = [job["id"] for job in (await answer.json())["jobs"]]
+            reasons = []
+            for id_ in ids:
+                async with session.get(target.url / "api/jobs" / id_) as one:
+                    reasons.append((await one.json()).get("queue_reason"))
+    assert 12 // 2 < reasons.count("memory") < 12
