@@ -12,10 +12,10 @@ from prometheus_client import Metric as Family
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from proxy.admin.balances import balance_amounts
 from proxy.admin.budgets import budget_amounts
 from proxy.admin.members import is_admin, require_admin
 from proxy.admin.schema.administration import Anomalies
+from proxy.admin.usage import balance_amounts
 from proxy.api import bodies
 from proxy.api.bodies import JsonAnswer
 from proxy.api.keys import ACCOUNTING, OBSERVATIONS

@@ -6,7 +6,6 @@ from functools import partial
 
 from proxy.admin import (
     audit,
-    balances,
     dashboard,
     gallery,
     members,
@@ -36,8 +35,8 @@ ROUTES = (
     _only("GET", "/proxy/api/state", dashboard.get_state),
     _only("GET", "/proxy/api/events", dashboard.get_events),
     _only("GET", "/proxy/api/interface", extension.get_interface),
-    _only("GET", "/proxy/api/billing", balances.get_balances),
-    _only("PATCH", "/proxy/api/billing/{account}", balances.enter_balance),
+    _only("GET", "/proxy/api/billing", usage.get_balances),
+    _only("PATCH", "/proxy/api/billing/{account}", usage.enter_balance),
     _only("GET", "/proxy/api/jobs", gallery.list_jobs),
     _only("GET", "/proxy/api/jobs/{id}", gallery.get_job),
     _only("GET", "/proxy/api/thumbnail", gallery.get_thumbnail),

@@ -15,11 +15,11 @@ from aiohttp.test_utils import TestClient
 from stack import Proxy
 
 from proxy.admin import (
-    balances,
     dashboard,
     gallery,
     metrics,
     runs,
+    usage,
     webhooks,
 )
 from proxy.api import cloud_routes, downloads, userdata, websocket
@@ -144,7 +144,7 @@ ELSEWHERE = {
     dashboard.get_state,
     dashboard.get_events,
     webhooks.list_webhooks,
-    balances.get_balances,
+    usage.get_balances,
     gallery.list_jobs,
     gallery.get_job,
     gallery.get_thumbnail,
