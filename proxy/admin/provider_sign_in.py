@@ -18,10 +18,10 @@ from proxy.admin.sign_in import (
     wanted_target,
 )
 from proxy.api.authenticator import SIGN_IN, authenticator_of
-from proxy.api.callers import address_of
 from proxy.api.credentials import cookie
 from proxy.api.keys import CIPHER, OPTIONS, PROVIDERS
 from proxy.api.middleware import note
+from proxy.api.requests import address_of
 from proxy.runtime import clock
 from proxy.sign_in.provider import (
     ATTEMPT_LIFETIME,

@@ -13,11 +13,10 @@ from yarl import URL
 
 from proxy.api import bodies, request_bodies
 from proxy.api.authenticator import SIGN_IN, SIGN_OUT, authenticator_of
-from proxy.api.callers import address_of, site_of
 from proxy.api.credentials import COOKIE, cookie_of, has_token
 from proxy.api.keys import MEMBERS, OPTIONS, PROVIDERS
 from proxy.api.middleware import note
-from proxy.api.requests import connection_of
+from proxy.api.requests import address_of, connection_of, site_of
 from proxy.edge.admission import Admission
 from proxy.members.directory import Access
 from proxy.members.tokens import SESSION_LIFETIME, Token, digest

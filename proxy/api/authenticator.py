@@ -17,11 +17,10 @@ from aiohttp import web
 from msgspec import Struct
 from yarl import URL
 
-from proxy.api.callers import address_of, site_of
 from proxy.api.credentials import KEY_HEADER, Credential, cookie_of, credentials_of, is_anonymous
 from proxy.api.header_sign_in import identity_of
 from proxy.api.keys import ACCOUNTING, CIPHER, MEMBERS, OPTIONS
-from proxy.api.requests import connection_of, way_of
+from proxy.api.requests import address_of, connection_of, site_of, way_of
 from proxy.api.tickets import TICKETED, Tickets
 from proxy.edge.addressing import Way
 from proxy.edge.admission import Admission

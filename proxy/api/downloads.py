@@ -21,12 +21,11 @@ from yarl import URL
 
 from proxy.api import bodies
 from proxy.api.authenticator import authenticator_of
-from proxy.api.callers import site_of
 from proxy.api.content import content_headers, filename_parameter
 from proxy.api.credentials import KEY_HEADER
 from proxy.api.holding import PIECE, UNCOUNTED, LargeBody
 from proxy.api.keys import ACCOUNTING, ASSETS, FILES, OPTIONS
-from proxy.api.requests import admission_of, member_of, token_of
+from proxy.api.requests import admission_of, member_of, site_of, token_of
 from proxy.api.sending import delivering
 from proxy.api.tickets import TICKETED
 from proxy.files.cache import read_at

@@ -14,11 +14,10 @@ from msgspec.structs import replace
 
 from proxy.api import bodies, request_bodies
 from proxy.api.answer_headers import prepare
-from proxy.api.callers import submitter_of
 from proxy.api.holding import hold, in_turn
 from proxy.api.keys import JOBS
 from proxy.api.middleware import note
-from proxy.api.requests import connection_of, member_of, token_of
+from proxy.api.requests import connection_of, member_of, submitter_of, token_of
 from proxy.api.sending import send_json
 from proxy.edge.addressing import AGAIN, PROMPT_ID
 from proxy.jobs.models import JobRequest

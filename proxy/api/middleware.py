@@ -19,12 +19,11 @@ from aiohttp import web
 from proxy.api import bodies
 from proxy.api.answer_headers import finish
 from proxy.api.bodies import Handler
-from proxy.api.callers import address_of, site_of
 from proxy.api.error_answers import failed, interrupted, not_stored, unknown
 from proxy.api.holding import LargeBody, forget_frames
 from proxy.api.keys import ACCOUNTING, MEMBERS, OPTIONS
 from proxy.api.origins import may_be_rebound, refuses
-from proxy.api.requests import connection_of, services_of
+from proxy.api.requests import address_of, connection_of, services_of, site_of
 from proxy.edge.aiohttp_internals import has_route, set_route
 from proxy.logging import RequestContext, SummedLines, begin_request
 from proxy.members.accounting import LIMIT_REACHED

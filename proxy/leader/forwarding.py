@@ -23,8 +23,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from proxy.api import bodies
-from proxy.api.callers import site_of
-from proxy.api.requests import connection_of
+from proxy.api.requests import connection_of, site_of
 from proxy.edge.addressing import AGAIN, FORWARDING, ON_LOOPBACK, PROMPT_ID, STANDBY
 from proxy.leader.addresses import LeaderAddress
 from proxy.leader.leadership import Leadership

@@ -16,8 +16,8 @@ from stack import Client, running_proxy
 from yarl import URL
 
 from proxy.api import origins
-from proxy.api.callers import Site, site_of
 from proxy.api.origins import differs, may_be_rebound, refuses
+from proxy.api.requests import Site, site_of
 from proxy.edge.addressing import client_of, peer_of, strip
 from proxy.settings.values import to_base_path
 from proxy.simulator import Simulator
