@@ -16,7 +16,7 @@ from pathlib import Path
 import openapi
 
 from proxy.api.routes import Route
-from proxy.app.routes import ROUTES
+from proxy.app.server import ROUTES
 from proxy.settings import ACCOUNT_SETTINGS, SETTINGS, Setting
 
 _TABLES = "docs/routes.md"

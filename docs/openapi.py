@@ -22,7 +22,7 @@ from proxy.admin.gallery import PAGE
 from proxy.admin.schema import jobs, state
 from proxy.api.bodies import JsonAnswer
 from proxy.api.routes import Route
-from proxy.app.routes import ROUTES
+from proxy.app.server import ROUTES
 from proxy.costs.balances import GivenBalance
 from proxy.members.member import MemberFields, NewMember, NewToken
 from proxy.storage.history import MAX_FOUND

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.jobs.listening_clients import ListeningClients
+from proxy.jobs.subscribers import ListeningClients
 
 
 def test_the_clients_of_a_member_are_those_that_want_to_listen() -> None:

@@ -35,8 +35,7 @@ from proxy.costs.credits import to_credits
 from proxy.costs.job_cost import Charge, JobCost
 from proxy.files.conversions import THUMBNAIL
 from proxy.jobs.engine_calls import JobSeen
-from proxy.jobs.models import ENDS, OUTCOMES
-from proxy.jobs.records import JobRecord
+from proxy.jobs.models import ENDS, OUTCOMES, JobRecord
 from proxy.storage.history import MAX_FOUND
 from proxy.storage.job_tables import HistoryEntry
 from proxy.translate import codec, media_types, output_files

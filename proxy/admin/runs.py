@@ -15,7 +15,7 @@ from proxy.api.content import content_headers, filename_parameter
 from proxy.api.jobs import examined
 from proxy.api.keys import JOBS
 from proxy.jobs.engine_calls import RunFound
-from proxy.jobs.records import JobRecord
+from proxy.jobs.models import JobRecord
 from proxy.storage.job_tables import JobKey
 from proxy.translate.errors import LocalError
 from proxy.translate.prompts import interface_workflow

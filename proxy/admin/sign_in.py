@@ -17,7 +17,7 @@ from proxy.api.credentials import COOKIE, cookie_of, has_token
 from proxy.api.keys import MEMBERS, OPTIONS, PROVIDERS
 from proxy.api.middleware import note
 from proxy.api.requests import address_of, connection_of, site_of
-from proxy.edge.admission import Admission
+from proxy.edge.connections import Admission
 from proxy.members.directory import Access
 from proxy.members.tokens import SESSION_LIFETIME, Token, digest
 from proxy.runtime import randomness

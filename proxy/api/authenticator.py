@@ -23,7 +23,7 @@ from proxy.api.keys import ACCOUNTING, CIPHER, MEMBERS, OPTIONS
 from proxy.api.requests import address_of, connection_of, site_of, way_of
 from proxy.api.tickets import TICKETED, Tickets
 from proxy.edge.addressing import Way
-from proxy.edge.admission import Admission
+from proxy.edge.connections import Admission
 from proxy.logging import SummedLines
 from proxy.members import tokens
 from proxy.members.accounting import MAX_FAILURES, MAX_SIGN_IN_STEPS, Throttle

@@ -14,7 +14,7 @@ from proxy.api.jobs import examined
 from proxy.api.keys import ASSETS, FILES, JOBS
 from proxy.api.requests import member_of
 from proxy.api.sending import send_json
-from proxy.jobs.records import JobRecord
+from proxy.jobs.models import JobRecord
 from proxy.jobs.service import JobQuery
 from proxy.translate import as_cloud, codec
 from proxy.translate.as_cloud import OutputFile

@@ -20,8 +20,7 @@ from proxy.api.middleware import note
 from proxy.api.requests import connection_of, member_of, submitter_of, token_of
 from proxy.api.sending import send_json
 from proxy.edge.addressing import AGAIN, PROMPT_ID
-from proxy.jobs.models import JobRequest
-from proxy.jobs.records import JobRecord
+from proxy.jobs.models import JobRecord, JobRequest
 from proxy.jobs.service import STATUSES, JobQuery
 from proxy.members import tokens
 from proxy.translate import INVALID_PROMPT_ID, USAGE_SOURCE, codec, editor, workflow_metadata

@@ -6,8 +6,7 @@ import asyncio
 from collections import deque
 from datetime import datetime
 
-from proxy.jobs.listening_clients import ListeningClients
-from proxy.jobs.subscribers import Subscribers
+from proxy.jobs.subscribers import ListeningClients, Subscribers
 from proxy.translate.events import Event
 
 #: Maximum log lines of a member, as in ComfyUI.

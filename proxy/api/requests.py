@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from aiohttp import web
 
 from proxy.edge.addressing import Headers, Way, header_items
-from proxy.edge.admission import Admission
-from proxy.edge.connections import Connection
+from proxy.edge.connections import Admission, Connection
 
 if TYPE_CHECKING:
     from proxy.api.keys import Services

@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from proxy.app.accounts import CloudAccounts
-from proxy.app.pricing import pricing_of
 from proxy.app.process import Process, read_at_start
 from proxy.app.resources import Resources
 from proxy.app.storage import OpenStorage
+from proxy.catalog.service import Catalog
+from proxy.costs.credits import from_credits
+from proxy.costs.job_cost import Pricing
+from proxy.costs.prices import estimated_price
 from proxy.engine.engine import Background, Engine
 from proxy.engine.live_job import LiveJob
 from proxy.engine.recorder import JobRecorder
@@ -36,6 +39,7 @@ from proxy.jobs.subscribers import Subscribers
 from proxy.jobs.views import LiveJobs
 from proxy.runtime import clock
 from proxy.runtime.supervisor import Supervisor
+from proxy.settings import Settings
 from proxy.storage.budget_notices import BudgetNoticeRepository
 from proxy.storage.jobs import JobRepository
 from proxy.storage.run_times import RunTimeRepository
@@ -172,3 +176,17 @@ async def run_engine(
         yield engine
     finally:
         await engine.close(write=term.lasts)
+
+
+def pricing_of(settings: Settings, catalog: Catalog) -> Pricing:
+    """Return the rates of the accounts, with the prices of the classes in the catalog."""
+    return Pricing(
+        catalog.known,
+        estimated_price,
+        from_credits(settings.credits_per_second),
+        {
+            table.name: from_credits(table.credits_per_second)
+            for table in settings.accounts
+            if table.credits_per_second is not None
+        },
+    )

@@ -1,4 +1,4 @@
-"""The server of the local API: its application, its listener, and its orderly end."""
+"""The server of the local API: its routes, its application, its listener, and its orderly end."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from proxy.admin import routes as admin_routes
 from proxy.admin.metrics import get_open
 from proxy.admin.state import ADMIN_LISTENER, state_of
 from proxy.admin.state_feed import STATE_FEEDS, StateFeeds
+from proxy.api import routes as local_routes
 from proxy.api.authenticator import AUTHENTICATOR, Authenticator
 from proxy.api.keys import (
     BUDGET,
@@ -27,9 +29,8 @@ from proxy.api.keys import (
 )
 from proxy.api.middleware import Gate
 from proxy.api.origins import allow_some
-from proxy.api.routes import add_routes
+from proxy.api.routes import Route, add_routes
 from proxy.api.websocket import SOCKETS, Sockets
-from proxy.app.routes import of_admins, of_clients
 from proxy.edge.connections import Connection
 from proxy.edge.context import ConnectionLimits, EdgeContext
 from proxy.edge.listener import Application, Handle, HttpListener
@@ -161,3 +162,17 @@ class Server:
         All ends within `stop_timeout`, of which `spent` seconds are over.
         """
         await self._listener.stop(spent=spent)
+
+
+#: All routes. The last one of the local API matches any path.
+ROUTES = (*admin_routes.ROUTES, *local_routes.ROUTES)
+
+
+def of_clients(services: Services) -> list[Route]:
+    """Return the routes of the clients' listener."""
+    return [route for route in ROUTES if not (services[OPTIONS].admin_apart and route.apart)]
+
+
+def of_admins() -> list[Route]:
+    """Return the routes of the admin listener."""
+    return [route for route in ROUTES if route.apart or f"{route.path}/".startswith("/proxy/")]

@@ -1,11 +1,13 @@
-"""Connections to the cloud and its storage: their addresses, and the HTTP proxy on the way."""
+"""Connections to the cloud and its storage: their addresses, the HTTP proxy on the way, and when a
+request is sent."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any, Self
 from urllib.request import getproxies, proxy_bypass
@@ -186,3 +188,58 @@ def outward_proxy(scheme: str, host: str) -> URL | None:
         return None
     proxy = URL(named if "://" in named else f"http://{named}")
     return proxy if proxy.scheme in ("http", "https") else None
+
+
+async def is_reachable(base_url: URL, seconds: float, *, plain_http: bool) -> bool:
+    """Return whether the cloud answers within so many seconds, on a new connection.
+
+    The route is public: the request carries no key, and any status is an answer.
+    """
+    check = CloudAddresses(base_url, plain_http=plain_http).check_cloud
+    url, timeout = base_url.joinpath("api", "system_stats"), aiohttp.ClientTimeout(total=seconds)
+    try:
+        async with (
+            Connections(check, headers={"User-Agent": USER_AGENT}) as connections,
+            await connections.request("GET", url, timeout=timeout),
+        ):
+            return True
+    except CONNECTION_ERRORS:
+        return False
+
+
+#: Whether the current task's request has begun to be sent.
+request_sent: ContextVar[bool] = ContextVar("sent", default=False)
+#: What may still stop the current task's requests.
+_check: ContextVar[Callable[[], None] | None] = ContextVar("check", default=None)
+
+
+@contextmanager
+def checked(check: Callable[[], None]) -> Iterator[None]:
+    """Call `check` immediately before each request of the block is sent. What it raises is raised,
+    and nothing is sent.
+
+    Before that a request waits for its turn and for a connection, for seconds, and the process may
+    stand still meanwhile.
+    """
+    token = _check.set(check)
+    try:
+        yield
+    finally:
+        _check.reset(token)
+
+
+def begin_to_send() -> None:
+    """Note that the current task's request is sent now. Raises what its check raises."""
+    check = _check.get()
+    if check is not None:
+        check()
+    request_sent.set(True)
+
+
+class TrackedRequest(aiohttp.ClientRequest):
+    """Notes when it is sent; a `TraceConfig` would cost more."""
+
+    async def send(self, conn: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
+        """Note that the request is sent, and send it. Raises what its check raises."""
+        begin_to_send()
+        return await super().send(conn)

@@ -21,7 +21,7 @@ from proxy.cloud.connections import (
 )
 from proxy.cloud.errors import CloudError, CloudGarbage, CloudRefused, refusal
 from proxy.cloud.http import REDIRECTS, Http, unreachable
-from proxy.translate.urls import url_of
+from proxy.translate.reading import url_of
 
 log = structlog.get_logger(__name__)
 

@@ -24,8 +24,10 @@ from proxy.cloud.connections import (
     USER_AGENT,
     CloudAddresses,
     Connections,
+    TrackedRequest,
     read_body,
     refused_address,
+    request_sent,
 )
 from proxy.cloud.contact import CallMonitor
 from proxy.cloud.errors import (
@@ -38,7 +40,6 @@ from proxy.cloud.errors import (
 )
 from proxy.cloud.observations import AccountObservations
 from proxy.cloud.resilience import TRIAL, ApiKey, Attempts, CallGate, RetryPolicy, retry_after
-from proxy.cloud.sending import TrackedRequest, request_sent
 from proxy.logging import word
 from proxy.runtime import clock
 from proxy.translate import codec

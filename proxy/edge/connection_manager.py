@@ -7,8 +7,7 @@ from typing import Any
 
 from aiohttp import WSCloseCode
 
-from proxy.edge.admission import Admission
-from proxy.edge.connections import GOING_AWAY, Connection
+from proxy.edge.connections import GOING_AWAY, Admission, Connection
 from proxy.edge.context import EdgeContext
 from proxy.edge.counted_connections import MIN_SHARE, CountedConnections
 from proxy.runtime.waits import until_set

@@ -1,10 +1,10 @@
-"""A connection of a listener: its current request and its end."""
+"""A connection of a listener: who is admitted on it, its current request and its end."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import structlog
 from aiohttp import StreamReader, WSCloseCode, web
@@ -27,7 +27,6 @@ from proxy.edge.addressing import (
     standby_at,
     strip,
 )
-from proxy.edge.admission import Admission
 from proxy.edge.aiohttp_internals import BY_ANSWER, has_waiting_request
 from proxy.edge.context import EdgeContext
 from proxy.edge.counted_connections import CountedConnections
@@ -35,6 +34,9 @@ from proxy.edge.limited_connection import LEAVE_TIMEOUT, Leave, LimitedConnectio
 from proxy.runtime import clock
 from proxy.sharing.budget import Allocation
 from proxy.sharing.owners import member_owner, stranger
+
+if TYPE_CHECKING:
+    from proxy.members.directory import Directory
 
 log = structlog.get_logger(__name__)
 
@@ -235,3 +237,23 @@ def begun(
             if url is not message.url:
                 message = message._replace(url=url, path=str(url))
     return make(message, body, connection, writer, task)
+
+
+class Admission(NamedTuple):
+    """An authenticated member, with the id of its token and, from a browser, the session's name.
+
+    `shown` is how logs name the token. Without members there is no token.
+    """
+
+    member: str
+    token: str | None = None
+    session: str | None = None
+    shown: str | None = None
+
+    def holds(self, members: Directory) -> bool:
+        """Return whether the member still has access."""
+        if self.token is None:
+            return not members.has_members
+        if self.session is not None and members.sessions.token_of(self.session) is None:
+            return False
+        return members.access_by_id(self.token) is not None

@@ -12,6 +12,7 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
+from proxy.cloud.connections import checked
 from proxy.cloud.errors import (
     CloudAmbiguous,
     CloudDown,
@@ -21,7 +22,6 @@ from proxy.cloud.errors import (
     CloudUnreachable,
     unanswered,
 )
-from proxy.cloud.sending import checked
 from proxy.cloud.upstream import Prompt, Upstream
 from proxy.engine.accounts import PASSING, Reason
 from proxy.engine.finder import JobFinder, UnansweredError

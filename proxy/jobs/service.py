@@ -15,8 +15,7 @@ from msgspec import Struct
 
 from proxy.jobs.engine_calls import OverviewAnswered, RunAnswered
 from proxy.jobs.history import NO_ENTRY
-from proxy.jobs.models import ENDS, AccountView, Job
-from proxy.jobs.records import JobRecord
+from proxy.jobs.models import ENDS, AccountView, Job, JobRecord
 from proxy.jobs.submission import SubmissionService
 from proxy.jobs.subscribers import Subscriber
 from proxy.jobs.views import divided, interruptible, of_queue

@@ -16,8 +16,8 @@ import structlog
 from msgspec import Struct
 from yarl import URL
 
+from proxy.cloud.connections import is_reachable
 from proxy.cloud.contact import Contact
-from proxy.cloud.reachability import is_reachable
 from proxy.engine.term import Term
 from proxy.metrics import Metrics
 from proxy.runtime import clock

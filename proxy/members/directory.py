@@ -22,10 +22,8 @@ from proxy.logging import FailureLines
 from proxy.members import tokens
 from proxy.members.marker import mark
 from proxy.members.member import LOCAL, DirectoryError, Limits, Member, TooManyTokensError
-from proxy.members.roster import Change, Roster, quoted
-from proxy.members.rows import roster_of, rows_of
-from proxy.members.token_uses import TokenUses
-from proxy.members.tokens import Sessions, Token, Use
+from proxy.members.roster import Change, Roster, quoted, roster_of, rows_of
+from proxy.members.tokens import Sessions, Token, TokenUses, Use
 from proxy.runtime import clock
 from proxy.runtime.supervisor import Supervisor
 from proxy.runtime.waits import stop

@@ -13,7 +13,7 @@ from yarl import URL
 from proxy.cloud.connections import CONNECT_TIMEOUT, Connections, refused_address
 from proxy.cloud.http import REDIRECTS
 from proxy.cloud.reach import AddressRefusedError, Reach, is_host_of, reach_of
-from proxy.translate.urls import url_of
+from proxy.translate.reading import url_of
 
 log = structlog.get_logger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from proxy.jobs.listening_clients import ListeningClients
+from proxy.jobs.subscribers import ListeningClients
 from proxy.runtime import clock
 from proxy.runtime.supervisor import Supervisor
 from proxy.storage.database import StorageError

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, PlainValidator, SecretStr, StringCo
 from yarl import URL
 
 from proxy.settings.fields import ConfigError, ValueForm
-from proxy.translate.urls import url_of
+from proxy.translate.reading import url_of
 
 
 def _as_text(value: object) -> str:

@@ -1,8 +1,13 @@
-"""Reading of JSON whose form nobody guarantees: what is not as it should be counts as empty."""
+"""Reading of what others write: URLs, and JSON whose form nobody guarantees.
+
+What is not as it should be counts as empty in JSON.
+"""
 
 from __future__ import annotations
 
 from typing import Any
+
+from yarl import URL
 
 
 def object_of(value: object) -> dict[str, Any]:
@@ -31,3 +36,15 @@ def field_of(value: object, *names: str) -> Any:
     for name in names:
         value = value.get(name) if isinstance(value, dict) else None
     return value
+
+
+def url_of(text: str, *, encoded: bool = False) -> URL:
+    """Return the URL of a text, whose escapes stay as they are if it is `encoded`.
+
+    Raises `ValueError` for what is no URL; yarl itself raises `IndexError` for some hosts in
+    brackets (`http://[::1]@`).
+    """
+    try:
+        return URL(text, encoded=encoded)
+    except IndexError as error:
+        raise ValueError("the host is no address") from error

@@ -10,7 +10,7 @@ from msgspec import Struct
 from yarl import URL
 
 from proxy.cloud.reach import AddressRefusedError, reach_of
-from proxy.translate.urls import url_of
+from proxy.translate.reading import url_of
 
 #: Characters of a URL.
 MAX_URL = 2000

@@ -19,7 +19,7 @@ from team import Team, bearer, running_team
 
 from proxy.api import system
 from proxy.api.routes import Route
-from proxy.app.routes import ROUTES
+from proxy.app.server import ROUTES
 from proxy.simulator import Simulator
 
 DOCUMENT = json.loads(Path(__file__, "../../../docs/openapi.json").resolve().read_text("utf-8"))

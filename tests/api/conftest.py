@@ -35,8 +35,7 @@ from proxy.files.conversions import Conversion
 from proxy.files.namespace import Named, make_record
 from proxy.files.picture_parts import Edits
 from proxy.jobs.clients import Clients
-from proxy.jobs.models import JobRequest
-from proxy.jobs.records import JobRecord
+from proxy.jobs.models import JobRecord, JobRequest
 from proxy.jobs.service import JobQuery
 from proxy.jobs.subscribers import Subscribers
 from proxy.members.accounting import Accounting

@@ -25,8 +25,7 @@ from proxy.admin import (
 from proxy.api import cloud_routes, downloads, userdata, websocket
 from proxy.api.answer_headers import cache_control
 from proxy.api.keys import READINESS
-from proxy.app.routes import ROUTES
-from proxy.app.server import server_logger
+from proxy.app.server import ROUTES, server_logger
 from proxy.members.directory import Directory
 from proxy.members.member import LOCAL, Member
 from proxy.packs.table import INSTALLED

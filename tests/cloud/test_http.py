@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from waiting import until
 from yarl import URL
 
-from proxy.cloud import http, sending
+from proxy.cloud import connections, http
 from proxy.cloud.answers import AnswerLimits
 from proxy.cloud.calls import API
 from proxy.cloud.client import CloudClient
@@ -62,7 +62,7 @@ async def test_a_check_stops_a_request_before_anything_is_sent(
     def refuse() -> None:
         raise FencedError("the lease has run out")
 
-    with pytest.raises(FencedError), sending.checked(refuse):
+    with pytest.raises(FencedError), connections.checked(refuse):
         await client.submit(Prompt({}, {}))
     assert cloud.seen == []
     await client.system_stats()

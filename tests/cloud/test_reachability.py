@@ -7,7 +7,7 @@ from cluster.forwarder import forwarding
 from servers import free_port
 from yarl import URL
 
-from proxy.cloud.reachability import is_reachable
+from proxy.cloud.connections import is_reachable
 from proxy.simulator import Simulator
 from tests.cloud.conftest import Serve, answer, hang_up
 

@@ -18,7 +18,7 @@ from blake3 import blake3
 from stack import TIMEOUT, Client, bare, running_proxy
 from yarl import URL
 
-from proxy.app.routes import ROUTES
+from proxy.app.server import ROUTES
 from proxy.simulator import Simulator
 
 PNG = graphs.png((1, 2, 3))

@@ -28,7 +28,7 @@ from stack import TIMEOUT, running_proxy
 
 from proxy.api import assets, system
 from proxy.api.routes import Route
-from proxy.app.routes import ROUTES
+from proxy.app.server import ROUTES
 from proxy.simulator import Simulator
 
 EXAMPLES = 12

@@ -23,7 +23,7 @@ from proxy.api.keys import ACCOUNTING, BUDGET, SPOOL, Services
 from proxy.api.spool import Spool
 from proxy.api.upload import form, original_ref
 from proxy.edge import addressing
-from proxy.edge.admission import Admission
+from proxy.edge.connections import Admission
 from proxy.files.conversions import conversion, original_place, small
 from proxy.sharing import owners
 from proxy.sharing.budget import MemoryBudget

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from proxy.jobs.records import JobRecord
+from proxy.jobs.models import JobRecord
 from proxy.translate import codec
 
 SENT = {"prompt": {"1": {"class_type": "X"}}, "extra_data": {"client_id": "c"}}

@@ -24,8 +24,7 @@ from proxy.members.member import (
     UnknownMemberError,
     UnknownTokenError,
 )
-from proxy.members.token_uses import TokenUses
-from proxy.members.tokens import Token, Use, digest
+from proxy.members.tokens import Token, TokenUses, Use, digest
 from proxy.runtime.supervisor import Supervisor
 from proxy.storage.database import StorageError
 from proxy.storage.members import MemberRepository

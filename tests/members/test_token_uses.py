@@ -6,8 +6,7 @@ from pathlib import Path
 
 from backend import open_database
 
-from proxy.members.token_uses import TokenUses
-from proxy.members.tokens import Token
+from proxy.members.tokens import Token, TokenUses
 from proxy.storage.members import MemberRepository
 
 TOKEN = Token("tok_1", "ann", "digest", "", 0, None)

@@ -82,7 +82,7 @@ MUTANTS = {
     ),
     # those that the simulation has found in the product
     "lease_not_checked_when_sent": Mutant(
-        "cloud.sending", "if check is not None:\n        check()", "pass"
+        "cloud.connections", "if check is not None:\n        check()", "pass"
     ),
     # what the database never takes
     "refused_value_tried_for_ever": Mutant(

@@ -20,7 +20,7 @@ from simulation.loop import Process
 from simulation.weather import LATE, Weather
 from yarl import URL
 
-from proxy.cloud import connections, sending
+from proxy.cloud import connections
 
 if TYPE_CHECKING:
     from simulation.world import World
@@ -90,7 +90,7 @@ class SimulatedConnections:
         if weather.cloud_away(process, url.host):
             await asyncio.sleep(weather.draw(0.0, connections.CONNECT_TIMEOUT))
             raise aiohttp.ClientConnectionError
-        sending.begin_to_send()
+        connections.begin_to_send()
         body = data if isinstance(data, bytes) else b""
         if submits:
             world.note("", "", "calls", f"{method} {url.path}")
