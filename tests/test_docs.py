@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.packs.table import PACK_NODES
+from proxy.packs.discovery import PACK_NODES
 from proxy.settings import ACCOUNT_SETTINGS, SETTINGS, load
 from proxy.translate import COMFYUI, errors
 

@@ -21,7 +21,7 @@ PURE = [
     *(
         PACKAGE / "packs" / f"{name}.py"
         for name in (
-            *("nodes", "pack", "rewriting", "table", "view", "model_names", "blender", "easy_use"),
+            *("nodes", "pack", "rewriting", "view", "model_names", "blender", "easy_use"),
             *("houdini", "swarm", "tooling", "tooling_routes", "urls", "websocket_image"),
         )
     ),

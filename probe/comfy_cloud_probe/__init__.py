@@ -29,7 +29,7 @@ from comfy_cloud_probe.wire import (
     attempt,
 )
 from proxy.catalog.owners import LOADERS
-from proxy.packs.table import PACK_NODES
+from proxy.packs.discovery import PACK_NODES
 from proxy.packs.tooling import KRITA_REQUIRES
 from proxy.translate.reading import objects_of
 from proxy.translate.shapes import choices_of

@@ -23,8 +23,8 @@ from proxy.api import (
     websocket,
 )
 from proxy.api.bodies import Handler
+from proxy.packs.discovery import INSTALLED
 from proxy.packs.pack import PackRoute
-from proxy.packs.table import INSTALLED
 
 
 class Route(Struct, frozen=True):

@@ -27,12 +27,12 @@ from proxy.files.library import Library, Prefetch
 from proxy.files.picture_workflows import JobWorkflows
 from proxy.files.service import Files
 from proxy.members.accounting import Accounting
+from proxy.packs.discovery import INSTALLED, offered
 from proxy.packs.loading import MAX_FILE_BYTES, FileLoader
 from proxy.packs.remote import RemoteFiles
 from proxy.packs.results import Results
 from proxy.packs.service import Packs
 from proxy.packs.store import PictureStore
-from proxy.packs.table import INSTALLED, offered
 from proxy.settings import ConfigError, Settings, pictures_folder
 from proxy.storage.files import FileRepository
 from proxy.storage.jobs import JobRepository

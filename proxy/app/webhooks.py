@@ -14,8 +14,7 @@ from proxy.storage.budget_notices import BudgetNoticeRepository
 from proxy.storage.webhook_deliveries import WebhookDeliveryRepository
 from proxy.storage.webhooks import WebhookRepository
 from proxy.webhooks.addresses import WebhookAddresses
-from proxy.webhooks.cleanup import WebhookCleanup
-from proxy.webhooks.delivery import WebhookDelivery
+from proxy.webhooks.delivery import WebhookCleanup, WebhookDelivery
 from proxy.webhooks.endpoints import Webhooks
 from proxy.webhooks.outbox import Outbox
 from proxy.webhooks.runner import WebhookRunner

@@ -12,7 +12,7 @@ from proxy.jobs.models import FairBy
 from proxy.members.member import Parallelism
 from proxy.runtime.backoff import Backoff
 from proxy.translate.snapshots import Snapshot
-from proxy.webhooks.schedule import RetrySchedule
+from proxy.webhooks.delivery import RetrySchedule
 
 
 class DetailTimeouts(Struct, frozen=True):

@@ -1,4 +1,5 @@
-"""The packs that are installed: each is an entry point of a distribution, ours as well.
+"""The packs that are installed, and the table of their nodes: each pack is an entry point of a
+distribution, ours as well.
 
 A pack that cannot be used is left out, and the others stay. docs/node-packs.md shows how to write
 one.
@@ -6,12 +7,15 @@ one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 from msgspec import Struct
 
+from proxy.packs.nodes import PackNode
 from proxy.packs.pack import Pack
+from proxy.translate.shapes import section
 
 #: The group of entry points; the name of one is that of its pack.
 GROUP = "comfy_cloud_proxy.packs"
@@ -98,3 +102,44 @@ def _offers(pack: Pack) -> Iterable[str]:
         yield node.name
     for route in pack.routes:
         yield f"{route.method} {route.path}"
+
+
+#: The packs in this environment, which are loaded with this module.
+INSTALLED = installed()
+
+#: All nodes by their class; those of a pack stand together.
+PACK_NODES: Mapping[str, PackNode] = {
+    node.name: node for pack in INSTALLED.packs for node in pack.nodes
+}
+
+
+def offered(classes: Mapping[str, Any], partial: Container[str]) -> dict[str, dict[str, Any]]:
+    """Return the entries of the pack classes that can stand beside the cloud's `classes`.
+
+    A class that the cloud has is left to it, unless it is `partial`: only some accounts have it.
+    One whose core nodes the cloud lacks cannot run. An input written as `[Class.input]` is as the
+    cloud's class has it.
+    """
+    return {
+        name: _filled(node.info, classes)
+        for name, node in PACK_NODES.items()
+        if (name in partial or name not in classes) and node.needs <= classes.keys()
+    }
+
+
+def _filled(info: Mapping[str, Any], classes: Mapping[str, Any]) -> dict[str, Any]:
+    groups = {
+        group: {name: _spec(spec, classes) for name, spec in specs.items()}
+        for group, specs in info["input"].items()
+    }
+    return {**info, "input": groups}
+
+
+def _spec(spec: Any, classes: Mapping[str, Any]) -> Any:
+    if not (isinstance(spec, list) and len(spec) == 1 and isinstance(spec[0], str)):
+        return spec
+    class_type, dot, name = spec[0].partition(".")
+    info = classes.get(class_type)
+    if not dot or not isinstance(info, Mapping):
+        return spec
+    return section(info.get("input"), "required").get(name, spec)

@@ -8,9 +8,9 @@ from typing import Any
 
 import structlog
 
+from proxy.packs.discovery import PACK_NODES
 from proxy.packs.nodes import Item, PackNode, PackNodeError, Result
 from proxy.packs.store import PictureStore
-from proxy.packs.table import PACK_NODES
 from proxy.runtime import randomness
 from proxy.runtime.clock import now
 from proxy.storage.temporary import PackPicture

@@ -11,8 +11,8 @@ from typing import Any
 
 import structlog
 
+from proxy.packs.discovery import PACK_NODES
 from proxy.packs.nodes import Node, PackFailure, PackNode, PackNodeError, Picture, constant
-from proxy.packs.table import PACK_NODES
 from proxy.translate.errors import LocalError
 from proxy.translate.graph_shape import class_of, signatures_of
 from proxy.translate.jobs import inputs_of, is_link, links_of, reachable

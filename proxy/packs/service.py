@@ -10,12 +10,12 @@ from msgspec.structs import replace
 
 from proxy.catalog.service import Catalog
 from proxy.files.service import Files
+from proxy.packs.discovery import PACK_NODES
 from proxy.packs.loading import FileLoader, loads_of
 from proxy.packs.nodes import PackFailure, PackNodeError, Picture
 from proxy.packs.pictures import jpeg
 from proxy.packs.results import Results
 from proxy.packs.rewriting import failed, rewrite, wanted
-from proxy.packs.table import PACK_NODES
 from proxy.packs.view import MemberView
 from proxy.sharing.turns import Turns
 from proxy.translate.events import NodeMessages, Preview

@@ -15,11 +15,14 @@ from collections.abc import Collection, Iterable
 from dataclasses import KW_ONLY, dataclass, field
 
 import structlog
+from msgspec import Struct
 
+from proxy.cloud.resilience import MAX_RETRY_AFTER
 from proxy.logging import FailureLines
 from proxy.members.rates import Buckets
 from proxy.metrics import Metrics
 from proxy.runtime import clock
+from proxy.runtime.backoff import Backoff
 from proxy.runtime.waits import until_set
 from proxy.sharing.owners import Owner
 from proxy.sharing.pool import Pool
@@ -27,11 +30,42 @@ from proxy.storage.database import FencedError, StorageError
 from proxy.storage.encryption import Cipher
 from proxy.storage.leases import Fence
 from proxy.storage.webhook_deliveries import Attempted, Claimed, WebhookDeliveryRepository
+from proxy.storage.webhooks import WebhookRepository
 from proxy.webhooks.messages import TEST
 from proxy.webhooks.outbox import Outbox
 from proxy.webhooks.resolver import OWNER
-from proxy.webhooks.schedule import RetrySchedule
 from proxy.webhooks.sender import EndpointAnswer, WebhookSender
+
+#: Seconds for writing the outcome of an attempt.
+_MARGIN = 5.0
+
+
+class RetrySchedule(Struct, frozen=True):
+    """The times of attempts, in seconds: each takes at most `timeout`, the waits between them grow
+    with the `backoff`, and none begins more than `max_age` after the message."""
+
+    timeout: float = 15.0
+    backoff: Backoff = Backoff(10.0, 4 * 3600.0, factor=3.0)
+    max_age: float = 86_400.0
+
+    @property
+    def hold(self) -> float:
+        """How long a delivery is held for an attempt and for writing its outcome."""
+        return self.timeout + _MARGIN
+
+    @property
+    def longest(self) -> float:
+        """The longest time for which a delivery is put off."""
+        return max(self.hold, self.backoff.longest, MAX_RETRY_AFTER)
+
+    def wait(self, attempts: int, age: float, asked: float | None = None) -> float | None:
+        """Return the wait after this many failed attempts, `None` if there is no further one.
+
+        `age` is that of the message, `asked` the `Retry-After` of the last answer.
+        """
+        wait = max(self.backoff.after(attempts), asked or 0.0)
+        return None if age + wait > self.max_age else wait
+
 
 log = structlog.get_logger(__name__)
 
@@ -211,3 +245,41 @@ class WebhookDelivery:
             disabled=disabled,
             disabled_after=self.schedule.max_age / 2,
         )
+
+
+#: Seconds between two clean-ups, and days for which ended deliveries stay in the log.
+_CLEANUP_INTERVAL, _LOG_DAYS = 3600.0, 7
+
+
+@dataclass(eq=False, repr=False)
+class WebhookCleanup:
+    """Forgets old deliveries, attempts what a wrong clock has put off, and encrypts secrets with
+    the newest secret of the proxy."""
+
+    repository: WebhookRepository
+    deliveries: WebhookDeliveryRepository
+    _: KW_ONLY
+    outbox: Outbox
+    cipher: Cipher
+    schedule: RetrySchedule
+
+    async def run(self) -> None:
+        """Clean up each hour, until cancelled."""
+        while True:
+            try:
+                await self._clean()
+            except StorageError as error:
+                log.warning("webhooks_clean_failed", error=str(error))
+            await asyncio.sleep(_CLEANUP_INTERVAL)
+
+    async def _clean(self) -> None:
+        await self.deliveries.bring_forward(self.schedule.longest)
+        self.outbox.news.set()
+        await self.deliveries.forget(int((clock.time() - _LOG_DAYS * 86_400) * 1000))
+        renewed = {
+            webhook.id: (webhook.secret, secret)
+            for webhook in await self.repository.endpoints()
+            if (secret := self.cipher.renewed(webhook.secret)) is not None
+        }
+        if renewed:
+            await self.repository.replace_secrets(renewed)

@@ -6,6 +6,7 @@ of all members, and those about accounts. A secret is shown when it is made, and
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from proxy.members.rates import Buckets
-from proxy.runtime import clock
+from proxy.runtime import clock, randomness
 from proxy.storage.encryption import Cipher
 from proxy.storage.webhooks import (
     GATEWAY,
@@ -27,7 +28,6 @@ from proxy.translate import codec
 from proxy.translate.errors import LocalError
 from proxy.webhooks.addresses import MAX_URL, WebhookAddresses, WebhookUrlError
 from proxy.webhooks.messages import MEMBER_TYPES, TYPES, MessageType, trial_message
-from proxy.webhooks.secret import new_id, new_secret
 
 #: Endpoints of an owner, and deliveries of a log.
 MAX_WEBHOOKS, MAX_LOG = 10, 100
@@ -201,3 +201,17 @@ def types_of(webhook: StoredWebhook) -> list[str]:
 def _sorted(types: Sequence[str]) -> list[str]:
     """Return types once each, in the order of the table."""
     return [name for name in TYPES if name in types]
+
+
+PREFIX = "whsec_"
+_BYTES = 32
+
+
+def new_secret() -> str:
+    """Return a new secret: `whsec_` and 32 random bytes in base64."""
+    return PREFIX + base64.b64encode(randomness.token_bytes(_BYTES)).decode()
+
+
+def new_id() -> str:
+    """Return the id of a new endpoint."""
+    return f"wh_{randomness.token_hex(8)}"

@@ -10,11 +10,9 @@ from proxy.runtime.supervisor import Supervisor
 from proxy.storage.budget_notices import BudgetNoticeRepository
 from proxy.storage.leases import Fence
 from proxy.storage.webhooks import WebhookRepository
-from proxy.webhooks.account_watch import AccountWatch
-from proxy.webhooks.budget_watch import BudgetWatch
-from proxy.webhooks.cleanup import WebhookCleanup
-from proxy.webhooks.delivery import WebhookDelivery
+from proxy.webhooks.delivery import WebhookCleanup, WebhookDelivery
 from proxy.webhooks.outbox import Outbox
+from proxy.webhooks.watches import AccountWatch, BudgetWatch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ from proxy.api.keys import READINESS
 from proxy.app.server import ROUTES, server_logger
 from proxy.members.directory import Directory
 from proxy.members.member import LOCAL, Member
-from proxy.packs.table import INSTALLED
+from proxy.packs.discovery import INSTALLED
 from proxy.sharing.owners import ENGINE, Owner, acting_owner, member_owner
 from proxy.storage.database import (
     BusyError,

@@ -16,7 +16,7 @@ from stack import running_proxy
 
 from proxy.runtime.backoff import Backoff
 from proxy.simulator import Simulator
-from proxy.webhooks.schedule import RetrySchedule
+from proxy.webhooks.delivery import RetrySchedule
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page

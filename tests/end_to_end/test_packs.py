@@ -20,8 +20,8 @@ from team import bearer, running_team
 from yarl import URL
 
 from proxy.packs import store
+from proxy.packs.discovery import PACK_NODES
 from proxy.packs.remote import NotFetchedError, RemoteFiles
-from proxy.packs.table import PACK_NODES
 from proxy.simulator import Simulator, Switches
 from proxy.simulator.nodes import NodeClass
 from proxy.simulator.nodes.node_class import Context, Output

@@ -23,7 +23,7 @@ from proxy.costs import budgets
 from proxy.engine import account_trial
 from proxy.runtime.backoff import Backoff
 from proxy.simulator import HttpFault, Simulator
-from proxy.webhooks.schedule import RetrySchedule
+from proxy.webhooks.delivery import RetrySchedule
 
 QUICK = {"webhooks": RetrySchedule(timeout=10.0, backoff=Backoff(0.05, 0.2))}
 HERE = {"webhook_networks": "127.0.0.1"}

@@ -48,11 +48,9 @@ from proxy.storage.webhooks import WebhookRepository
 from proxy.translate.errors import LocalError
 from proxy.translate.events import Event
 from proxy.webhooks.addresses import WebhookAddresses
-from proxy.webhooks.cleanup import WebhookCleanup
-from proxy.webhooks.delivery import WebhookDelivery
+from proxy.webhooks.delivery import RetrySchedule, WebhookCleanup, WebhookDelivery
 from proxy.webhooks.outbox import Outbox
 from proxy.webhooks.runner import WebhookRunner
-from proxy.webhooks.schedule import RetrySchedule
 from proxy.webhooks.sender import WebhookSender
 
 

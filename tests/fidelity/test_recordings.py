@@ -15,7 +15,7 @@ from fidelity.seed import seed, simulated
 from stack import running_proxy
 
 from proxy.app import resources
-from proxy.packs.table import offered
+from proxy.packs.discovery import offered
 
 SCENARIOS = sorted(path.stem for path in FOLDER.glob("*.json"))
 

@@ -14,10 +14,10 @@ from proxy.api.jobs import parse_prompt
 from proxy.costs.job_cost import JobRun, Pricing, reported_price
 from proxy.costs.prices import estimated_price
 from proxy.jobs.models import JobRequest
+from proxy.packs.discovery import PACK_NODES
 from proxy.packs.loading import loads_of
 from proxy.packs.nodes import Picture
 from proxy.packs.rewriting import rewrite, wanted
-from proxy.packs.table import PACK_NODES
 from proxy.simulator.nodes import object_info, standard_nodes
 from proxy.simulator.nodes.special import NODES, PARTNER
 from proxy.translate import codec, editor, jobs

@@ -14,8 +14,7 @@ import pytest
 from process import before, serving
 from stack import Client
 
-from proxy.packs.discovery import GROUP, usable
-from proxy.packs.table import INSTALLED
+from proxy.packs.discovery import GROUP, INSTALLED, usable
 from proxy.simulator import Simulator
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from proxy.packs.table import PACK_NODES
+from proxy.packs.discovery import PACK_NODES
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
 

@@ -10,10 +10,10 @@ from catalog_graphs import FILE, Graph, good_graphs, shapes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy.packs.discovery import PACK_NODES, offered
 from proxy.packs.model_names import guessed
 from proxy.packs.nodes import Node, PackNodeError, Picture
 from proxy.packs.rewriting import rewrite, wanted
-from proxy.packs.table import PACK_NODES, offered
 from proxy.packs.tooling import translated
 from proxy.packs.view import MemberView
 from proxy.simulator.nodes import object_info, standard_nodes

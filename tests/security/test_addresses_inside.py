@@ -24,7 +24,7 @@ from proxy.sign_in.client import Metadata, ProviderClient
 from proxy.sign_in.provider import ProviderOptions, ProviderUnavailableError
 from proxy.webhooks import addresses
 from proxy.webhooks.addresses import WebhookAddresses
-from proxy.webhooks.secret import new_secret
+from proxy.webhooks.endpoints import new_secret
 from proxy.webhooks.sender import WebhookSender
 
 #: Hosts that are this machine.

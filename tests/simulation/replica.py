@@ -42,8 +42,8 @@ from proxy.sharing.budget import MemoryBudget
 from proxy.storage.database import StorageError
 from proxy.storage.leases import Lease
 from proxy.translate.errors import LocalError
+from proxy.webhooks.delivery import RetrySchedule
 from proxy.webhooks.endpoints import Webhooks
-from proxy.webhooks.schedule import RetrySchedule
 
 if TYPE_CHECKING:
     from simulation.plan import Plan

@@ -32,9 +32,9 @@ from simulation.world import HOOK, Line, World
 from proxy.storage.database import StorageError
 from proxy.storage.webhooks import GATEWAY
 from proxy.translate.errors import LocalError
+from proxy.webhooks.delivery import RetrySchedule
 from proxy.webhooks.endpoints import NewWebhook
 from proxy.webhooks.messages import JOB_TYPES
-from proxy.webhooks.schedule import RetrySchedule
 
 #: Faults that are outages of a kind, of one replica or of all.
 OUTAGES = frozenset(

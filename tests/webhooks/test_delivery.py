@@ -34,13 +34,10 @@ from proxy.storage.webhooks import (
 from proxy.translate.errors import LocalError
 from proxy.webhooks import delivery
 from proxy.webhooks.addresses import WebhookAddresses
-from proxy.webhooks.cleanup import WebhookCleanup
-from proxy.webhooks.delivery import MAX_CONCURRENT, WebhookDelivery
-from proxy.webhooks.endpoints import NewWebhook, WebhookFields, Webhooks
+from proxy.webhooks.delivery import MAX_CONCURRENT, RetrySchedule, WebhookCleanup, WebhookDelivery
+from proxy.webhooks.endpoints import NewWebhook, WebhookFields, Webhooks, new_secret
 from proxy.webhooks.messages import message
 from proxy.webhooks.outbox import Outbox
-from proxy.webhooks.schedule import RetrySchedule
-from proxy.webhooks.secret import new_secret
 from proxy.webhooks.sender import WebhookSender
 
 HERE = WebhookAddresses((ip_network("127.0.0.0/8"),))

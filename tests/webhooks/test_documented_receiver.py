@@ -14,6 +14,7 @@ from webhooks.test_messages import end, job
 
 from proxy.storage.budget_notices import BudgetNotice
 from proxy.storage.webhooks import WebhookMessage
+from proxy.webhooks.endpoints import new_secret
 from proxy.webhooks.messages import (
     TEST,
     TYPES,
@@ -24,7 +25,6 @@ from proxy.webhooks.messages import (
     started_data,
     trial_message,
 )
-from proxy.webhooks.secret import new_secret
 from proxy.webhooks.sender import WebhookSender
 
 PAGE = Path(__file__).parents[2] / "docs/webhooks.md"

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.cloud.resilience import MAX_RETRY_AFTER
-from proxy.webhooks.schedule import RetrySchedule
+from proxy.webhooks.delivery import RetrySchedule
 
 SCHEDULE = RetrySchedule()
 

@@ -12,7 +12,7 @@ from aiohttp import web
 from receiver import Receiver, receiving
 
 from proxy.webhooks.addresses import WebhookAddresses
-from proxy.webhooks.secret import new_secret
+from proxy.webhooks.endpoints import new_secret
 from proxy.webhooks.sender import EndpointAnswer, WebhookSender
 
 SECRET = new_secret()

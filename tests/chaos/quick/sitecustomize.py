@@ -12,7 +12,7 @@ from proxy.app.process import policy_of
 from proxy.engine.policy import Policy
 from proxy.runtime.backoff import Backoff
 from proxy.settings import Settings
-from proxy.webhooks.schedule import RetrySchedule
+from proxy.webhooks.delivery import RetrySchedule
 
 _QUICK = RetrySchedule(timeout=3.0, backoff=Backoff(0.2, 2.0))
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from proxy.jobs.models import AccountView
-from proxy.webhooks.account_watch import DELAYS, AccountWatch, changes
+from proxy.webhooks.watches import DELAYS, AccountWatch, changes
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""Tells webhooks that an account takes no jobs, and that it takes jobs again.
+"""Tells webhooks of accounts that take no jobs, or take them again, and of budgets that are near or
+reached.
 
 What was sent is in the storage, so that the next leader, or the next start, does not send it again.
 """
@@ -12,10 +13,12 @@ from dataclasses import dataclass, field
 import structlog
 
 from proxy.jobs.models import AccountView
+from proxy.runtime.waits import until_set
+from proxy.storage.budget_notices import BudgetNoticeRepository
 from proxy.storage.database import FencedError, StorageError
 from proxy.storage.leases import Fence
 from proxy.storage.webhooks import WebhookRepository
-from proxy.webhooks.messages import GATEWAY_TYPES, account_message
+from proxy.webhooks.messages import GATEWAY_TYPES, account_message, budget_message
 from proxy.webhooks.outbox import Outbox
 
 log = structlog.get_logger(__name__)
@@ -90,3 +93,35 @@ class AccountWatch:
             for (name, reason), since in self._since.items()
             if now - since >= DELAYS[reason]
         }
+
+
+#: Seconds after which it looks although it heard of nothing: a notice whose commit had no answer
+#: may be stored.
+BUDGET_INTERVAL = 30.0
+#: Seconds before it looks again when the storage refuses.
+_RETRY_DELAY = 1.0
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class BudgetWatch:
+    """Makes messages of notices, for the engine that has the `fence`."""
+
+    repository: BudgetNoticeRepository
+    outbox: Outbox
+    fence: Fence
+
+    async def run(self) -> None:
+        """Send new notices, until cancelled."""
+        while True:
+            self.outbox.budgets.clear()
+            try:
+                if notices := await self.repository.untold():
+                    await self.repository.tell(notices, budget_message, fence=self.fence)
+                    self.outbox.news.set()
+            except FencedError:
+                await asyncio.Event().wait()  # another process leads; this one stops
+            except StorageError as error:
+                log.warning("webhooks_save_failed", error=str(error))
+                await asyncio.sleep(_RETRY_DELAY)
+                continue
+            await until_set(self.outbox.budgets, BUDGET_INTERVAL)
