@@ -40,7 +40,7 @@ async def get_run(request: web.Request) -> JsonAnswer[RunShown]:
 
 async def get_preview(request: web.Request) -> web.Response:
     """Return the last preview of a running job by `member` and `id`; 204 if there is none."""
-    run = request.app[JOBS].run(JobKey(*named_job(request)), picture=True)
+    run = request.app[JOBS].run(JobKey(*named_job(request)), with_preview=True)
     if not run.image:
         return bodies.empty(204)  # it may have ended since its page was told of the preview
     headers = content_headers(run.image_type)

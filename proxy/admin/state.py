@@ -115,7 +115,7 @@ async def state_of(app: web.Application, scope: StateScope) -> State:
     Jobs on the cloud or on their way, waiting ones in the order of turns, how many there are of
     both in all and by member, today's usage by member, and budgets. Accounts are for admins alone.
     `trouble` is why no job can be accepted or what is wrong otherwise, as `/readyz` says it, or
-    null. `history` is another word whenever the ended jobs are others. Times are ms since 1970.
+    null. `history` is another token whenever the ended jobs are others. Times are ms since 1970.
     """
     viewer, admin = scope.viewer, scope.admin
     report = await app[READINESS].report()
@@ -149,7 +149,7 @@ async def state_of(app: web.Application, scope: StateScope) -> State:
             for row in await app[ACCOUNTING].usage.today_by_member(member)
         ],
         "budgets": await shown_budgets(app, None if admin else viewer),
-        "history": app[JOBS].history.word(member),
+        "history": app[JOBS].history.change_token(member),
         "webhooks_disabled": await app[WEBHOOKS].disabled([viewer, GATEWAY] if admin else [viewer]),
         "trouble": (report.reason if report.checked else None) or report.problem,
         "viewer": {

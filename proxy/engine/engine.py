@@ -197,9 +197,9 @@ class Engine:
         """Return all live jobs, or those of one member, and the accounts."""
         return self._overview.jobs(member)
 
-    def run(self, key: JobKey, *, picture: bool) -> RunAnswered:
-        """Return how far a job is, with its last preview if a `picture` is wanted."""
-        return self._overview.run(key, picture=picture)
+    def run(self, key: JobKey, *, with_preview: bool) -> RunAnswered:
+        """Return how far a job is, `with_preview` with its last preview."""
+        return self._overview.run(key, with_preview=with_preview)
 
     def running_node(self, member: str, client_id: str) -> str | None:
         """Return the node of a client that runs, if one does."""

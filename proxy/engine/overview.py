@@ -65,7 +65,7 @@ class Overview:
         held = sum(self._scheduler.is_held(position.job) for position in positions)
         return OverviewAnswered(tuple(views), self.accounts(), dict(waiting), held)
 
-    def run(self, key: JobKey, *, picture: bool) -> RunAnswered:
+    def run(self, key: JobKey, *, with_preview: bool) -> RunAnswered:
         """Return how far a job is, with its nodes and its last preview."""
         job = self._table.get(key)
         if job is None or job.follower is None or job.state is not JobState.RUNNING:
@@ -81,7 +81,7 @@ class Overview:
         if preview is None:
             return RunAnswered(found)
         number = blake2b(preview.image, digest_size=8).hexdigest()
-        image = preview.image if picture else b""
+        image = preview.image if with_preview else b""
         return RunAnswered(found, number, image, preview.image_type)
 
     def accounts(self) -> tuple[AccountView, ...]:

@@ -104,8 +104,8 @@ class RunningEngine(Protocol[_TakenJob]):
     def overview(self, member: str | None) -> OverviewAnswered:
         """Return all live jobs, or those of one member, and the accounts."""
 
-    def run(self, key: JobKey, *, picture: bool) -> RunAnswered:
-        """Return how far a job is, with its last preview if a `picture` is wanted."""
+    def run(self, key: JobKey, *, with_preview: bool) -> RunAnswered:
+        """Return how far a job is, `with_preview` with its last preview."""
 
     def running_node(self, member: str, client_id: str) -> str | None:
         """Return the node of a client that runs, if one does."""

@@ -121,7 +121,7 @@ class History:
                 if not changed.done():
                     changed.set_result(None)
 
-    def word(self, member: str | None) -> str:
+    def change_token(self, member: str | None) -> str:
         """Return a token that differs whenever the ended jobs of the member, or of all (`None`),
         have changed."""
         changes = self._cache.changes

@@ -157,9 +157,9 @@ class JobService:
         """
         return self._engine.overview(member)
 
-    def run(self, key: JobKey, *, picture: bool = False) -> RunAnswered:
-        """Return how far a running job is, and with `picture` its last preview."""
-        return self._engine.run(key, picture=picture)
+    def run(self, key: JobKey, *, with_preview: bool = False) -> RunAnswered:
+        """Return how far a running job is, and `with_preview` its last preview."""
+        return self._engine.run(key, with_preview=with_preview)
 
     # --- sockets ---------------------------------------------------------------------------
 

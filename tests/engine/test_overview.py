@@ -50,22 +50,22 @@ def test_a_run_is_shown_with_its_nodes_and_the_last_preview_where_it_is_asked_fo
 ) -> None:
     run = world.follow(job("runs", state=JobState.RUNNING, started_at=5))
     key = run.job.key
-    answer = world.overview.run(key, picture=False)
+    answer = world.overview.run(key, with_preview=False)
     node = {"state": "running", "value": 1, "max": 2, "began": 5, "ran": None}
     found = {"progress": 0.5, "remaining": 1234, "node": "1", "nodes": {"1": node}}
     assert answer == RunAnswered(found)
     run.job.preview = Preview("p", "1", "1", None, "1", b"JPEG", "image/jpeg")
-    name = world.overview.run(key, picture=False).preview
-    assert world.overview.run(key, picture=False) == RunAnswered(found, name, b"", "image/jpeg")
-    whole = world.overview.run(key, picture=True)
+    name = world.overview.run(key, with_preview=False).preview
+    assert world.overview.run(key, with_preview=False) == RunAnswered(found, name, b"", "image/jpeg")
+    whole = world.overview.run(key, with_preview=True)
     assert whole == RunAnswered(found, name, b"JPEG", "image/jpeg")
     run.job.preview = Preview("p", "1", "1", None, "1", b"other", "image/jpeg")
-    assert world.overview.run(key, picture=False).preview != name
+    assert world.overview.run(key, with_preview=False).preview != name
 
 
 def test_a_job_that_does_not_run_has_no_run(world: World) -> None:
     pending = world.follow(job("sent", state=JobState.SUBMITTED))
-    assert world.overview.run(pending.job.key, picture=False) == RunAnswered(None)
+    assert world.overview.run(pending.job.key, with_preview=False) == RunAnswered(None)
     assert world.overview.run(JobKey("anna", "gone"), picture=False) == RunAnswered(None)
 
 

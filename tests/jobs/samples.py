@@ -134,7 +134,7 @@ class SilentEngine:
     def overview(self, member: str | None) -> OverviewAnswered:
         return OverviewAnswered((), ())
 
-    def run(self, key: JobKey, *, picture: bool) -> RunAnswered:
+    def run(self, key: JobKey, *, with_preview: bool) -> RunAnswered:
         return RunAnswered(None)
 
     def running_node(self, member: str, client_id: str) -> str | None:
