@@ -40,11 +40,11 @@ def finish(
         response.force_close()  # tells the client, which could send its next request in vain
     if response.status == 503:
         headers.setdefault("Retry-After", f"{bodies.STORE_WAIT:.0f}")
-    way = connection.way
+    prefix = connection.prefix
     cached = cache_control(request.path, response.status)
     if cached is not None:
         headers.setdefault("Cache-Control", cached)
-    if way.path_token is not None or way.query_tokens:
+    if prefix.path_token is not None or prefix.query_tokens:
         headers["Referrer-Policy"] = "no-referrer"
     elif headers.get("Content-Type", "").startswith("text/html"):
         headers.setdefault("Referrer-Policy", "same-origin")

@@ -20,9 +20,9 @@ from yarl import URL
 from proxy.api.credentials import KEY_HEADER, Credential, cookie_of, credentials_of, is_anonymous
 from proxy.api.header_sign_in import identity_of
 from proxy.api.keys import ACCOUNTING, CIPHER, MEMBERS, OPTIONS
-from proxy.api.requests import address_of, connection_of, site_of, way_of
+from proxy.api.requests import address_of, connection_of, prefix_of, site_of
 from proxy.api.tickets import TICKETED, Tickets
-from proxy.edge.addressing import Way
+from proxy.edge.addressing import RequestPrefix
 from proxy.edge.connections import Admission
 from proxy.logging import SummedLines
 from proxy.members import tokens
@@ -131,26 +131,26 @@ class Authenticator:
 
         Raises `LocalError` (400, 401, 403, 429), and `HTTPFound` to the sign-in page for browsers.
         """
-        way = way_of(request)
-        if way.crooked:
+        prefix = prefix_of(request)
+        if prefix.escapes:
             raise LocalError(
-                "crooked_path", "The path contains `..`, `.` or a double slash; remove them."
+                "path_traversal", "The path contains `..`, `.` or a double slash; remove them."
             )
         if not self._members.has_members:
             admission = ANYONE
-        elif is_open(request.path) or (request.path == READY and is_anonymous(request, way)):
+        elif is_open(request.path) or (request.path == READY and is_anonymous(request, prefix)):
             return None
         else:
-            admission = self._remembered(request, way) or self._of_member(request)
-        if way.bare and request.method in ("GET", "HEAD"):
-            raise web.HTTPPermanentRedirect(_with_slash(request, self._base_path, way))
+            admission = self._remembered(request, prefix) or self._of_member(request)
+        if prefix.bare and request.method in ("GET", "HEAD"):
+            raise web.HTTPPermanentRedirect(_with_slash(request, self._base_path, prefix))
         return admission
 
-    def _remembered(self, request: web.Request, way: Way) -> Admission | None:
+    def _remembered(self, request: web.Request, prefix: RequestPrefix) -> Admission | None:
         """Return the admission of a token that was checked before, if it is alone in a header."""
         headers = request.headers
         sent = headers.getall("Authorization", ()) or headers.getall(KEY_HEADER, ())
-        if len(sent) != 1 or way.path_token is not None or way.query_tokens:
+        if len(sent) != 1 or prefix.path_token is not None or prefix.query_tokens:
             return None
         known = self._known.get(_digest(sent[0]))
         if known is None or (KEY_HEADER in headers and "Authorization" in headers):
@@ -319,10 +319,10 @@ def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode(errors="surrogatepass")).digest()
 
 
-def _with_slash(request: web.Request, base: str, way: Way) -> URL:
-    prefix = base if way.path_token is None else f"{base}/t/{way.path_token}"
+def _with_slash(request: web.Request, base: str, prefix: RequestPrefix) -> URL:
+    start = base if prefix.path_token is None else f"{base}/t/{prefix.path_token}"
     query = request.rel_url.raw_query_string
-    return URL.build(path=f"{prefix}/", query_string=query, encoded=True)
+    return URL.build(path=f"{start}/", query_string=query, encoded=True)
 
 
 def _is_origin_of(origin: str, host: str) -> bool:

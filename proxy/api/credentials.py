@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from proxy.api.requests import way_of
-from proxy.edge.addressing import Way
+from proxy.api.requests import prefix_of
+from proxy.edge.addressing import RequestPrefix
 from proxy.translate.errors import LocalError
 
 COOKIE = "comfy_proxy_session"
@@ -25,12 +25,12 @@ class Credential(NamedTuple):
     ambient: bool = False
 
 
-def is_anonymous(request: web.Request, way: Way) -> bool:
+def is_anonymous(request: web.Request, prefix: RequestPrefix) -> bool:
     """Return whether a request has no token and no session."""
     headers = request.headers
     return (
-        way.path_token is None
-        and not way.query_tokens
+        prefix.path_token is None
+        and not prefix.query_tokens
         and "Authorization" not in headers
         and KEY_HEADER not in headers
         and cookie(request, COOKIE) is None
@@ -56,9 +56,9 @@ def cookie(request: web.Request, name: str) -> str | None:
 
 def has_token(request: web.Request) -> bool:
     """Return whether a request carries a token of its own, valid or not."""
-    way, headers = way_of(request), request.headers
-    given = way.query_tokens or headers.get("Authorization") or headers.get(KEY_HEADER)
-    return bool(given) or way.path_token is not None
+    prefix, headers = prefix_of(request), request.headers
+    given = prefix.query_tokens or headers.get("Authorization") or headers.get(KEY_HEADER)
+    return bool(given) or prefix.path_token is not None
 
 
 def credentials_of(request: web.Request) -> list[Credential]:
@@ -67,13 +67,13 @@ def credentials_of(request: web.Request) -> list[Credential]:
     Raises `LocalError` (400) for two in one place: what stands between client and server may have
     looked at the other.
     """
-    way = way_of(request)
-    found = [] if way.path_token is None else [Credential(way.path_token)]
+    prefix = prefix_of(request)
+    found = [] if prefix.path_token is None else [Credential(prefix.path_token)]
     found += map(_of_authorization, _single(request, "Authorization"))
     found += [Credential(value.strip()) for value in _single(request, KEY_HEADER)]
-    if len(way.query_tokens) > 1:
+    if len(prefix.query_tokens) > 1:
         raise _ambiguous("the query")
-    return found + [Credential(value.strip()) for value in way.query_tokens]
+    return found + [Credential(value.strip()) for value in prefix.query_tokens]
 
 
 def _single(request: web.Request, header: str) -> list[str]:

@@ -130,8 +130,8 @@ class Gate:
     async def _answer(
         self, request: web.Request, connection: Connection, context: RequestContext
     ) -> web.StreamResponse:
-        if connection.way.refusal is not None:
-            return bodies.refusal(connection.way.refusal)
+        if connection.prefix.refusal is not None:
+            return bodies.refusal(connection.prefix.refusal)
         headers = request.headers
         if self._preflights:
             await self._resolve(request)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiohttp import web
 
-from proxy.edge.addressing import Headers, Way, header_items
+from proxy.edge.addressing import Headers, RequestPrefix, header_items
 from proxy.edge.connections import Admission, Connection
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ def connection_of(request: web.BaseRequest) -> Connection:
     return connection
 
 
-def way_of(request: web.BaseRequest) -> Way:
-    """Return how a request came."""
-    return connection_of(request).way
+def prefix_of(request: web.BaseRequest) -> RequestPrefix:
+    """Return the prefix and tokens of the path of a request."""
+    return connection_of(request).prefix
 
 
 def admission_of(request: web.BaseRequest) -> Admission:

@@ -23,7 +23,7 @@ from msgspec import Struct, field
 
 from proxy.api.holding import CountedStream
 from proxy.api.keys import ACCOUNTING, BUDGET, JOBS, features
-from proxy.api.requests import connection_of, member_of, way_of
+from proxy.api.requests import connection_of, member_of, prefix_of
 from proxy.api.send_queue import SendQueue
 from proxy.edge.connections import GOING_AWAY, Connection
 from proxy.runtime import randomness
@@ -311,7 +311,7 @@ async def _open(request: web.Request, web_socket: web.WebSocketResponse) -> Clie
         web_socket, transport, connection.driver, app, member, sid, queue, app[SOCKETS]
     )
     # A socket that was opened as one of Comfy Cloud has a `token` in its query.
-    hears_all = bool(way_of(request).query_tokens) or "token" in request.query
+    hears_all = bool(prefix_of(request).query_tokens) or "token" in request.query
     client.begin(hears_all=hears_all)
     connection.upgraded(client.leave)
     return client

@@ -32,24 +32,24 @@ FORWARDING = frozenset(
 _TOKEN_SEGMENT = "/t/"  # noqa: S105
 
 
-class Way(NamedTuple):
-    """The prefix and tokens of a request. `bare` is a prefix without a final slash, `crooked` is a
+class RequestPrefix(NamedTuple):
+    """The prefix and tokens of a request. `bare` is a prefix without a final slash, `escapes` is a
     path that leads out of its prefix. A request with a `refusal` is not looked at."""
 
     path_token: str | None = None
     query_tokens: tuple[str, ...] = ()
     bare: bool = False
-    crooked: bool = False
+    escapes: bool = False
     refusal: LocalError | None = None
 
 
-#: The way of a request without prefix and tokens.
-STRAIGHT = Way()
+#: The prefix of a request without prefix and tokens.
+NO_PREFIX = RequestPrefix()
 #: Maximum bytes of a request line, and segments and parameters of its target, which all fit into a
 #: target with as many bytes.
 MAX_LINE, MAX_SEGMENTS, MAX_PARAMETERS = 8190, 64, 64
-#: The way of a request with too many of them.
-EXCESSIVE = Way(
+#: What is known of a request with too many of them.
+EXCESSIVE_TARGET = RequestPrefix(
     refusal=LocalError(
         "target_too_large",
         f"The path of this request has more than {MAX_SEGMENTS} segments, or its query more than "
@@ -71,7 +71,7 @@ class Peer(NamedTuple):
     proxies: tuple[Network, ...] = ()
 
 
-def strip(url: URL, base: str, *, members: bool) -> tuple[URL, Way]:
+def strip(url: URL, base: str, *, members: bool) -> tuple[URL, RequestPrefix]:
     """Return the URL without prefixes, and what was removed. `base` is `""` or like `/comfy`.
 
     A path that is not below `base` is unchanged: a reverse proxy may have removed it. Only the
@@ -85,14 +85,14 @@ def strip(url: URL, base: str, *, members: bool) -> tuple[URL, Way]:
         token, slash, rest = path[len(_TOKEN_SEGMENT) :].partition("/")
         path, bare = f"/{rest}", not slash
     stripped = path != url.raw_path
-    crooked = stripped and (path.startswith("//") or any(map(_is_dots, path.split("/"))))
+    escapes = stripped and (path.startswith("//") or any(map(_is_dots, path.split("/"))))
     if stripped:
         url = url.with_path(path or "/", encoded=True, keep_query=True)
     found: tuple[str, ...] = ()
     if members and "token" in url.query:
         found = tuple(url.query.getall("token"))
         url = url.without_query_params("token")
-    return url, Way(token, found, bare, crooked)
+    return url, RequestPrefix(token, found, bare, escapes)
 
 
 def _is_dots(segment: str) -> bool:

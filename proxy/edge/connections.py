@@ -13,11 +13,11 @@ from aiohttp.http_parser import RawRequestMessage
 from yarl import URL
 
 from proxy.edge.addressing import (
-    EXCESSIVE,
+    EXCESSIVE_TARGET,
     MAX_SEGMENTS,
+    NO_PREFIX,
     ON_LOOPBACK,
     STANDBY,
-    STRAIGHT,
     Peer,
     client_of,
     is_excessive,
@@ -60,7 +60,7 @@ class Connection(LimitedConnection):
         "on_loopback",
         "passes_on",
         "peer",
-        "way",
+        "prefix",
     )
 
     def __init__(
@@ -78,8 +78,8 @@ class Connection(LimitedConnection):
         self.on_loopback = False
         #: Whether a standby passes on the current request.
         self.passes_on = False
-        #: The way of the current request, and its admission.
-        self.way = STRAIGHT
+        #: The prefix of the current request, and its admission.
+        self.prefix = NO_PREFIX
         self.admission: Admission | None = None
         #: What the current request holds until it has its answer.
         self.allocations: tuple[Allocation, ...] = ()
@@ -218,7 +218,7 @@ def begun(
     """Begin a request at its connection after its headers, and make it without the prefixes of its
     path."""
     connection.begin_body(body, task)
-    connection.admission, connection.way = None, STRAIGHT
+    connection.admission, connection.prefix = None, NO_PREFIX
     if connection.context.is_standby is not None:
         headers = message.headers
         connection.passes_on = connection.context.is_standby(headers.get(STANDBY, ""))
@@ -228,12 +228,12 @@ def begun(
         connection.sent_from(client_of(connection.peer, message.headers))
     target = message.path
     if len(target) > MAX_SEGMENTS and is_excessive(target):
-        connection.way = EXCESSIVE
+        connection.prefix = EXCESSIVE_TARGET
         message = message._replace(url=NOWHERE, path=NOWHERE.path)
     else:
         base, gated = connection.context.base_path, connection.context.members.has_members
         if base or (gated and may_have_token(target)):
-            url, connection.way = strip(message.url, base, members=gated)
+            url, connection.prefix = strip(message.url, base, members=gated)
             if url is not message.url:
                 message = message._replace(url=url, path=str(url))
     return make(message, body, connection, writer, task)

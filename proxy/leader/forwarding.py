@@ -238,14 +238,14 @@ class Forwarding:
     def url(self, address: LeaderAddress, request: web.Request) -> URL:
         """Return where the leader has what a request asks for."""
         base = address.admin_url if self.admin else address.url
-        target, way = request.raw_path, connection_of(request).way
+        target, prefix = request.raw_path, connection_of(request).prefix
         if not target.startswith("/"):
             target = request.rel_url.raw_path_qs
-        if way.query_tokens:  # a listener of a leader has removed the tokens
+        if prefix.query_tokens:  # a listener of a leader has removed the tokens
             joint = "&" if "?" in target else "?"
-            target += joint + "&".join(f"token={quote(token)}" for token in way.query_tokens)
-        if way.path_token is not None:
-            target = f"/t/{way.path_token}" + (target[1:] if way.bare else target)
+            target += joint + "&".join(f"token={quote(token)}" for token in prefix.query_tokens)
+        if prefix.path_token is not None:
+            target = f"/t/{prefix.path_token}" + (target[1:] if prefix.bare else target)
         return URL(f"{base}{target}", encoded=True)
 
     def headers(self, request: web.Request) -> CIMultiDict[str]:

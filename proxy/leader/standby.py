@@ -82,8 +82,8 @@ class AmongStandbys:
         try:
             if STANDBY in request.headers:
                 return not_leading()
-            if connection.way.refusal is not None:
-                raise connection.way.refusal
+            if connection.prefix.refusal is not None:
+                raise connection.prefix.refusal
             if self.leads:
                 connection.is_ending = True  # the next ones come to the leader here
             elif (own := self._own(request)) is not None:

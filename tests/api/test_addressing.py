@@ -57,10 +57,10 @@ def _url(raw: str) -> URL:
     ],
 )
 def test_the_prefix_goes_and_nothing_else(raw: str, base: str, stripped: str) -> None:
-    url, way = strip(_url(raw), base, members=True)
+    url, prefix = strip(_url(raw), base, members=True)
     assert url.raw_path_qs == stripped
-    assert not way.crooked
-    assert way.path_token == (TOKEN if "/t/" not in stripped and f"/t/{TOKEN}/" in raw else None)
+    assert not prefix.escapes
+    assert prefix.path_token == (TOKEN if "/t/" not in stripped and f"/t/{TOKEN}/" in raw else None)
 
 
 @pytest.mark.parametrize(
@@ -75,28 +75,28 @@ def test_the_prefix_goes_and_nothing_else(raw: str, base: str, stripped: str) ->
         "/comfy//prompt",
     ],
 )
-def test_a_path_that_leads_out_of_its_prefix_is_crooked(raw: str) -> None:
-    _, way = strip(_url(raw), "/comfy", members=True)
-    assert way.crooked
+def test_a_path_that_leads_out_of_its_prefix_is_noticed(raw: str) -> None:
+    _, prefix = strip(_url(raw), "/comfy", members=True)
+    assert prefix.escapes
 
 
 def test_tokens_in_the_query_are_taken_off_with_members_only() -> None:
-    url, way = strip(_url("/ws?token=a&clientId=1&token=b"), "", members=True)
-    assert (str(url), way.query_tokens) == ("/ws?clientId=1", ("a", "b"))
-    url, way = strip(_url("/ws?token=a"), "", members=False)
-    assert (str(url), way.query_tokens) == ("/ws?token=a", ())
+    url, prefix = strip(_url("/ws?token=a&clientId=1&token=b"), "", members=True)
+    assert (str(url), prefix.query_tokens) == ("/ws?clientId=1", ("a", "b"))
+    url, prefix = strip(_url("/ws?token=a"), "", members=False)
+    assert (str(url), prefix.query_tokens) == ("/ws?token=a", ())
 
 
 def test_without_members_a_token_in_the_path_is_none() -> None:
-    url, way = strip(_url(f"/t/{TOKEN}/prompt"), "", members=False)
-    assert (str(url), way.path_token) == (f"/t/{TOKEN}/prompt", None)
+    url, prefix = strip(_url(f"/t/{TOKEN}/prompt"), "", members=False)
+    assert (str(url), prefix.path_token) == (f"/t/{TOKEN}/prompt", None)
 
 
 @pytest.mark.parametrize("raw", ["/comfy", f"/t/{TOKEN}", f"/comfy/t/{TOKEN}?x=1"])
 def test_a_prefix_without_its_slash_is_bare(raw: str) -> None:
-    url, way = strip(_url(raw), "/comfy", members=True)
+    url, prefix = strip(_url(raw), "/comfy", members=True)
     assert url.raw_path == "/"
-    assert way.bare
+    assert prefix.bare
 
 
 @pytest.mark.parametrize(

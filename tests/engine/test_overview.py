@@ -56,7 +56,9 @@ def test_a_run_is_shown_with_its_nodes_and_the_last_preview_where_it_is_asked_fo
     assert answer == RunAnswered(found)
     run.job.preview = Preview("p", "1", "1", None, "1", b"JPEG", "image/jpeg")
     name = world.overview.run(key, with_preview=False).preview
-    assert world.overview.run(key, with_preview=False) == RunAnswered(found, name, b"", "image/jpeg")
+    assert world.overview.run(key, with_preview=False) == RunAnswered(
+        found, name, b"", "image/jpeg"
+    )
     whole = world.overview.run(key, with_preview=True)
     assert whole == RunAnswered(found, name, b"JPEG", "image/jpeg")
     run.job.preview = Preview("p", "1", "1", None, "1", b"other", "image/jpeg")

@@ -138,7 +138,7 @@ def header(text: str) -> None:
     headers = {"Authorization": text, "Cookie": text, "X-API-Key": text}
     if text.isprintable():
         request = make_mocked_request("GET", "/", headers)
-        request.protocol.way = addressing.STRAIGHT
+        request.protocol.prefix = addressing.NO_PREFIX
         credentials.cookie(request, "session")
         credentials.credentials_of(request)
 

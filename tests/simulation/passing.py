@@ -54,7 +54,7 @@ class Connection:
 
     def __init__(self, *, passes_on: bool = False) -> None:
         self.passes_on = passes_on
-        self.way = SimpleNamespace(refusal=None)
+        self.prefix = SimpleNamespace(refusal=None)
         self.is_ending = False
         self.is_cut = False
 
