@@ -17,7 +17,7 @@ from proxy.api.answer_headers import prepare
 from proxy.api.bodies import JsonAnswer
 from proxy.api.holding import CountedStream
 from proxy.api.keys import JOBS, MEMBERS
-from proxy.api.middleware import note
+from proxy.api.middleware import record_action
 from proxy.api.requests import admission_of, connection_of, member_of
 from proxy.members.member import DirectoryError, validated
 from proxy.translate.errors import LocalError
@@ -121,7 +121,7 @@ async def cancel(request: web.Request) -> JsonAnswer[Cancelled]:
     if member != member_of(request):
         require_admin(request)
     cancelled = await request.app[JOBS].cancel(member, prompt_id)
-    note(request, "cancel", job=prompt_id, owner=member)
+    record_action(request, "cancel", job=prompt_id, owner=member)
     return bodies.json({"cancelled": cancelled})
 
 
@@ -132,5 +132,5 @@ async def release(request: web.Request) -> JsonAnswer[Released]:
     """
     require_admin(request)
     count = await request.app[JOBS].release_held()
-    note(request, "jobs_released", count=count)
+    record_action(request, "jobs_released", count=count)
     return bodies.json({"released": count})

@@ -19,7 +19,7 @@ from proxy.admin.schema.administration import (
 from proxy.api import bodies, request_bodies
 from proxy.api.bodies import JsonAnswer
 from proxy.api.keys import MEMBERS
-from proxy.api.middleware import note
+from proxy.api.middleware import record_action
 from proxy.api.requests import admission_of, member_of
 from proxy.members.directory import Directory
 from proxy.members.member import (
@@ -89,7 +89,7 @@ async def add_member(request: web.Request) -> JsonAnswer[MemberShown]:
     wanted = await read_as(request, NewMember)
     with translated_errors():
         member = await directory.add(wanted.member(), restore=wanted.restore)
-    note(request, "member_added", name=member.name, role=member.role)
+    record_action(request, "member_added", name=member.name, role=member.role)
     return bodies.json(member_shown(directory, member), 201)
 
 
@@ -103,7 +103,7 @@ async def change_member(request: web.Request) -> JsonAnswer[MemberShown]:
             _spare_oneself(request)
         member = await directory.change(request.match_info["name"], **checked.changes())
     what = ", ".join(sorted(wanted))
-    note(request, "member_changed", name=member.name, what=what)
+    record_action(request, "member_changed", name=member.name, what=what)
     return bodies.json(member_shown(directory, member))
 
 
@@ -113,7 +113,7 @@ async def remove_member(request: web.Request) -> web.Response:
     _spare_oneself(request)
     with translated_errors():
         member = await directory.remove(request.match_info["name"])
-    note(request, "member_removed", name=member.name)
+    record_action(request, "member_removed", name=member.name)
     return bodies.empty(204)
 
 
@@ -146,7 +146,7 @@ async def make_token(request: web.Request) -> JsonAnswer[MadeToken]:
             max_tokens=max_tokens,
             **wanted.values(),
         )
-    note(request, "token_created", name=token.member, token=token.shown)
+    record_action(request, "token_created", name=token.member, token=token.shown)
     made: MadeToken = {**token_shown(directory, token), "token": text}
     return bodies.secret_json(made, 201)
 
@@ -163,7 +163,7 @@ async def revoke_token(request: web.Request) -> web.Response:
         (prefix,) = ids
     with translated_errors():
         token = await directory.revoke(prefix)
-    note(request, "token_revoked", name=token.member, token=token.shown)
+    record_action(request, "token_revoked", name=token.member, token=token.shown)
     return bodies.empty(204)
 
 

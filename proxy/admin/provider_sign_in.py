@@ -20,7 +20,7 @@ from proxy.admin.sign_in import (
 from proxy.api.authenticator import SIGN_IN, authenticator_of
 from proxy.api.credentials import cookie
 from proxy.api.keys import CIPHER, OPTIONS, PROVIDERS
-from proxy.api.middleware import note
+from proxy.api.middleware import record_action
 from proxy.api.requests import address_of
 from proxy.runtime import clock
 from proxy.sign_in.provider import (
@@ -74,7 +74,7 @@ async def get_provider_callback(request: web.Request) -> web.Response:
         answer = _refused(request, provider, error, attempt.target)
     else:
         answer = await begin_session(request, access, attempt.target)
-        note(request, "sign_in", token=access.token.shown, provider=provider.options.name)
+        record_action(request, "sign_in", token=access.token.shown, provider=provider.options.name)
     answer.del_cookie(ATTEMPT_COOKIE, path=_cookie_path(request))
     return answer
 

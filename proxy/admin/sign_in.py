@@ -15,7 +15,7 @@ from proxy.api import bodies, request_bodies
 from proxy.api.authenticator import SIGN_IN, SIGN_OUT, authenticator_of
 from proxy.api.credentials import COOKIE, cookie_of, has_token
 from proxy.api.keys import MEMBERS, OPTIONS, PROVIDERS
-from proxy.api.middleware import note
+from proxy.api.middleware import record_action
 from proxy.api.requests import address_of, connection_of, site_of
 from proxy.edge.connections import Admission
 from proxy.members.directory import Access
@@ -97,7 +97,7 @@ async def post_sign_in(request: web.Request) -> web.Response:
         problem = authenticator.wrong(token, address_of(request))
         return sign_in_page(form_of(request, target), problem)
     answer = await begin_session(request, access, target)
-    note(request, "sign_in", token=access.token.shown)
+    record_action(request, "sign_in", token=access.token.shown)
     return answer
 
 
@@ -151,7 +151,7 @@ async def post_sign_out(request: web.Request) -> web.Response:
     session = authenticator.session_of(request)
     if session is not None:
         connection.admission = Admission(session[0].member.name)
-        note(request, "sign_out")
+        record_action(request, "sign_out")
     await _end_session(request)
     provider = None if session is None else _provider_of(request, session[0].token)
     query = {} if provider is None else {"signed-out": provider.options.name}

@@ -25,7 +25,7 @@ from proxy.api.bodies import JsonAnswer
 from proxy.api.content import filename_parameter
 from proxy.api.holding import in_turn
 from proxy.api.keys import ACCOUNTING, BALANCES, JOBS, Services
-from proxy.api.middleware import note
+from proxy.api.middleware import record_action
 from proxy.api.requests import member_of
 from proxy.costs.balances import GivenBalance, UnknownAccountError
 from proxy.costs.credits import to_credits
@@ -130,7 +130,7 @@ async def enter_balance(request: web.Request) -> web.Response:
         await request.app[BALANCES].enter(account, balance)
     except UnknownAccountError as error:
         raise LocalError("unknown", str(error), kind="not_found") from None
-    note(request, "balance_entered", name=account, credits=balance.credits)
+    record_action(request, "balance_entered", name=account, credits=balance.credits)
     return bodies.empty(204)
 
 

@@ -18,7 +18,7 @@ from proxy.admin.schema.webhooks import (
 from proxy.api import bodies
 from proxy.api.bodies import JsonAnswer
 from proxy.api.keys import WEBHOOKS
-from proxy.api.middleware import note
+from proxy.api.middleware import record_action
 from proxy.api.requests import member_of
 from proxy.storage.webhooks import GATEWAY, StoredWebhook
 from proxy.webhooks.endpoints import NewWebhook, WebhookFields
@@ -44,7 +44,7 @@ async def add_webhook(request: web.Request) -> JsonAnswer[MadeWebhook]:
         require_admin(request)
     owner = GATEWAY if wanted.gateway else member_of(request)
     secret, webhook = await request.app[WEBHOOKS].add(owner, wanted)
-    note(request, "webhook_added", name=owner, webhook=webhook.id)
+    record_action(request, "webhook_added", name=owner, webhook=webhook.id)
     made: MadeWebhook = {**webhook_shown(webhook, None), "secret": secret}
     return bodies.secret_json(made, 201)
 
@@ -54,7 +54,7 @@ async def change_webhook(request: web.Request) -> JsonAnswer[WebhookShown]:
     webhook = await _mine(request)
     wanted = await read_as(request, WebhookFields)
     changed = await request.app[WEBHOOKS].change(webhook, wanted)
-    note(request, "webhook_changed", name=webhook.member, webhook=webhook.id)
+    record_action(request, "webhook_changed", name=webhook.member, webhook=webhook.id)
     return bodies.json(webhook_shown(*changed))
 
 
@@ -62,7 +62,7 @@ async def remove_webhook(request: web.Request) -> web.Response:
     """Remove a webhook and its log."""
     webhook = await _mine(request)
     await request.app[WEBHOOKS].remove(webhook)
-    note(request, "webhook_removed", name=webhook.member, webhook=webhook.id)
+    record_action(request, "webhook_removed", name=webhook.member, webhook=webhook.id)
     return bodies.empty(204)
 
 
@@ -70,7 +70,7 @@ async def replace_webhook_secret(request: web.Request) -> JsonAnswer[WebhookSecr
     """Give a webhook another `secret`, and return it once. The old one signs nothing more."""
     webhook = await _mine(request)
     secret = await request.app[WEBHOOKS].replace_secret(webhook)
-    note(request, "webhook_secret_replaced", name=webhook.member, webhook=webhook.id)
+    record_action(request, "webhook_secret_replaced", name=webhook.member, webhook=webhook.id)
     return bodies.secret_json({"id": webhook.id, "secret": secret})
 
 
@@ -81,7 +81,7 @@ async def send_trial(request: web.Request) -> JsonAnswer[WebhookTested]:
     """
     webhook = await _mine(request)
     message = await request.app[WEBHOOKS].test(webhook, member_of(request))
-    note(request, "webhook_tested", name=webhook.member, webhook=webhook.id)
+    record_action(request, "webhook_tested", name=webhook.member, webhook=webhook.id)
     return bodies.json({"message": message}, 202)
 
 

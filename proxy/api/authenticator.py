@@ -205,7 +205,7 @@ class Authenticator:
                 kind="rate_limited",
                 retry_after=wait,
             )
-        self._accounting.audit.note("sign_in_refused", address=address, token=shown)
+        self._accounting.audit.record("sign_in_refused", address=address, token=shown)
         return LocalError(
             "wrong_token",
             "This token is invalid or revoked; ask an admin of this server for a new one.",

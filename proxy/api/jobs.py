@@ -16,7 +16,7 @@ from proxy.api import bodies, request_bodies
 from proxy.api.answer_headers import prepare
 from proxy.api.holding import hold, in_turn
 from proxy.api.keys import JOBS
-from proxy.api.middleware import note
+from proxy.api.middleware import record_action
 from proxy.api.requests import connection_of, member_of, submitter_of, token_of
 from proxy.api.sending import send_json
 from proxy.edge.addressing import AGAIN, PROMPT_ID
@@ -62,7 +62,7 @@ async def post_prompt(request: web.Request) -> web.StreamResponse:
             await answer.write_eof()
             return answer
         finally:
-            note(request, "submit", job=accepted["prompt_id"])
+            record_action(request, "submit", job=accepted["prompt_id"])
             about = {"job": accepted["prompt_id"], "number": accepted["number"]}
             log.info("job_accepted", **about, **trace_headers(wanted.trace))
 
@@ -220,10 +220,10 @@ async def post_queue(request: web.Request) -> web.Response:
     jobs, member = request.app[JOBS], member_of(request)
     if clear:
         await jobs.delete_pending(member, None)
-        note(request, "clear_queue")
+        record_action(request, "clear_queue")
     if delete:
         await jobs.delete_pending(member, delete)
-        note(request, "delete", jobs=delete)
+        record_action(request, "delete", jobs=delete)
     return bodies.empty()
 
 
@@ -248,10 +248,10 @@ async def post_interrupt(request: web.Request) -> web.Response:
             submitter=submitter_of(request),
             client_id=client_id if isinstance(client_id, str) else None,
         )
-        note(request, "interrupt")
+        record_action(request, "interrupt")
     elif isinstance(prompt_id, str):
         await jobs.interrupt(member, prompt_id)
-        note(request, "interrupt", job=prompt_id)
+        record_action(request, "interrupt", job=prompt_id)
     return bodies.empty()
 
 
@@ -345,7 +345,7 @@ async def cancel_job(request: web.Request) -> web.Response:
     job_id = request.match_info["job_id"]
     cancelled = await request.app[JOBS].cancel(member_of(request), job_id)
     if cancelled:
-        note(request, "cancel", job=job_id)
+        record_action(request, "cancel", job=job_id)
     return bodies.json({"cancelled": cancelled})
 
 
@@ -367,7 +367,7 @@ async def cancel_jobs(request: web.Request) -> web.Response:
         raise PlainError("job_ids contains invalid id(s)", invalid_ids=invalid)
     cancelled = await request.app[JOBS].cancelled_of(member, job_ids)
     for job_id in cancelled:
-        note(request, "cancel", job=job_id)
+        record_action(request, "cancel", job=job_id)
     return bodies.json({"cancelled": bool(cancelled)})
 
 

@@ -45,6 +45,6 @@ class Journal:
         event = Event("logs", {"entries": [line], "size": None})
         for client_id in self._listening.of(member):
             if self._subscribers.has(member, client_id):
-                self._subscribers.tell_client(member, client_id, event)
+                self._subscribers.send_to(member, client_id, event)
             else:
                 self._listening.change(member, client_id, wants=False)

@@ -52,12 +52,12 @@ _REALM = 'realm="comfy-cloud-proxy"'
 _ROOT_LOGGER = logging.getLogger()
 
 
-def note(request: web.Request, action: str, **about: Value) -> None:
+def record_action(request: web.Request, action: str, **about: Value) -> None:
     """Record an action of the request's member."""
     connection, address = connection_of(request), address_of(request)
     member = connection.admission.member if connection.admission is not None else ""
     audit = services_of(request)[ACCOUNTING].audit
-    audit.note(action, member=member, address=address, **about)
+    audit.record(action, member=member, address=address, **about)
 
 
 def challenge(request: web.Request) -> str:

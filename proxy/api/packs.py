@@ -14,7 +14,7 @@ from proxy.api.answer_headers import prepare
 from proxy.api.content import content_headers
 from proxy.api.holding import PIECE, in_turn
 from proxy.api.keys import ACCOUNTING, JOBS, PACKS
-from proxy.api.middleware import note
+from proxy.api.middleware import record_action
 from proxy.api.requests import member_of, token_of
 from proxy.packs.pack import PackRoute
 from proxy.translate import codec
@@ -76,7 +76,7 @@ class RequestCall:
     async def cancel(self, prompt_id: str) -> None:
         """Cancel a job of the member, and note that in the audit record."""
         if await self._request.app[JOBS].cancel(self.member, prompt_id):
-            note(self._request, "cancel", job=prompt_id)
+            record_action(self._request, "cancel", job=prompt_id)
 
     def json(self, value: object, status: int = 200) -> web.Response:
         """Return an answer with JSON."""

@@ -80,10 +80,10 @@ class ClientSocket(Struct, eq=False):
     _left: asyncio.Future[None] | None = None
     _held: ThresholdAllocation = field(default_factory=lambda: ThresholdAllocation(_MIN_BUDGETED))
 
-    def begin(self, *, hears_all: bool) -> None:
-        """Send what happens from now on; `hears_all` is as of `Subscribers`."""
+    def begin(self, *, receives_all: bool) -> None:
+        """Send what happens from now on; `receives_all` is as of `Subscribers`."""
         jobs, metrics = self._app[JOBS], self._app[ACCOUNTING].metrics
-        jobs.attach(self._member, self._sid, self, self.greet, hears_all=hears_all)
+        jobs.attach(self._member, self._sid, self, self.greet, receives_all=receives_all)
         self._sockets.join(self)
         metrics.websockets.labels(self._member).inc()
         log.debug("socket_opened", sid=self._sid)
@@ -120,7 +120,7 @@ class ClientSocket(Struct, eq=False):
         remaining = self._app[JOBS].queue_remaining(self._member)
         self.send(status(remaining, self._sid), for_all=False)
 
-    def hear(self, text: str) -> None:
+    def receive(self, text: str) -> None:
         """Handle a client's text: feature flags, if it is the first one."""
         if self._negotiated:
             return
@@ -311,8 +311,8 @@ async def _open(request: web.Request, web_socket: web.WebSocketResponse) -> Clie
         web_socket, transport, connection.driver, app, member, sid, queue, app[SOCKETS]
     )
     # A socket that was opened as one of Comfy Cloud has a `token` in its query.
-    hears_all = bool(prefix_of(request).query_tokens) or "token" in request.query
-    client.begin(hears_all=hears_all)
+    receives_all = bool(prefix_of(request).query_tokens) or "token" in request.query
+    client.begin(receives_all=receives_all)
     connection.upgraded(client.leave)
     return client
 
@@ -325,7 +325,7 @@ async def _read(
         connection.received(message)
         await connection.driver.give_way()  # hundreds may have come at once
         if message.type is aiohttp.WSMsgType.TEXT:
-            client.hear(message.data)
+            client.receive(message.data)
         elif message.type is aiohttp.WSMsgType.PING:
             await web_socket.pong(message.data)
 

@@ -91,7 +91,7 @@ async def open_api(
         resources.files.output_directory,
         max_age=process.timeouts.ready_age,
     )
-    workflows = WorkflowExchange(WorkflowRepository(database), jobs.subscribers.tell, supervisor)
+    workflows = WorkflowExchange(WorkflowRepository(database), jobs.subscribers.publish, supervisor)
     members = storage.members
     spool = Spool(settings.max_upload_bytes)
     streams = Pool(settings.max_connections // 2, MIN_STREAMS)

@@ -101,7 +101,7 @@ def _styled(text: str, *, fg: str | None = None, bold: bool | None = None) -> st
 Problems = Sequence[tuple[str, str]]
 
 
-async def tell_problems(
+async def print_problems(
     services: Services, tell: Callable[[Problems, Sequence[str]], None]
 ) -> None:
     """Tell what keeps jobs from being taken, as `GET /readyz` does.

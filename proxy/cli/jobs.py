@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from proxy.cli.common import CommandError, UsageError, command, examples
-from proxy.cli.records import in_database, note_action
+from proxy.cli.records import in_database, record_action
 from proxy.cli.tables import say
 from proxy.settings import Settings, load
 from proxy.storage.database import Database, StorageError
@@ -28,7 +28,7 @@ def _release(options: dict[str, Any]) -> int:
     """Send the jobs that waited in a backup. A running proxy does so within a few seconds."""
     settings = load(options)
     count = _changed(settings, lambda database: database.write(release_held))
-    note_action(settings, "jobs_released", count=count)
+    record_action(settings, "jobs_released", count=count)
     say(f"{count} held {'job is' if count == 1 else 'jobs are'} sent in turn.")
     return 0
 
@@ -47,7 +47,7 @@ def _hold(options: dict[str, Any]) -> int:
 
     settings = load(options)
     count = _changed(settings, hold)
-    note_action(settings, "jobs_held", count=count)
+    record_action(settings, "jobs_held", count=count)
     say(held_sentence(count) if count else "No job waits.")
     return 0
 

@@ -11,7 +11,7 @@ import typer
 from proxy.admin.schema.administration import member_shown
 from proxy.cli.common import UsageError, argument, command, examples
 from proxy.cli.member_options import LIMITS, limits_of
-from proxy.cli.records import note_action, with_directory
+from proxy.cli.records import record_action, with_directory
 from proxy.cli.tables import AsJson, Columns, print_json, print_table, say, shown_time
 from proxy.costs.budgets import NO_BUDGETS, budgets_of
 from proxy.costs.credits import credits_text, from_credits
@@ -58,7 +58,7 @@ def _add(
         return await directory.add(checked.member(), restore=checked.restore)
 
     member = with_directory(settings, add, make=True)
-    note_action(settings, "member_added", name=member.name, role=member.role)
+    record_action(settings, "member_added", name=member.name, role=member.role)
     say(
         f"{member.name} was added ({member.role}). "
         f"Next: comfy-cloud-proxy token new {member.name}{record_options(settings)}"
@@ -110,7 +110,7 @@ def _set(options: dict[str, Any], name: Name) -> int:
         return await directory.change(name, **checked.changes())
 
     member = with_directory(settings, change)
-    note_action(settings, "member_changed", name=member.name, what=", ".join(sorted(wanted)))
+    record_action(settings, "member_changed", name=member.name, what=", ".join(sorted(wanted)))
     say(f"{member.name} is changed.")
     if any(name.startswith("credits_") for name in wanted.get("limits", {})):
         _explain_budgets(settings, member)
@@ -138,7 +138,7 @@ def _remove(options: dict[str, Any], name: Name) -> int:
         return await directory.remove(name), not directory.members()
 
     member, last = with_directory(settings, remove)
-    note_action(settings, "member_removed", name=member.name)
+    record_action(settings, "member_removed", name=member.name)
     say(
         f"{member.name} and its tokens were removed. Its history and files stay in the data "
         "folder; `member add --restore` makes them available again."
@@ -155,7 +155,7 @@ def _enabled(settings: Settings, name: str, *, enabled: bool) -> int:
     member = with_directory(
         settings, lambda directory: directory.change(name, disabled=not enabled)
     )
-    note_action(settings, "member_enabled" if enabled else "member_disabled", name=member.name)
+    record_action(settings, "member_enabled" if enabled else "member_disabled", name=member.name)
     say(f"{member.name} is {'enabled' if enabled else 'disabled'}.")
     return 0
 

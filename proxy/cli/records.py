@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from proxy.cli.common import CommandError, UsageError
 from proxy.cli.tables import say
-from proxy.members import audit as record
+from proxy.members import audit
 from proxy.members.directory import Directory
 from proxy.members.marker import marker_of
 from proxy.members.member import DirectoryError
@@ -66,13 +66,13 @@ def with_directory(
         ) from None
 
 
-def note_action(settings: Settings, action: str, **about: record.Value) -> None:
+def record_action(settings: Settings, action: str, **about: audit.Value) -> None:
     """Write an action of the command line to the audit log, or say that it cannot be written."""
     if settings.audit_days == 0:
         return
     try:
         in_database(
-            settings, lambda database: record.note(UsageRepository(database), action, **about)
+            settings, lambda database: audit.record(UsageRepository(database), action, **about)
         )
     except StorageError as error:
         say(f"The audit log could not be written ({error}).", err=True)

@@ -19,7 +19,7 @@ from proxy.app.server import Server
 from proxy.app.sign_in import sign_in_problems, template_problem
 from proxy.app.standbys import Listening, Standby
 from proxy.app.storage import Records
-from proxy.cli.banner import Banner, here, log_problems, tell_problems
+from proxy.cli.banner import Banner, here, log_problems, print_problems
 from proxy.cli.common import Chosen
 from proxy.cli.tables import say
 from proxy.edge.context import ConnectionLimits
@@ -195,7 +195,7 @@ class Serving:
         gc.set_threshold(_YOUNG)
         keep_freed_memory()
         tell = log_problems if self.banner is None else self.banner.tell
-        background.spawn(tell_problems(services, tell), "tell problems")
+        background.spawn(print_problems(services, tell), "tell problems")
         background.spawn(_check_sign_in(self.settings, services), "check the sign-in")
         if self.settings.open:
             background.spawn(self._open_browser(), "open the browser")

@@ -9,7 +9,7 @@ import typer
 from proxy.admin.schema.administration import LastUse, TokenShown, token_shown
 from proxy.cli.common import argument, command, examples, option
 from proxy.cli.members import Name
-from proxy.cli.records import note_action, with_directory
+from proxy.cli.records import record_action, with_directory
 from proxy.cli.tables import AsJson, Columns, print_json, print_table, say, shown_time
 from proxy.members.directory import Directory
 from proxy.members.member import NewToken, validated
@@ -45,7 +45,7 @@ def _new(
         return text, token_shown(directory, token)
 
     text, described = with_directory(settings, make)
-    note_action(settings, "token_created", name=described["member"], token=described["shown"])
+    record_action(settings, "token_created", name=described["member"], token=described["shown"])
     if as_json:
         return print_json({**described, "token": text})
     say(text)
@@ -61,7 +61,7 @@ def _revoke(
     """Revoke a token at once, and close the connections that use it."""
     settings = load(options)
     token: Token = with_directory(settings, lambda directory: directory.revoke(prefix))
-    note_action(settings, "token_revoked", name=token.member, token=token.shown)
+    record_action(settings, "token_revoked", name=token.member, token=token.shown)
     say(f"The token {token.shown} of {token.member} was revoked.")
     return 0
 

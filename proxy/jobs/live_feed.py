@@ -63,7 +63,7 @@ class LiveFeed:
 
     def message(self, job: Job, message: Message) -> None:
         """Deliver a message to the client of a job."""
-        self.subscribers.tell(job.member, job.client_id, message, watched=job.watched)
+        self.subscribers.publish(job.member, job.client_id, message, watched=job.watched)
 
     def _changed(self, member: str, *, tell: bool) -> None:
         """Let watchers know of a change, and with `tell` the sockets of the member, too, unless it
@@ -108,4 +108,4 @@ class LiveFeed:
             for member, live in self.live.members():
                 news = status(live.remaining)
                 for client_id in dict.fromkeys(job.client_id for job in live.jobs.values()):
-                    self.subscribers.tell(member, client_id, news)
+                    self.subscribers.publish(member, client_id, news)

@@ -170,14 +170,14 @@ class JobService:
         subscriber: Subscriber,
         greet: Callable[[], None],
         *,
-        hears_all: bool,
+        receives_all: bool,
     ) -> None:
         """Let `subscriber` hear what concerns `client_id` (see `Subscribers.attach`); after the
         greeting comes the node that runs now for this client, if one does."""
-        self.subscribers.attach(member, client_id, subscriber, greet, hears_all=hears_all)
+        self.subscribers.attach(member, client_id, subscriber, greet, receives_all=receives_all)
         node = self._engine.running_node(member, client_id)
         if node is not None:
-            self.subscribers.tell_client(member, client_id, Event("executing", {"node": node}))
+            self.subscribers.send_to(member, client_id, Event("executing", {"node": node}))
 
     # --- what clients end ------------------------------------------------------------------
 

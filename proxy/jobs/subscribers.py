@@ -79,7 +79,7 @@ class _Socket(Struct):
     """An open socket; `heard` is the number of the last message to all that it was sent."""
 
     subscriber: Subscriber
-    hears_all: bool
+    receives_all: bool
     heard: int
 
 
@@ -129,11 +129,11 @@ class Subscribers:
         subscriber: Subscriber,
         greet: Callable[[], None] = lambda: None,
         *,
-        hears_all: bool = False,
+        receives_all: bool = False,
     ) -> None:
         """Let `subscriber` hear what concerns `client_id`; an older socket hears no more.
 
-        With `hears_all` it learns of jobs without `client_id` as if they were its own. `greet`
+        With `receives_all` it learns of jobs without `client_id` as if they were its own. `greet`
         sends what comes first.
         """
         sockets = self._sockets[member]
@@ -141,7 +141,7 @@ class Subscribers:
         if older is not None:
             older.subscriber.superseded()
         log = self._logs.get(member)
-        sockets[client_id] = _Socket(subscriber, hears_all, 0 if log is None else log.last)
+        sockets[client_id] = _Socket(subscriber, receives_all, 0 if log is None else log.last)
         greet()
         self._clients.opened(member, client_id)
         if self._missed is not None:
@@ -175,13 +175,13 @@ class Subscribers:
 
     # --- messages --------------------------------------------------------------------------
 
-    def tell_client(self, member: str, client_id: str, message: Message) -> None:
+    def send_to(self, member: str, client_id: str, message: Message) -> None:
         """Deliver a message that is about no job."""
         socket = self._sockets[member].get(client_id)
         if socket is not None:
             self._send(member, socket, message)
 
-    def tell(
+    def publish(
         self, member: str, client_id: str | None, message: Message, *, watched: bool = True
     ) -> None:
         """Deliver a message about a job to those who may hear it.
@@ -189,7 +189,7 @@ class Subscribers:
         `watched` says that its client listened when it had submitted the job.
         """
         if client_id is None:
-            self._tell_all(member, message)
+            self._publish_to_all(member, message)
             return
         socket = self._sockets[member].get(client_id)
         if socket is None:
@@ -209,7 +209,7 @@ class Subscribers:
         if log is not None:
             log.append(LoggedMessage(message))
 
-    def _tell_all(self, member: str, message: Message) -> None:
+    def _publish_to_all(self, member: str, message: Message) -> None:
         """Deliver a message about a job without a client to the member's sockets."""
         self._send_all(member, LoggedMessage(message, of_job=True))
 
@@ -278,7 +278,7 @@ def _send_logged(socket: _Socket, logged: LoggedMessage) -> None:
     """Send a message to a socket, if it hears it."""
     message, for_all = logged.message, True
     if logged.of_job:
-        for_all = not socket.hears_all
+        for_all = not socket.receives_all
         if for_all and isinstance(message, Event) and not _is_for_all(message):
             return
     socket.subscriber.send(message, for_all=for_all)

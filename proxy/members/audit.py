@@ -82,7 +82,7 @@ class Audit:
             self._tell_left_out(member)
         await self._entries.close()
 
-    def note(self, action: str, *, member: str = "", address: str = "", **about: Value) -> None:
+    def record(self, action: str, *, member: str = "", address: str = "", **about: Value) -> None:
         """Record an action without waiting. `address` is the client's.
 
         For a member beyond the rate, one entry has the number of those that were left out.
@@ -152,7 +152,7 @@ def entry(at: float, action: str, member: str, address: str, about: dict[str, Va
     return AuditRow(int(at * 1000), str(written["action"]), str(written["member"]), text.encode())
 
 
-async def note(repository: UsageRepository, action: str, **about: Value) -> None:
+async def record(repository: UsageRepository, action: str, **about: Value) -> None:
     """Record an action of the command line, which has no member: anyone who may write the data
     folder can run it. Raises `StorageError`."""
     noted = entry(clock.time(), action, "", "command line", about)

@@ -170,7 +170,7 @@ class Directory:
 
     def used(self, token: Token, address: str) -> None:
         """Note a use of a token."""
-        self._uses.note(token, address)
+        self._uses.record(token, address)
 
     def subscribe(self, callback: Callable[[], None]) -> None:
         """Call `callback` after each change of members or tokens, when a token expires, and when a

@@ -76,7 +76,7 @@ class Provisioner:
             member, is_new = await self._directory.provision(identity.key, new)
             if is_new:
                 log.info("member_provisioned", member=member.name, issuer=identity.issuer)
-                self._audit.note(
+                self._audit.record(
                     "member_provisioned",
                     member=member.name,
                     address=address,
@@ -92,7 +92,9 @@ class Provisioner:
         if role is not None and role != member.role:
             member = await self._directory.change(member.name, role=role)
             log.info("member_role_changed", member=member.name, role=role)
-            self._audit.note("member_role_changed", member=member.name, address=address, role=role)
+            self._audit.record(
+                "member_role_changed", member=member.name, address=address, role=role
+            )
         return Access(member, await self._directory.sign_in_token(member.name, identity.issuer))
 
     def _new_member(self, identity: Identity, rules: ProvisioningRules, role: str) -> Member:

@@ -187,7 +187,7 @@ class TokenUses:
         """Return the last use of a token, `None` if it never was used."""
         return self._uses.get(token.id)
 
-    def note(self, token: Token, address: str) -> None:
+    def record(self, token: Token, address: str) -> None:
         """Note a use of a token; it is written at most once in `USE_INTERVAL`."""
         self._uses[token.id] = Use(clock.now(), address)
 

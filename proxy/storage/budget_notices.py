@@ -74,12 +74,12 @@ class BudgetNoticeRepository(Repository):
         """Write a notice; return whether it is new."""
         return bool(await self.database.write(lambda connection: add_notices(connection, [notice])))
 
-    async def untold(self) -> list[BudgetNotice]:
+    async def unsent(self) -> list[BudgetNotice]:
         """Return the notices that were not sent to webhooks, the oldest first."""
         query = select(budget_notices).where(~_N.told).order_by(_N.at)
         return await self._records(BudgetNotice, query)
 
-    async def tell(
+    async def send(
         self,
         notices: Sequence[BudgetNotice],
         message: Callable[[BudgetNotice], WebhookMessage],

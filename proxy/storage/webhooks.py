@@ -190,7 +190,7 @@ class WebhookRepository(Repository):
         """Write a delivery to one endpoint, whatever types it wants."""
         await self.database.write(lambda connection: _deliver(connection, id_, message))
 
-    async def tell_accounts(
+    async def send_account_messages(
         self,
         sent: Mapping[str, str],
         troubles: Mapping[str, str],

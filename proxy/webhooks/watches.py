@@ -68,7 +68,7 @@ class AccountWatch:
                 troubles = {**self.lasting(sent), **troubles}
                 messages = [account_message(*change) for change in changes(sent, troubles)]
                 if messages:
-                    is_told = await self.repository.tell_accounts(
+                    is_told = await self.repository.send_account_messages(
                         sent, troubles, messages, fence=self.fence
                     )
                     sent = troubles if is_told else None
@@ -115,8 +115,8 @@ class BudgetWatch:
         while True:
             self.outbox.budgets.clear()
             try:
-                if notices := await self.repository.untold():
-                    await self.repository.tell(notices, budget_message, fence=self.fence)
+                if notices := await self.repository.unsent():
+                    await self.repository.send(notices, budget_message, fence=self.fence)
                     self.outbox.news.set()
             except FencedError:
                 await asyncio.Event().wait()  # another process leads; this one stops

@@ -109,7 +109,7 @@ class RoomOfJobs:
         self.subscribers.attach(member, client_id, *given, **named)
         if self.node is not None:
             executing = Event("executing", {"node": self.node})
-            self.subscribers.tell_client(member, client_id, executing)
+            self.subscribers.send_to(member, client_id, executing)
 
     @asynccontextmanager
     async def submitted(

@@ -93,7 +93,7 @@ async def test_messages_come_in_their_order(client: Client, room_of_jobs: Any) -
         NodeText("1", "half"),
         status(0),
     ):
-        room_of_jobs.subscribers.tell("local", "aaa", message)
+        room_of_jobs.subscribers.publish("local", "aaa", message)
     assert (await socket.receive_json())["type"] == "executing"
     assert await socket.receive_bytes() == bytes.fromhex("00000001 00000001 ffd8ff")
     assert await socket.receive_bytes() == bytes.fromhex("00000003 00000001 31") + b"half"
@@ -106,7 +106,7 @@ async def test_a_socket_that_asked_gets_previews_with_metadata(
     socket = await connect(client)
     await socket.send_json(FLAGS)
     assert await socket.receive_json() == {"type": "feature_flags", "data": ANSWER}
-    room_of_jobs.subscribers.tell("local", "aaa", preview(leads=True))
+    room_of_jobs.subscribers.publish("local", "aaa", preview(leads=True))
     frame = await socket.receive_bytes()
     length = int.from_bytes(frame[4:8], "big")
     assert frame[:4] == bytes.fromhex("00000004")
@@ -125,7 +125,7 @@ async def test_a_preview_of_nobodys_job_is_plain_for_all(client: Client, room_of
     socket = await connect(client)
     await socket.send_json(FLAGS)
     await socket.receive_json()
-    room_of_jobs.subscribers.tell("local", None, preview())
+    room_of_jobs.subscribers.publish("local", None, preview())
     assert (await socket.receive_bytes())[:4] == bytes.fromhex("00000001")
 
 
@@ -164,7 +164,7 @@ async def test_flags_are_answered_once(client: Client, room_of_jobs: Any) -> Non
     await socket.send_json(FLAGS)
     await socket.send_json({"type": "feature_flags", "data": {}})
     assert (await socket.receive_json())["type"] == "feature_flags"
-    room_of_jobs.subscribers.tell("local", "aaa", preview(leads=True))
+    room_of_jobs.subscribers.publish("local", "aaa", preview(leads=True))
     assert (await socket.receive_bytes())[:4] == bytes.fromhex("00000004")
 
 
@@ -173,7 +173,7 @@ async def test_the_newer_socket_of_an_id_hears_all_and_outlives_the_older(
 ) -> None:
     older = await connect(client)
     newer = await connect(client)
-    room_of_jobs.subscribers.tell("local", "aaa", status(1))
+    room_of_jobs.subscribers.publish("local", "aaa", status(1))
     room_of_jobs.subscribers.broadcast("local", status(2))
     assert [await newer.receive_json() for _ in range(2)] == [
         json.loads(status(1).text),
@@ -182,7 +182,7 @@ async def test_the_newer_socket_of_an_id_hears_all_and_outlives_the_older(
     with pytest.raises(asyncio.TimeoutError):
         await older.receive(timeout=0.05)
     await older.close()
-    room_of_jobs.subscribers.tell("local", "aaa", status(3))
+    room_of_jobs.subscribers.publish("local", "aaa", status(3))
     assert await newer.receive_json() == json.loads(status(3).text)
 
 
@@ -190,7 +190,7 @@ async def test_a_socket_that_closed_is_forgotten(client: Client, room_of_jobs: A
     socket = await connect(client)
     await socket.close()
     newcomer = await connect(client, "bbb")
-    room_of_jobs.subscribers.tell("local", "aaa", status(1))
+    room_of_jobs.subscribers.publish("local", "aaa", status(1))
     room_of_jobs.subscribers.broadcast("local", status(2))
     assert await newcomer.receive_json() == json.loads(status(2).text)
 
@@ -293,9 +293,9 @@ async def test_a_client_that_does_not_read_hinders_nobody_and_is_cut_off(
     other = await connect(client)
     large = Event("executed", {"prompt_id": "p", "output": "x" * 100_000})
     for _ in range(200):
-        room_of_jobs.subscribers.tell("local", "raw", large)
+        room_of_jobs.subscribers.publish("local", "raw", large)
         await asyncio.sleep(0)
-    room_of_jobs.subscribers.tell("local", "aaa", status(1))
+    room_of_jobs.subscribers.publish("local", "aaa", status(1))
     assert await other.receive_json() == json.loads(status(1).text)
     writer.transport.resume_reading()
     with contextlib.suppress(ConnectionError):
@@ -321,7 +321,7 @@ async def test_a_message_that_comes_while_a_ping_waits_for_a_slow_client_is_sent
         while not begun.is_set():
             ours.ping_if_silent(math.inf)
             await asyncio.sleep(0)
-        room_of_jobs.subscribers.tell("local", "aaa", status(1))
+        room_of_jobs.subscribers.publish("local", "aaa", status(1))
         going_on.set()
         assert await socket.receive_json() == json.loads(status(1).text)
 
@@ -332,7 +332,7 @@ async def test_a_client_that_reads_too_slowly_gets_close_code_1013(
     monkeypatch.setattr(client_socket, "SendQueue", partial(SendQueue, max_bytes=1000))
     socket = await connect(client)
     for _ in range(10):
-        room_of_jobs.subscribers.tell("local", "aaa", status(1))
+        room_of_jobs.subscribers.publish("local", "aaa", status(1))
     while not socket.closed:
         message = await socket.receive()
     assert (message.type, socket.close_code) == (aiohttp.WSMsgType.CLOSE, 1013)

@@ -42,7 +42,7 @@ async def deaf(client: Client, name: str) -> aiohttp.ClientWebSocketResponse:
 
 
 async def told(proxy: Proxy, name: str, message: Any) -> None:
-    proxy.services[JOBS].subscribers.tell("local", name, message)
+    proxy.services[JOBS].subscribers.publish("local", name, message)
     await asyncio.sleep(0)
 
 

@@ -410,7 +410,7 @@ async def test_a_budget_is_noted_with_the_end_that_brings_it_there_and_no_other(
         await job_recorder.end(
             made, JobEnd("completed", {}, {"messages": []}, {}, 1, 2, cost=whole)
         )
-        found = [(notice.budget, notice.stage) for notice in await notices.untold()]
+        found = [(notice.budget, notice.stage) for notice in await notices.unsent()]
         new = sorted(set(found).difference(*noted))
         assert job_recorder.outbox.budgets.is_set() is bool(new)
         noted.append(new)

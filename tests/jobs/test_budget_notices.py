@@ -32,7 +32,7 @@ async def test_the_first_refusal_is_noted_and_others_are_not(tmp_path: Path) -> 
         refusals = BudgetRefusals(notices, added)
         for _ in range(3):
             await refusals.add("anna", DAY, 10)
-    (noted,) = await notices.untold()
+    (noted,) = await notices.unsent()
     assert (noted.stage, noted.refused, noted.spent) == ("reached", True, 10)
     assert added.is_set()
     await database.close()
@@ -56,5 +56,5 @@ async def test_a_refusal_that_was_not_written_is_written_with_the_next(tmp_path:
     refusals = BudgetRefusals(notices, asyncio.Event())
     for count in (0, 1):
         await refusals.add("anna", DAY, 0)
-        assert len(await notices.untold()) == count
+        assert len(await notices.unsent()) == count
     await database.close()

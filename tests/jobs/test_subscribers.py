@@ -43,7 +43,7 @@ def listen(subscribers: Subscribers, client_id: str, member: str = "local") -> L
 def test_a_jobs_messages_go_to_its_client_alone() -> None:
     subscribers = Subscribers(Clients(), Supervisor())
     mine, other = listen(subscribers, "a"), listen(subscribers, "b")
-    subscribers.tell("local", "a", PREVIEW)
+    subscribers.publish("local", "a", PREVIEW)
     assert mine.received == [(PREVIEW, False)]
     assert other.received == []
 
@@ -53,7 +53,7 @@ def test_of_a_job_that_was_not_watched_a_late_socket_hears_all_but_previews() ->
     late = listen(subscribers, "a")
     received = [Event("progress", {}), RESULT, NodeText("1", "x")]
     for message in (PREVIEW, *received):
-        subscribers.tell("local", "a", message, watched=False)
+        subscribers.publish("local", "a", message, watched=False)
     assert late.received == [(message, False) for message in received]
 
 
@@ -61,7 +61,7 @@ def test_a_late_socket_that_asks_for_previews_hears_them() -> None:
     subscribers = Subscribers(Clients(), Supervisor())
     late = Listener(asks_for_previews=True)
     subscribers.attach("local", "a", late)
-    subscribers.tell("local", "a", PREVIEW, watched=False)
+    subscribers.publish("local", "a", PREVIEW, watched=False)
     assert late.received == [(PREVIEW, False)]
 
 
@@ -79,7 +79,7 @@ def test_a_late_socket_that_asks_for_previews_hears_them() -> None:
 def test_of_a_job_without_client_everybody_hears_the_progress(message: Message) -> None:
     subscribers = Subscribers(Clients(), Supervisor())
     listeners = [listen(subscribers, "a"), listen(subscribers, "b")]
-    subscribers.tell("local", None, message)
+    subscribers.publish("local", None, message)
     assert [listener.received for listener in listeners] == [[(message, True)]] * 2
 
 
@@ -97,7 +97,7 @@ def test_of_a_job_without_client_everybody_hears_the_progress(message: Message) 
 def test_of_a_job_without_client_nobody_hears_the_rest(type_: str) -> None:
     subscribers = Subscribers(Clients(), Supervisor())
     listener = listen(subscribers, "a")
-    subscribers.tell("local", None, Event(type_, {}))
+    subscribers.publish("local", None, Event(type_, {}))
     assert listener.received == []
 
 
@@ -108,9 +108,9 @@ def test_of_a_job_without_client_nobody_hears_the_rest(type_: str) -> None:
 def test_of_a_job_without_client_a_socket_of_the_clouds_way_hears_all(message: Message) -> None:
     subscribers = Subscribers(Clients(), Supervisor())
     listener, stranger = Listener(), Listener()
-    subscribers.attach("local", "a", listener, hears_all=True)
-    subscribers.attach("other", "a", stranger, hears_all=True)
-    subscribers.tell("local", None, message)
+    subscribers.attach("local", "a", listener, receives_all=True)
+    subscribers.attach("other", "a", stranger, receives_all=True)
+    subscribers.publish("local", None, message)
     assert listener.received == [(message, False)]
     assert stranger.received == []
 
@@ -118,9 +118,9 @@ def test_of_a_job_without_client_a_socket_of_the_clouds_way_hears_all(message: M
 def test_of_jobs_of_other_clients_a_socket_of_the_clouds_way_hears_nothing() -> None:
     subscribers = Subscribers(Clients(), Supervisor())
     listener = Listener()
-    subscribers.attach("local", "a", listener, hears_all=True)
-    subscribers.tell("local", "b", Event("executed", {}))
-    subscribers.tell("local", "b", PREVIEW)
+    subscribers.attach("local", "a", listener, receives_all=True)
+    subscribers.publish("local", "b", Event("executed", {}))
+    subscribers.publish("local", "b", PREVIEW)
     assert listener.received == []
 
 
@@ -166,9 +166,9 @@ async def test_in_a_crowd_a_status_keeps_its_place(monkeypatch: pytest.MonkeyPat
     subscribers.broadcast("local", status(1))
     end = Event("executing", {"node": None, "prompt_id": "p"})
     for _ in range(2):
-        subscribers.tell("local", "0", end)
+        subscribers.publish("local", "0", end)
     late = listen(subscribers, "late")  # is greeted with the present one
-    subscribers.tell("local", "late", end)
+    subscribers.publish("local", "late", end)
     assert first.received == [(status(1), True), (end, False), (end, False)]
     assert late.received == [(end, False)]
 
@@ -187,7 +187,7 @@ async def test_in_a_crowd_each_hears_the_newest_of_what_says_the_same() -> None:
     steps = [Event("progress", {"value": value, "prompt_id": "p"}) for value in range(5)]
     other, node = Event("progress", {"prompt_id": "q"}), NodeText("1", "x")
     for message in (steps[0], node, steps[1], other, *steps[2:]):
-        subscribers.tell("local", None, message)
+        subscribers.publish("local", None, message)
     await until(lambda: all(listener.received for listener in listeners))
     assert all(statuses(listener) == [node, other, steps[4]] for listener in listeners)
 
@@ -198,7 +198,7 @@ async def test_messages_to_a_crowd_are_steps_of_their_member(
     """Others go on meanwhile."""
     monkeypatch.setattr(loop_turns, "CALM", 0.0)
     subscribers, listeners = crowd(FEW + 1)
-    subscribers.tell("local", None, NodeText("1", "x"))
+    subscribers.publish("local", None, NodeText("1", "x"))
     turns = 0
     while not all(listener.received for listener in listeners):
         await asyncio.sleep(0)
@@ -211,7 +211,7 @@ async def test_a_crowd_without_memory_for_what_waits_hears_it_at_once() -> None:
     listeners = [listen(subscribers, str(number)) for number in range(FEW + 1)]
     first, large = NodeText("1", "x"), NodeText("1", "x" * 2**20)
     for message in (first, large):
-        subscribers.tell("local", None, message)
+        subscribers.publish("local", None, message)
     assert all(statuses(listener) == [first, large] for listener in listeners)
 
 
@@ -244,7 +244,7 @@ async def test_a_fault_does_not_keep_others_from_hearing_the_next_status(
 def test_a_newer_socket_with_the_same_id_takes_over() -> None:
     subscribers = Subscribers(Clients(), Supervisor())
     older, newer = listen(subscribers, "a"), listen(subscribers, "a")
-    subscribers.tell("local", "a", PREVIEW)
+    subscribers.publish("local", "a", PREVIEW)
     assert older.replaced
     assert older.received == []
     assert newer.received == [(PREVIEW, False)]
@@ -254,7 +254,7 @@ def test_the_older_sockets_end_does_not_touch_the_newer_one() -> None:
     subscribers = Subscribers(Clients(), Supervisor())
     older, newer = listen(subscribers, "a"), listen(subscribers, "a")
     subscribers.detach("local", "a", older)
-    subscribers.tell("local", "a", PREVIEW)
+    subscribers.publish("local", "a", PREVIEW)
     assert len(newer.received) == 1
 
 
@@ -264,7 +264,7 @@ async def test_a_socket_that_comes_back_after_a_start_hears_what_was_told_meanwh
     subscribers.start()
     told = [Event("executed", {"prompt_id": "p"}), Event("execution_success", {})]
     for message in (told[0], PREVIEW, told[1]):
-        subscribers.tell("local", "a", message)
+        subscribers.publish("local", "a", message)
     assert listen(subscribers, "b").received == []
     first, second = listen(subscribers, "a"), listen(subscribers, "a")
     assert first.received == [(message, False) for message in told]
@@ -277,8 +277,8 @@ async def test_a_socket_that_goes_and_comes_back_hears_as_at_a_local_server() ->
     subscribers = Subscribers(Clients(), supervisor)
     subscribers.start()
     subscribers.detach("local", "a", listen(subscribers, "a"))
-    subscribers.tell("local", "a", Event("executed", {}))
-    subscribers.tell("local", "b", Event("executed", {}), watched=False)
+    subscribers.publish("local", "a", Event("executed", {}))
+    subscribers.publish("local", "b", Event("executed", {}), watched=False)
     assert listen(subscribers, "a").received == listen(subscribers, "b").received == []
     await supervisor.close()
 
@@ -288,8 +288,8 @@ async def test_what_no_socket_comes_back_for_is_forgotten(monkeypatch: pytest.Mo
     supervisor = Supervisor()
     subscribers = Subscribers(Clients(), supervisor)
     subscribers.start()
-    subscribers.tell("local", "a", Event("executed", {}))
+    subscribers.publish("local", "a", Event("executed", {}))
     await until(lambda: subscribers._missed is None)
-    subscribers.tell("local", "a", Event("executed", {}))
+    subscribers.publish("local", "a", Event("executed", {}))
     assert listen(subscribers, "a").received == []
     await supervisor.close()

@@ -90,9 +90,9 @@ async def test_entries_say_who_did_what_when_and_from_where(
     record: Audit, disk: Disk, clock: StoppedClock
 ) -> None:
     await record.start(Supervisor())
-    record.note("submit", member="alice", address="10.0.0.7", job="one")
+    record.record("submit", member="alice", address="10.0.0.7", job="one")
     clock.at += 20
-    record.note("cancel", member="bob", address="::1", jobs=["one", "two"])
+    record.record("cancel", member="bob", address="::1", jobs=["one", "two"])
     await record.close()
     cancelled, submitted = await Audit(disk).page(limit=9)
     assert submitted == {
@@ -107,7 +107,7 @@ async def test_entries_say_who_did_what_when_and_from_where(
 
 async def test_the_newest_come_first_and_in_pages(record: Audit, clock: StoppedClock) -> None:
     for number in range(50):
-        record.note("submit", member="alice" if number % 2 else "bob", number=number)
+        record.record("submit", member="alice" if number % 2 else "bob", number=number)
         clock.at += 1
     page = await record.page(limit=10, offset=5)
     assert [entry["number"] for entry in page] == list(range(44, 34, -1))
@@ -149,10 +149,10 @@ async def test_entries_older_than_the_setting_are_removed(disk: Disk, clock: Sto
     record = Audit(disk, days=30)
     for age in (32, 29, 0):
         clock.at = LATE - age * DAY
-        record.note("submit", age=age)
+        record.record("submit", age=age)
     await record.flush()
     await record.start(Supervisor())
-    record.note("cancel")
+    record.record("cancel")
     await disk.cleaned.wait()
     await record.close()
     assert [entry.get("age") for entry in await record.page(limit=9)] == [None, 0, 29]
@@ -162,17 +162,17 @@ async def test_no_record_is_kept_where_the_setting_says_none(
     disk: Disk, clock: StoppedClock
 ) -> None:
     record = Audit(disk, days=0)
-    record.note("submit")
+    record.record("submit")
     assert await record.page(limit=9) == []
 
 
 async def test_a_disk_that_refuses_delays_the_record(record: Audit, disk: Disk) -> None:
     disk.full = True
-    record.note("submit", number=1)
+    record.record("submit", number=1)
     with pytest.raises(StorageError, match="full"):
         await record.flush()
     disk.full = False
-    record.note("submit", number=2)
+    record.record("submit", number=2)
     assert [entry["number"] for entry in await record.page(limit=5)] == [2, 1]
 
 
@@ -183,11 +183,11 @@ async def test_entries_are_written_once_when_somebody_leaves_meanwhile(
     disk.released.clear()
     if leave == "the process":
         await record.start(Supervisor())
-        record.note("submit")
+        record.record("submit")
         await disk.written.wait()
         leaving = asyncio.create_task(record.close())
     else:
-        record.note("submit")
+        record.record("submit")
         asking = asyncio.create_task(record.page(limit=5))
         await disk.written.wait()
         asking.cancel()
@@ -204,7 +204,7 @@ async def test_what_does_not_fit_is_counted(
     monkeypatch.setattr(audit, "MAX_WAITING", 2)
     record = Audit(disk)
     for _ in range(5):
-        record.note("submit")
+        record.record("submit")
     newest = (await record.page(limit=1))[0]
     assert (newest["action"], newest["lines"]) == ("lines_dropped", 3)
     assert len(await record.page(limit=10)) == 3
@@ -216,23 +216,23 @@ async def test_the_writer_goes_on_after_any_fault(
     monkeypatch.setattr(audit, "_RETRY_DELAY", 0.0)
     disk.broken = True
     await record.start(Supervisor())
-    record.note("submit", number=1)
+    record.record("submit", number=1)
     await disk.cleaned.wait()
     disk.broken = False
     disk.written.clear()
-    record.note("submit", number=2)
+    record.record("submit", number=2)
     await disk.written.wait()
     await record.close()
     assert [entry["number"] for entry in await record.page(limit=9)] == [2, 1]
 
 
 def recorded() -> set[str]:
-    """The actions that the code records: the texts among the first arguments of a `note`."""
+    """The actions that the code records: the texts among the first arguments of a `record`."""
     found = set()
     for path in (ROOT / "proxy").rglob("*.py"):
         for call in ast.walk(ast.parse(path.read_text())):
             name = ast.unparse(call.func) if isinstance(call, ast.Call) else ""
-            if isinstance(call, ast.Call) and re.search(r"(^|\.)note(_action)?$", name):
+            if isinstance(call, ast.Call) and re.search(r"(^|\.)record(_action)?$", name):
                 texts = [node for argument in call.args for node in ast.walk(argument)]
                 found |= {node.value for node in texts if isinstance(node, ast.Constant)}
     return {text for text in found if isinstance(text, str) and text.isidentifier()}
@@ -258,14 +258,14 @@ async def test_a_member_that_does_too_much_at_once_keeps_nothing_from_the_record
     monkeypatch.setattr(audit, "MAX_BURST", 10.0)
     limited = Audit(record._repository)
     for number in range(100):
-        limited.note("interrupt", member="eve", number=number)
-    limited.note("member_added", member="eve", name="mallory")
-    limited.note("interrupt", member="bob")
+        limited.record("interrupt", member="eve", number=number)
+    limited.record("member_added", member="eve", name="mallory")
+    limited.record("interrupt", member="bob")
     assert len(await limited.page(limit=200)) == 13  # Eve's ten, what was left out, two others
     (left_out,) = await limited.page(limit=9, action="lines_dropped")
     assert (left_out["member"], left_out["lines"]) == ("eve", 90)
     clock.at += 1
-    limited.note("interrupt", member="eve", number=100)
+    limited.record("interrupt", member="eve", number=100)
     assert (await limited.page(limit=1))[0]["number"] == 100
 
 
@@ -276,7 +276,7 @@ async def test_what_was_left_out_is_recorded_at_the_end(
     limited = Audit(disk)
     await limited.start(Supervisor())
     for _ in range(5):
-        limited.note("cancel", member="eve")
+        limited.record("cancel", member="eve")
     await limited.close()
     messages, _ = await record.page(limit=9)
     assert (messages["action"], messages["lines"]) == ("lines_dropped", 4)

@@ -126,7 +126,7 @@ class Socket:
             remaining = parts.jobs.queue_remaining(client.member)
             subscriber.send(status(remaining, client.client_id), for_all=False)
 
-        parts.jobs.attach(client.member, client.client_id, subscriber, greet, hears_all=False)
+        parts.jobs.attach(client.member, client.client_id, subscriber, greet, receives_all=False)
 
     def unheard(self) -> None:
         """Note that its standby has lost the leader."""

@@ -29,7 +29,7 @@ def notices(database: Database) -> BudgetNoticeRepository:
 async def test_a_notice_is_new_once(notices: BudgetNoticeRepository) -> None:
     again = replace(NEAR, spent=90, at=5000)
     assert [await notices.add(each) for each in (NEAR, again, REACHED)] == [True, False, True]
-    assert await notices.untold() == [NEAR, REACHED]
+    assert await notices.unsent() == [NEAR, REACHED]
 
 
 async def test_another_limit_and_another_period_are_new(notices: BudgetNoticeRepository) -> None:
@@ -41,11 +41,11 @@ async def test_what_was_told_of_an_earlier_period_is_forgotten(
     notices: BudgetNoticeRepository,
 ) -> None:
     await notices.add(NEAR)
-    await notices.tell([NEAR], message)
+    await notices.send([NEAR], message)
     await notices.add(REACHED)
     tomorrow = replace(NEAR, began="2026-11-29")
     await notices.add(tomorrow)
-    assert await notices.add(NEAR)  # its row is gone, the untold one is not
+    assert await notices.add(NEAR)  # its row is gone, the unsent one is not
     assert not await notices.add(REACHED)
 
 
@@ -57,8 +57,8 @@ async def test_webhooks_are_told_once_whoever_tells(
     await webhooks.add(StoredWebhook("w", "anna", "http://h/", types, b"", 0), limit=9)
     for notice in (NEAR, REACHED):
         await notices.add(notice)
-    found = await notices.untold()
-    await asyncio.gather(*(notices.tell(found, message) for _ in range(3)))
+    found = await notices.unsent()
+    await asyncio.gather(*(notices.send(found, message) for _ in range(3)))
     sent = sorted(delivery.type for delivery in await webhooks.log("w", 9))
     assert sent == ["budget.near", "budget.reached"]
-    assert await notices.untold() == []
+    assert await notices.unsent() == []
