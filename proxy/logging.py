@@ -173,20 +173,20 @@ def without_secrets(value: object, depth: int = 0) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return value if not isinstance(value, int) or abs(value) < 2**63 else "<number>"
     if isinstance(value, str):
-        return word(value)
+        return public_word(value)
     if isinstance(value, bytes):
         return f"<{len(value)} bytes, {value[:8].hex()}>"
     if depth >= _DEEPEST:
         return f"<{type(value).__name__}>"
     if isinstance(value, dict):
         items = list(value.items())[:_KEYS]
-        return {word(str(key)): without_secrets(item, depth + 1) for key, item in items}
+        return {public_word(str(key)): without_secrets(item, depth + 1) for key, item in items}
     if isinstance(value, list):
         return [without_secrets(item, depth + 1) for item in value[:_ITEMS]]
     return f"<{type(value).__name__}>"
 
 
-def word(text: str) -> str:
+def public_word(text: str) -> str:
     """Return a word that the cloud has chosen, as it may be shown; of other text the length."""
     plain = len(text) <= _LONGEST_WORD and _WORD.fullmatch(text) and scrub(text) == text
     return text if plain else f"<text of {len(text)}>"

@@ -15,7 +15,7 @@ import typer
 from comfy_cloud_probe import CONSENT, Target, probe
 from comfy_cloud_probe.points import Findings, Level
 from proxy import logging as logs
-from proxy.catalog.owners import parted
+from proxy.catalog.owners import split_owners
 from proxy.cli.common import CommandError, UsageError, chosen_accounts
 from proxy.cli.tables import say
 from proxy.cloud.errors import CloudError
@@ -148,7 +148,7 @@ async def _deployment(account: AccountAccess) -> Target:
     classes: dict[str, Any] = {}
     if account.nodes is not None:
         with suppress(CloudError, ValueError):
-            classes, _ = parted(await NodeList(account.nodes).read())
+            classes, _ = split_owners(await NodeList(account.nodes).read())
     return Target(account.base_url, account.key, classes)
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 import msgspec
 from aiohttp import web
 
-from proxy.admin.members import require_admin, whose
+from proxy.admin.members import requested_member, require_admin
 from proxy.admin.schema.jobs import (
     CostShown,
     EndedJobs,
@@ -64,7 +64,7 @@ async def list_jobs(request: web.Request) -> JsonAnswer[EndedJobs]:
     label, id and member, a `limit` (24, at most 100) and, as `before`, the `next` of the previous
     page. The answer is `{"jobs": [...], "next": CURSOR or null}`.
     """
-    query, member = request.query, whose(request)
+    query, member = request.query, requested_member(request)
     status = query.get("status") or None
     if status is not None and status not in ENDS:
         raise LocalError("invalid_status", f"status must be one of {', '.join(ENDS)}.")

@@ -57,7 +57,7 @@ def require_admin(request: web.Request) -> None:
         )
 
 
-def whose(request: web.Request) -> str | None:
+def requested_member(request: web.Request) -> str | None:
     """Return the `member` of the query: for an admin any member, or `None` for all, for others
     their own. Raises `LocalError` (403)."""
     asked = request.query.get("member") or None
@@ -70,7 +70,7 @@ def whose(request: web.Request) -> str | None:
 
 async def list_members(request: web.Request) -> JsonAnswer[Members]:
     """Return all members with their limits; members get their own entry."""
-    directory, name = request.app[MEMBERS], whose(request)
+    directory, name = request.app[MEMBERS], requested_member(request)
     listed = directory.members()
     found = [member_shown(directory, member) for member in listed if name in (None, member.name)]
     return bodies.json({"members": found})
@@ -119,7 +119,7 @@ async def remove_member(request: web.Request) -> web.Response:
 
 async def list_tokens(request: web.Request) -> JsonAnswer[Tokens]:
     """Return the tokens, or those of a `member`, without secrets; members get their own."""
-    directory, name = request.app[MEMBERS], whose(request)
+    directory, name = request.app[MEMBERS], requested_member(request)
     with translated_errors():
         member = directory.find(name).name if name and directory.has_members else None
     found = [token_shown(directory, token) for token in directory.tokens(member)]

@@ -13,8 +13,8 @@ from proxy.admin import (
     provider_sign_in,
     runs,
     sign_in,
-    trials,
     usage,
+    validation,
     webhooks,
 )
 from proxy.api import extension
@@ -45,7 +45,7 @@ ROUTES = (
     _only("GET", "/proxy/api/workflow", runs.get_workflow),
     _only("POST", "/proxy/api/jobs/cancel", dashboard.cancel),
     _only("POST", "/proxy/api/jobs/release", dashboard.release),
-    _only("POST", "/proxy/api/validate", trials.validate),
+    _only("POST", "/proxy/api/validate", validation.validate),
     # members
     _only("GET", SIGN_IN, sign_in.get_sign_in),
     _only("POST", SIGN_IN, sign_in.post_sign_in),
@@ -65,6 +65,6 @@ ROUTES = (
     _only("PATCH", "/proxy/api/webhooks/{id}", webhooks.change_webhook),
     _only("DELETE", "/proxy/api/webhooks/{id}", webhooks.remove_webhook),
     _only("POST", "/proxy/api/webhooks/{id}/secret", webhooks.replace_webhook_secret),
-    _only("POST", "/proxy/api/webhooks/{id}/test", webhooks.send_trial),
+    _only("POST", "/proxy/api/webhooks/{id}/test", webhooks.send_test),
     _only("GET", "/proxy/api/webhooks/{id}/deliveries", webhooks.list_deliveries),
 )

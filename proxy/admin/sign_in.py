@@ -94,7 +94,7 @@ async def post_sign_in(request: web.Request) -> web.Response:
     await members.look_for([token])
     access = members.access(token)
     if access is None:
-        problem = authenticator.wrong(token, address_of(request))
+        problem = authenticator.reject(token, address_of(request))
         return sign_in_page(form_of(request, target), problem)
     answer = await begin_session(request, access, target)
     record_action(request, "sign_in", token=access.token.shown)
@@ -122,7 +122,7 @@ async def begin_session(request: web.Request, access: Access, target: str) -> we
     members.used(access.token, address)
     log.info("member_signed_in", member=access.member.name, address=address)
     base = request.app[OPTIONS].base_path
-    answer = leads_to(f"{base}{target if is_local(target) else '/'}")
+    answer = see_other(f"{base}{target if is_local(target) else '/'}")
     seconds = SESSION_LIFETIME // 1000
     set_cookie(request, answer, COOKIE, session, seconds=seconds, path=base or "/")
     return answer
@@ -155,7 +155,7 @@ async def post_sign_out(request: web.Request) -> web.Response:
     await _end_session(request)
     provider = None if session is None else _provider_of(request, session[0].token)
     query = {} if provider is None else {"signed-out": provider.options.name}
-    answer = leads_to(str(URL(f"{base}{SIGN_IN}").with_query(query)))
+    answer = see_other(str(URL(f"{base}{SIGN_IN}").with_query(query)))
     if cookie_of(request) is not None:
         answer.del_cookie(COOKIE, path=base or "/")
     return answer
@@ -262,6 +262,6 @@ def sign_in_page(form: str, problem: LocalError | None = None, *, script: str = 
     )
 
 
-def leads_to(address: str) -> web.Response:
+def see_other(address: str) -> web.Response:
     """Return an answer that leads a browser to another address."""
     return web.Response(status=303, headers={"Location": address, "Cache-Control": "no-store"})

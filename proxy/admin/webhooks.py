@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from proxy.admin.members import is_admin, read_as, require_admin, whose
+from proxy.admin.members import is_admin, read_as, requested_member, require_admin
 from proxy.admin.schema.webhooks import (
     Deliveries,
     MadeWebhook,
@@ -29,7 +29,7 @@ async def list_webhooks(request: web.Request) -> JsonAnswer[WebhookList]:
 
     Admins get all, or those of a `member`.
     """
-    found = await request.app[WEBHOOKS].endpoints(whose(request))
+    found = await request.app[WEBHOOKS].endpoints(requested_member(request))
     return bodies.json({"webhooks": [webhook_shown(*endpoint) for endpoint in found]})
 
 
@@ -74,7 +74,7 @@ async def replace_webhook_secret(request: web.Request) -> JsonAnswer[WebhookSecr
     return bodies.secret_json({"id": webhook.id, "secret": secret})
 
 
-async def send_trial(request: web.Request) -> JsonAnswer[WebhookTested]:
+async def send_test(request: web.Request) -> JsonAnswer[WebhookTested]:
     """Send a message of the type `webhook.test`, once; the log of deliveries has the outcome.
 
     A webhook that is disabled gets it, too. Each member may send ten at once, then one each 6 s.

@@ -189,7 +189,7 @@ class Authenticator:
                     self._known.clear()
                 self._known[_digest(sent)] = known
 
-    def wrong(self, token: str, address: str) -> LocalError:
+    def reject(self, token: str, address: str) -> LocalError:
         """Count a wrong token of an address; the answer to it."""
         wait = self._wrong_tokens.count(address)
         id_ = tokens.id_of(token)
@@ -257,7 +257,7 @@ class Authenticator:
         if valid:
             return valid[0]
         if given:
-            raise self.wrong(given[0].token, address)
+            raise self.reject(given[0].token, address)
         return None
 
     def _by_ticket(self, request: web.Request) -> Access | None:

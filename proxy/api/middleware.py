@@ -22,7 +22,7 @@ from proxy.api.bodies import Handler
 from proxy.api.error_answers import failed, interrupted, not_stored, unknown
 from proxy.api.holding import LargeBody, forget_frames
 from proxy.api.keys import ACCOUNTING, MEMBERS, OPTIONS
-from proxy.api.origins import may_be_rebound, refuses
+from proxy.api.origins import is_foreign, is_rebindable
 from proxy.api.requests import address_of, connection_of, services_of, site_of
 from proxy.edge.aiohttp_internals import has_route, set_route
 from proxy.logging import RequestContext, SummedLines, begin_request
@@ -90,7 +90,7 @@ class Gate:
         self._origins = frozenset(services[OPTIONS].cors_origins)
         self._preflights = bool(services[OPTIONS].cors_origins) and "*" not in self._origins
         self._may_be_rebound = lru_cache(_MAX_CACHED_HOSTS)(
-            partial(may_be_rebound, allowed=services[OPTIONS].allowed_hosts)
+            partial(is_rebindable, allowed=services[OPTIONS].allowed_hosts)
         )
         self._limiter = services[ACCOUNTING].limiter
         self._lines = SummedLines()
@@ -135,7 +135,7 @@ class Gate:
         headers = request.headers
         if self._preflights:
             await self._resolve(request)
-        if ("Origin" in headers or "Sec-Fetch-Site" in headers) and refuses(
+        if ("Origin" in headers or "Sec-Fetch-Site" in headers) and is_foreign(
             self._origins, headers, site_of(request).host, request.method
         ):
             return bodies.empty(403)

@@ -30,7 +30,7 @@ _EVERYBODY = {
 }
 
 
-def differs(host: str, origin: str) -> bool:
+def is_cross_origin(host: str, origin: str) -> bool:
     """Return whether `Origin` names another host than `Host`; ports count if both have one.
 
     An `Origin` without a host (`null`, `file://`, garbage) is ignored.
@@ -88,7 +88,7 @@ def _loopback_names() -> frozenset[str]:
     return frozenset(names)
 
 
-def refuses(
+def is_foreign(
     allowed: Collection[str], headers: Mapping[str, str], host: str, method: str = "GET"
 ) -> bool:
     """Return whether a request is refused with 403 because of the page that sent it.
@@ -103,10 +103,10 @@ def refuses(
         method in ("GET", "HEAD") and headers.get("Sec-Fetch-Mode") == "navigate"
     ):
         return True
-    return differs(host, origin) and is_loopback(host)
+    return is_cross_origin(host, origin) and is_loopback(host)
 
 
-def may_be_rebound(host: str, allowed: Collection[str]) -> bool:
+def is_rebindable(host: str, allowed: Collection[str]) -> bool:
     """Return whether the owner of a web page may have pointed the name in `Host` at this machine.
 
     Browsers treat such a page as one of this server (DNS rebinding). Safe are IP addresses, names

@@ -8,7 +8,7 @@ from typing import Any
 
 from proxy.catalog.bodies import Whole
 from proxy.catalog.file_lists import Listing, Slot, Template, fill, lists_files, template
-from proxy.catalog.owners import Owners, hidden_from, parted, without
+from proxy.catalog.owners import Owners, hidden_from, split_owners, without
 from proxy.translate import NODE_FIELDS, codec
 from proxy.translate.shapes import Shape, shape_of
 
@@ -102,7 +102,7 @@ class Nodes(Mapping[str, dict[str, Any]]):
 def read(
     body: bytes,
     pack_classes: Offer | None = None,
-    parse: Callable[[bytes], tuple[dict[str, Any], Owners]] = parted,
+    parse: Callable[[bytes], tuple[dict[str, Any], Owners]] = split_owners,
 ) -> Nodes:
     """Parse the cloud's `object_info`. Raises `ValueError` if it is not one.
 

@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 from yarl import URL
 
-from proxy.catalog.owners import Merging, Owners, parted
+from proxy.catalog.owners import Merging, Owners, split_owners
 from proxy.cloud.errors import CloudError
 from proxy.cloud.upstream import Upstream
 from proxy.runtime.watched_files import WatchedFiles
@@ -71,14 +71,14 @@ class NodeLists:
                 log.info("node_list_read", account=name, bytes=len(body))
         self.problems = problems
 
-    def parted(self, body: bytes) -> tuple[dict[str, Any], Owners]:
+    def split_owners(self, body: bytes) -> tuple[dict[str, Any], Owners]:
         """Return the classes of the other accounts with those of the files, and their owners.
 
         An account whose file was never read has none. Raises `ValueError` when there are none.
         """
         if not self._clouds:
-            return parted(body)
-        classes, owners = ({}, {}) if body == EMPTY else parted(body)
+            return split_owners(body)
+        classes, owners = ({}, {}) if body == EMPTY else split_owners(body)
         merging = Merging(classes, owners, self.others if classes else ())
         for name in self._clouds:
             listed = self._bodies.get(name)

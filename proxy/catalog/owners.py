@@ -45,7 +45,7 @@ def joined(classes: Mapping[str, Any], owners: Owners) -> dict[str, Any]:
     return {**classes, _KEY: owners} if owners else dict(classes)
 
 
-def parted(body: bytes) -> tuple[dict[str, Any], Owners]:
+def split_owners(body: bytes) -> tuple[dict[str, Any], Owners]:
     """Return the classes and their owners. Raises `ValueError` when there are no classes."""
     classes = codec.loads(body)
     if not isinstance(classes, dict) or not classes:

@@ -23,7 +23,7 @@ from proxy.catalog.owners import (
     joined,
     models_in,
     needs_of,
-    parted,
+    split_owners,
 )
 from proxy.catalog.source import Accounts, CachedResource
 from proxy.members.rates import Buckets
@@ -98,7 +98,7 @@ class Catalog:
             "list of node classes",
             "object_info",
             self._fetch_nodes,
-            lambda body: read(body, pack_classes, self._lists.parted),
+            lambda body: read(body, pack_classes, self._lists.split_owners),
             instead=EMPTY,
         )
         self._bodies = Bodies()
@@ -356,7 +356,7 @@ def _merged(bodies: Mapping[str, bytes], missing: Iterable[str], known: Owners) 
     """Merge the catalogs of several accounts; for those that are missing, use what is known."""
     merging = Merging()
     for name, body in bodies.items():
-        merging.add(name, parted(body)[0])
+        merging.add(name, split_owners(body)[0])
     for name in missing:
         merging.keep(name, known)
     return codec.dump_bytes(joined(merging.classes, merging.owners))

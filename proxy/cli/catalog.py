@@ -9,7 +9,7 @@ from pathlib import Path
 
 from yarl import URL
 
-from proxy.catalog.owners import parted
+from proxy.catalog.owners import split_owners
 from proxy.cli.common import CommandError, UsageError
 from proxy.cli.tables import say
 from proxy.cloud.errors import CloudError
@@ -22,7 +22,7 @@ def save(address: str, target: Path) -> int:
         raise UsageError(f"{address} is not the address of a ComfyUI: begin it with http://.")
     try:
         body = asyncio.run(NodeList(URL(address)).read())
-        classes, _ = parted(body)
+        classes, _ = split_owners(body)
     except (CloudError, ValueError) as error:
         raise CommandError(
             f"{address} returned no list of nodes ({error}): start ComfyUI there, or correct the "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from proxy.catalog.owners import parted
+from proxy.catalog.owners import split_owners
 from proxy.cli.check_report import CheckError, CheckReport
 from proxy.cloud.client import CloudClient
 from proxy.cloud.connections import CloudAddresses
@@ -122,7 +122,7 @@ async def _check_deployment(account: AccountAccess, missing: str, checks: CheckR
 
 async def _nodes_listed(nodes: NodeList) -> str:
     try:
-        classes, _ = parted(await nodes.read())
+        classes, _ = split_owners(await nodes.read())
     except (CloudError, ValueError) as error:
         raise CheckError(
             f"There is no list of nodes ({error}): save it with comfy-cloud-proxy catalog save "

@@ -43,7 +43,7 @@ from proxy.cloud.event_socket import EventSocket, Timeouts
 from proxy.cloud.marks import MARK, JobList, MarkedJobs, id_by_mark
 from proxy.cloud.observer import Observer
 from proxy.cloud.upstream import Capabilities, Known, Prompt
-from proxy.logging import word
+from proxy.logging import public_word
 from proxy.translate import codec
 from proxy.translate.assets import CloudAsset, of_cloud
 from proxy.translate.media_types import kind
@@ -265,7 +265,7 @@ class CloudClient(AccountClient):
         snapshot = from_job(job)
         for name in snapshot.unlisted:
             value = job.get(name)
-            form = word(str(value)) if name == "status" else type(value).__name__
+            form = public_word(str(value)) if name == "status" else type(value).__name__
             self.observations.add_anomaly("job", f"{name} {form}", job)
         return snapshot
 

@@ -26,7 +26,7 @@ from proxy.cloud.observations import AccountObservations
 from proxy.cloud.observer import Observer
 from proxy.cloud.rejections import Rejections
 from proxy.cloud.resilience import CircuitBreaker, RetryPolicy, retry_after
-from proxy.logging import FailureLines, word
+from proxy.logging import FailureLines, public_word
 from proxy.runtime import clock, randomness
 from proxy.runtime.backoff import Backoff, jittered
 from proxy.runtime.waits import stop, until_set
@@ -350,7 +350,7 @@ class EventSocket:
         self._watchdog.received(clock.monotonic(), type_)
         fields = LISTED_EVENTS.get(type_)
         if (fields is None or not fields <= data.keys()) and (odd := unlisted(type_, data)):
-            self.observations.add_anomaly("event", f"{word(type_)}: {odd}", data)
+            self.observations.add_anomaly("event", f"{public_word(type_)}: {odd}", data)
         if codec.may_show(text, self.key):
             type_, data = redact(type_, self.key), redact(data, self.key)
         self.observer.on_event(type_, data)

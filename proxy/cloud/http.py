@@ -40,7 +40,7 @@ from proxy.cloud.errors import (
 )
 from proxy.cloud.observations import AccountObservations
 from proxy.cloud.resilience import TRIAL, ApiKey, Attempts, CallGate, RetryPolicy, retry_after
-from proxy.logging import word
+from proxy.logging import public_word
 from proxy.runtime import clock
 from proxy.translate import codec
 from proxy.translate.codec import redact
@@ -296,7 +296,7 @@ class Http:
             body = raw.decode(errors="replace")
         body = redact(body, self.key.text)
         if (odd := unlisted(response.status, body)) is not None:
-            code = word(type_of(body) or "")
+            code = public_word(type_of(body) or "")
             what = f"{response.status} {code if odd == 'code' else f'with an unlisted {odd}'}"
             self.unlisted(call, what, body)
         return refusal(call, response.status, body, wait)

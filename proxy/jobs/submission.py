@@ -45,7 +45,7 @@ log = structlog.get_logger(__name__)
 _MAX_FORGETTING = 8
 
 
-class Trial(Struct, frozen=True):
+class ValidationResult(Struct, frozen=True):
     """What submitting a job would find: the `error` that refuses it, what is wrong with single
     nodes, and what it would cost; `None` if a refusal comes before that is known."""
 
@@ -129,7 +129,7 @@ class SubmissionService(Generic[AnyJob]):
         entry = await self.repository.history.entry(member, prompt_id)
         return None if entry is None else entry.number
 
-    async def trial(self, member: str, request: JobRequest) -> Trial:
+    async def validate(self, member: str, request: JobRequest) -> ValidationResult:
         """Return what submitting a job would find, without taking it in.
 
         The files that nodes of packs load are not looked at. Raises `StorageError`.
@@ -141,7 +141,7 @@ class SubmissionService(Generic[AnyJob]):
             job = job_of_request(Job, member, request, found, prompt_id=prompt_id)
             reservation = await self.limits.reservation(job)
         except LocalError as error:
-            return Trial(error, error.node_errors)
+            return ValidationResult(error, error.node_errors)
         spending, typical_ms = await self.repository.expectation(
             member, reservation.day, reservation.shape
         )
@@ -151,7 +151,7 @@ class SubmissionService(Generic[AnyJob]):
         except OverBudgetError as error:
             refusal = self.limits.refusal(member, error)
         cost = await self.limits.estimator.cost(job, typical_ms)
-        return Trial(refusal, {} if found is None else found.node_errors, cost)
+        return ValidationResult(refusal, {} if found is None else found.node_errors, cost)
 
     async def _insert(self, job: Job, numbering: Numbering | None) -> None:
         """Put a new job into the storage, which numbers it if it has no number. Raises

@@ -27,7 +27,7 @@ from proxy.storage.webhooks import (
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 from proxy.webhooks.addresses import MAX_URL, WebhookAddresses, WebhookUrlError
-from proxy.webhooks.messages import MEMBER_TYPES, TYPES, MessageType, trial_message
+from proxy.webhooks.messages import MEMBER_TYPES, TYPES, MessageType, make_test_message
 
 #: Endpoints of an owner, and deliveries of a log.
 MAX_WEBHOOKS, MAX_LOG = 10, 100
@@ -165,7 +165,7 @@ class Webhooks:
                 kind="rate_limited",
                 retry_after=wait,
             )
-        message = trial_message(webhook.member, webhook.id)
+        message = make_test_message(webhook.member, webhook.id)
         await self._repository.send(webhook.id, message)
         self._changed()
         return message.id

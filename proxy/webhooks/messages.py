@@ -68,7 +68,7 @@ def message(type_: str, member: str, data: Mapping[str, Any]) -> WebhookMessage:
     return WebhookMessage(id_, type_, member, codec.dump_bytes(body), created)
 
 
-def trial_message(member: str, webhook: str) -> WebhookMessage:
+def make_test_message(member: str, webhook: str) -> WebhookMessage:
     """Return the message that tests an endpoint."""
     return message(TEST, member, {"webhook": webhook})
 

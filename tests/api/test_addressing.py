@@ -16,7 +16,7 @@ from stack import Client, running_proxy
 from yarl import URL
 
 from proxy.api import origins
-from proxy.api.origins import differs, may_be_rebound, refuses
+from proxy.api.origins import is_cross_origin, is_foreign, is_rebindable
 from proxy.api.requests import Site, site_of
 from proxy.edge.addressing import client_of, peer_of, strip
 from proxy.settings.values import to_base_path
@@ -190,7 +190,7 @@ async def test_a_job_below_the_base_path(
 
 def refused(**headers: str) -> bool:
     named = {key.replace("_", "-"): value for key, value in headers.items()}
-    return refuses((), named, named.get("Host", ""))
+    return is_foreign((), named, named.get("Host", ""))
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_every_loopback_name_is_guarded(host: str) -> None:
 
 
 def test_the_ipv6_loopback_knows_itself() -> None:
-    assert not differs("[::1]:8188", "http://[::1]:8188")
+    assert not is_cross_origin("[::1]:8188", "http://[::1]:8188")
 
 
 @pytest.mark.parametrize("host", ["203.0.113.7:8188", "no-such-host.invalid"])
@@ -261,7 +261,7 @@ def test_a_request_that_says_cross_site_is_refused_everywhere() -> None:
 )  # fmt: skip
 def test_a_link_of_another_site_passes(method: str, mode: str, *, expected: bool) -> None:
     headers = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": mode}
-    assert refuses((), headers, HERE, method) == expected
+    assert is_foreign((), headers, HERE, method) == expected
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_a_link_of_another_site_passes(method: str, mode: str, *, expected: bool
      "a.b.team.example:8188"],
 )  # fmt: skip
 def test_a_name_that_nobody_can_point_here_may_be_used(host: str) -> None:
-    assert not may_be_rebound(host, ("gateway.example", "*.team.example"))
+    assert not is_rebindable(host, ("gateway.example", "*.team.example"))
 
 
 @pytest.mark.parametrize(
@@ -280,17 +280,17 @@ def test_a_name_that_nobody_can_point_here_may_be_used(host: str) -> None:
      "team.example", "evilteam.example", "gateway.example.evil.net", "[a.b"],
 )  # fmt: skip
 def test_a_name_that_somebody_may_have_pointed_here_may_not(host: str) -> None:
-    assert may_be_rebound(host, ("gateway.example", "*.team.example"))
+    assert is_rebindable(host, ("gateway.example", "*.team.example"))
 
 
 def test_an_allowed_origin_passes_and_others_do_not() -> None:
     here, headers = "https://app.example", {"Sec-Fetch-Site": "cross-site"}
-    assert not refuses([here], {**headers, "Origin": here}, HERE)
-    assert refuses([here], {**headers, "Origin": "https://evil.example"}, HERE)
+    assert not is_foreign([here], {**headers, "Origin": here}, HERE)
+    assert is_foreign([here], {**headers, "Origin": "https://evil.example"}, HERE)
 
 
 def test_a_star_lets_every_page_pass() -> None:
-    assert not refuses(["*"], {"Origin": "https://evil.example"}, HERE)
+    assert not is_foreign(["*"], {"Origin": "https://evil.example"}, HERE)
 
 
 def test_no_name_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from proxy.webhooks.messages import (
     ended_data,
     message,
     started_data,
-    trial_message,
+    make_test_message,
 )
 from proxy.webhooks.sender import WebhookSender
 
@@ -36,7 +36,7 @@ TIMEOUT = 60.0
 def sample(type_: str) -> WebhookMessage:
     """A message of a type."""
     if type_ == TEST:
-        return trial_message("anna", "wh_1")
+        return make_test_message("anna", "wh_1")
     if type_.startswith("account."):
         return account_message(type_, "main", "no_credits")
     if type_.startswith("budget."):

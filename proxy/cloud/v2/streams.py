@@ -20,7 +20,7 @@ from proxy.cloud.errors import CloudError, CloudGarbage, CloudRefused
 from proxy.cloud.http import Http, unreachable
 from proxy.cloud.observer import Observer
 from proxy.cloud.v2.sse import FrameParser, OversizedFrameError, StreamFrame
-from proxy.logging import FailureLines, word
+from proxy.logging import FailureLines, public_word
 from proxy.runtime import clock
 from proxy.runtime.backoff import Backoff
 from proxy.runtime.waits import stop
@@ -211,7 +211,7 @@ class JobStreams:
         except ValueError:
             data = None
         if not isinstance(data, dict):
-            self.http.observations.add_anomaly("frame", f"{word(frame.type)}: not an object")
+            self.http.observations.add_anomaly("frame", f"{public_word(frame.type)}: not an object")
             return
         key = self.http.key.text
         self._pass_on(run.frame(frame.type, redact(data, key) if key in frame.data else data))

@@ -15,7 +15,7 @@ from proxy.api.holding import in_turn
 from proxy.api.jobs import parse_prompt
 from proxy.api.keys import CATALOG, JOBS
 from proxy.api.requests import member_of
-from proxy.jobs.submission import Trial
+from proxy.jobs.submission import ValidationResult
 from proxy.translate import editor
 from proxy.translate.errors import LocalError
 
@@ -33,9 +33,9 @@ async def validate(request: web.Request) -> JsonAnswer[ValidatedPrompt]:
             graph = await _converted(request, body["prompt"])
             body = {**body, "prompt": graph}
         wanted = parse_prompt(body)
-        found = await request.app[JOBS].submissions.trial(member_of(request), wanted)
+        found = await request.app[JOBS].submissions.validate(member_of(request), wanted)
     except LocalError as error:
-        found = Trial(error, error.node_errors)
+        found = ValidationResult(error, error.node_errors)
     return await bodies.large_json(request, _shown(found, graph))
 
 
@@ -46,7 +46,7 @@ async def _converted(request: web.Request, workflow: dict[str, Any]) -> dict[str
     return await in_turn(request, convert)
 
 
-def _shown(found: Trial, graph: dict[str, Any] | None) -> ValidatedPrompt:
+def _shown(found: ValidationResult, graph: dict[str, Any] | None) -> ValidatedPrompt:
     error = found.error
     return {
         "valid": error is None,
