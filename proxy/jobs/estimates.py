@@ -30,6 +30,8 @@ UNKNOWN_MS = 10_000.0
 #: Maximum number of values of a graph whose prices are computed on the event loop: usual
 #: expressions take 0.3 ms for the first node of a class and 0.05 ms for others.
 _MAX_VALUES_AT_ONCE = 100
+#: Where a job is expected to run whose member has no account now: it costs what others cost.
+_UNKNOWN_ACCOUNT = "unknown"
 
 
 class OverBudgetError(UnitRefusedError):
@@ -94,9 +96,12 @@ class JobEstimator:
     def _cost(self, job: Job, typical_ms: float | None) -> JobCost:
         graph = _needed(job.graph, job.outputs_to_execute)
         ms = round(UNKNOWN_MS if typical_ms is None else typical_ms)
-        accounts = self.allowed(job.member) or [""]
-        dearest = max(accounts, key=lambda name: self.pricing.rates.get(name, self.pricing.rate))
-        return self.pricing.cost_of(JobRun(graph, dearest or "any", ms, ran=graph.keys))
+        dearest = max(
+            self.allowed(job.member),
+            key=lambda name: self.pricing.rates.get(name, self.pricing.rate),
+            default=_UNKNOWN_ACCOUNT,
+        )
+        return self.pricing.cost_of(JobRun(graph, dearest, ms, ran=graph.keys))
 
     def _reservation(self, job: Job, budgets: Budgets) -> JobReservation:
         return JobReservation(
