@@ -21,9 +21,9 @@ from proxy.webhooks.messages import (
     account_message,
     budget_message,
     ended_data,
+    make_test_message,
     message,
     started_data,
-    make_test_message,
 )
 from proxy.webhooks.sender import WebhookSender
 
