@@ -71,7 +71,6 @@ class Place:
         )
         second = AccountSettings(
             name="studio",
-            kind="deployment",
             key_file=self.folder / "key of studio",
             base_url=self.deployment.base_url,
             object_info=str(listed),
@@ -85,7 +84,7 @@ class Place:
         *others, table = self.tables(cloud=cloud)
         named = ("name", "base_url", "key_file")
         tables = [{name: getattr(other, name) for name in (*named, "plan")} for other in others]
-        own = {name: getattr(table, name) for name in (*named, "kind", "object_info", "slots")}
+        own = {name: getattr(table, name) for name in (*named, "object_info", "slots")}
         lines = []
         for values in (*tables, {**own, **studio}):
             lines.append("[[accounts]]")

@@ -59,7 +59,6 @@ def _before(comfyui: str, folder: Path) -> Iterator[AccountSettings]:
     try:
         yield AccountSettings(
             name="own",
-            kind="deployment",
             base_url=f"http://127.0.0.1:{port}",
             key_file=folder / "key",
             object_info=comfyui,

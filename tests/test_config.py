@@ -214,12 +214,15 @@ def test_a_removed_setting_is_told_and_ignored(
     monkeypatch: pytest.MonkeyPatch, write, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("COMFY_PROXY_BODY_TIMEOUT", "5")
-    assert load({"config": write("ping_interval = 5\nport = 7")}).port == 7
+    text = 'ping_interval = 5\nport = 7\n[[accounts]]\nname = "a"\nkey = "b"\nkind = "cloud"'
+    assert load({"config": write(text)}).port == 7
     assert [record.getMessage() for record in caplog.records] == [
         "The environment variable COMFY_PROXY_BODY_TIMEOUT is not a setting any more and is "
         "ignored: each 16 KiB of a request body must arrive within 60 seconds.",
         "`ping_interval` in the settings file is not a setting any more and is ignored: a silent "
         "websocket is pinged after 30 seconds.",
+        "`accounts.kind` in the settings file is not a setting any more and is ignored: an account "
+        "with `object_info` is a deployment.",
     ]
 
 

@@ -43,7 +43,7 @@ async def checked(place: Place, **changes: str | None) -> tuple[int, str]:
 
 def table(**fields: Any) -> AccountSettings:
     known: dict[str, Any] = {"base_url": "https://id.run.comfy.app", "object_info": "a.json"}
-    return AccountSettings(name="studio", kind="deployment", key="k" * 20, **{**known, **fields})
+    return AccountSettings(name="studio", key="k" * 20, **{**known, **fields})
 
 
 def test_the_list_of_nodes_is_a_file_or_an_address() -> None:
@@ -55,15 +55,14 @@ def test_the_list_of_nodes_is_a_file_or_an_address() -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"base_url": None}, "without base_url"),
+        ({"base_url": None}, "has no base_url"),
         ({"object_info": None}, "without object_info"),
         ({"plan": "pro"}, "has no plan"),
-        ({"kind": "cloud"}, "which only a deployment needs"),
     ],
 )
-def test_what_does_not_fit_the_kind_is_refused(fields: dict[str, Any], words: str) -> None:
+def test_half_a_deployment_is_refused(fields: dict[str, Any], words: str) -> None:
     about = {"base_url": "https://id.run.comfy.app", "object_info": "a.json", **fields}
-    account = AccountSettings(**{"name": "studio", "kind": "deployment", "key": "k" * 20, **about})
+    account = AccountSettings(**{"name": "studio", "key": "k" * 20, **about})
     with pytest.raises(ConfigError, match=words):
         nodes_of(account)
 

@@ -115,7 +115,6 @@ async def test_a_deployment_alone_is_probed_by_running_jobs(tmp_path: Path) -> N
             f"""
 [[accounts]]
 name = "studio"
-kind = "deployment"
 base_url = "{deployment.base_url}"
 key = "{deployment.key}"
 object_info = "{nodes}"

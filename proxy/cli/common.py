@@ -228,7 +228,7 @@ _STUDIO = "studio"
 async def _simulated_deployments(settings: Settings) -> AsyncIterator[list[AccountAccess]]:
     """Run a deployment for each table of one, and one more if the settings ask for it. Their lists
     of nodes are files, since a deployment does not serve its own."""
-    tables = {table.name: table for table in settings.accounts if table.kind == "deployment"}
+    tables = {table.name: table for table in settings.accounts if table.is_deployment}
     names = [*tables] + [_STUDIO] * (settings.simulate_deployment and _STUDIO not in tables)
     if not names:
         yield []
@@ -265,7 +265,7 @@ def _simulated(simulator: Simulator, settings: Settings) -> list[AccountAccess]:
         return [AccountAccess("default", simulator.base_url, simulator.key, slots)]
     accounts = []
     for table in settings.accounts:
-        if table.kind == "deployment":
+        if table.is_deployment:
             continue
         slots = table.jobs_at_once
         key = simulator.add_account(f"comfyui-{randomness.uuid4().hex}", _plan(slots)).key

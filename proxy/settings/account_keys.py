@@ -53,7 +53,7 @@ class AccountKeys:
 
     def _rivals(self, name: str) -> list[str]:
         """Return the other accounts that cannot have the same key."""
-        cloud = {table.name for table in self._settings.accounts if table.kind == "cloud"}
+        cloud = {table.name for table in self._settings.accounts if not table.is_deployment}
         return [other for other in cloud if other != name] if name in cloud else []
 
     async def _reload(self, name: str) -> None:

@@ -19,6 +19,9 @@ DEFAULT = "default"
 #: Domains of names that only a local network knows (RFC 6761, 6762, 8375, and ICANN's `internal`).
 _LOCAL_DOMAINS = (".localhost", ".local", ".home.arpa", ".internal", ".lan", ".test")
 
+#: The domain of the addresses of deployments.
+_DEPLOYMENTS = ".run.comfy.app"
+
 
 @dataclass(frozen=True, slots=True)
 class AccountAccess:
@@ -151,21 +154,21 @@ def account_of(settings: Settings, table: AccountSettings, key: str) -> AccountA
 def nodes_of(table: AccountSettings) -> Path | URL | None:
     """Return where the list of nodes of a deployment is, `None` for an account of Comfy Cloud.
 
-    Raises `ConfigError` for a table of one kind with settings of the other.
+    Raises `ConfigError` for a deployment without an address, or with a plan, and for the address
+    of one without a list of nodes.
     """
-    if table.kind == "cloud":
-        if table.object_info is not None:
+    if not table.is_deployment:
+        if table.base_url is not None and (table.base_url.host or "").endswith(_DEPLOYMENTS):
             raise ConfigError(
-                f"The account {table.name} has object_info, which only a deployment needs: remove "
-                'it, or add kind = "deployment".'
+                f"The account {table.name} is a deployment without object_info: add object_info = "
+                '"object_info.json".'
             )
         return None
-    for name in ("base_url", "object_info"):
-        if getattr(table, name) is None:
-            raise ConfigError(
-                f"The account {table.name} is a deployment without {name}: add {name} = "
-                + ('"https://ID.run.comfy.app".' if name == "base_url" else '"object_info.json".')
-            )
+    if table.base_url is None:
+        raise ConfigError(
+            f"The account {table.name} is a deployment, because it has object_info, and has no "
+            'base_url: add base_url = "https://ID.run.comfy.app".'
+        )
     if table.plan is not None:
         raise ConfigError(
             f"The account {table.name} is a deployment, which has no plan: remove plan, and set "

@@ -38,16 +38,11 @@ class AccountSettings(SettingsTable):
         "read it, so prefer `key_file`. Reloaded on SIGHUP.",
         example="comfyui-...",
     )
-    kind: Literal["cloud", "deployment"] = setting(
-        "cloud",
-        "What the account is: one of Comfy Cloud, or a deployment with your own nodes and models. "
-        "A deployment needs `base_url` and `object_info`.",
-        example="deployment",
-    )
     object_info: str | None = setting(
         None,
-        "The list of nodes of a deployment, which has none itself: a file with the answer of "
-        "`GET /object_info`, or the address of a ComfyUI with the same nodes.",
+        "The list of nodes of a deployment with your own nodes and models: a file with the answer "
+        "of `GET /object_info`, or the address of a ComfyUI with the same nodes. It makes the "
+        "account a deployment, which needs `base_url` too.",
         expects="a file, or the address of a ComfyUI such as http://127.0.0.1:8188",
         example="object_info.json",
     )
@@ -88,6 +83,12 @@ class AccountSettings(SettingsTable):
         shown="the setting base_url",
         example="https://cloud.comfy.org",
     )
+
+    @property
+    def is_deployment(self) -> bool:
+        """Whether it is a deployment and not an account of Comfy Cloud: its list of nodes says
+        so, because every deployment needs one."""
+        return self.object_info is not None
 
     @property
     def jobs_at_once(self) -> int:

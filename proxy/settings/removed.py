@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from proxy.settings.fields import CLOUD_PREFIX, PREFIX
 
-#: What is in the place of each setting that was removed.
+#: What is in the place of each setting that was removed. A key of an array of tables stands behind
+#: the name of the array.
 REMOVED: Mapping[str, str] = {
+    "accounts.kind": "an account with `object_info` is a deployment",
     "assets": "ComfyUI's assets API is always served",
     "body_timeout": "each 16 KiB of a request body must arrive within 60 seconds",
     "bus": "one process answers, and the others pass on to it: remove Valkey",
@@ -35,11 +38,40 @@ def removed_name(variable: str) -> str | None:
     return name if name in REMOVED else None
 
 
+def removed_keys(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the removed settings that a settings file has."""
+    for name, value in document.items():
+        if name in REMOVED:
+            yield name
+        for table in _tables(value):
+            yield from (full for key in table if (full := f"{name}.{key}") in REMOVED)
+
+
+def without_removed(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a settings file has beside removed settings."""
+    removed = set(removed_keys(document))
+    return {
+        name: [
+            {key: inner for key, inner in table.items() if f"{name}.{key}" not in removed}
+            for table in _tables(value)
+        ]
+        or value
+        for name, value in document.items()
+        if name not in removed
+    }
+
+
+def _tables(value: object) -> list[dict[str, Any]]:
+    """Return the tables of an array of tables; of anything else none."""
+    is_array = isinstance(value, list) and all(isinstance(each, dict) for each in value)
+    return value if is_array and isinstance(value, list) else []
+
+
 def sentences(variables: Iterable[str], keys: Iterable[str]) -> list[str]:
-    """Return a sentence for each variable and key of the settings file that is for a removed
-    setting."""
+    """Return a sentence for each variable that is for a removed setting, and for each removed
+    key of the settings file."""
     found = {f"The environment variable {each}": removed_name(each) for each in variables}
-    found |= {f"`{key}` in the settings file": key if key in REMOVED else None for key in keys}
+    found |= {f"`{key}` in the settings file": key for key in keys}
     return [
         f"{where} is not a setting any more and is ignored: {REMOVED[name]}."
         for where, name in found.items()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from proxy.settings.fields import CLOUD_PREFIX, PREFIX, ConfigError, Setting, SettingsTable, rows_of
-from proxy.settings.removed import REMOVED, removed_name, sentences
+from proxy.settings.removed import removed_keys, removed_name, sentences, without_removed
 
 #: Two ways to say the same: the stronger source silences both forms of the weaker one.
 KEY_FORMS = ("api_key", "api_key_file")
@@ -68,21 +68,21 @@ def _environment(rows: Iterable[Setting]) -> dict[str, str]:
 
 def _document(path: Path, known: Iterable[str]) -> dict[str, Any]:
     """Return the values of a file, without those of removed settings. Raises `ConfigError`."""
-    document = _parsed(path)
+    document = without_removed(_parsed(path))
     for name in document:
-        if name not in known and name not in REMOVED:
+        if name not in known:
             raise ConfigError(
                 f"The settings file {path} has `{name}`, which is not a setting: "
                 f"{_remedy(name, known)}."
             )
-    return {name: value for name, value in document.items() if name not in REMOVED}
+    return document
 
 
 def removed_in(options: Mapping[str, Any]) -> list[str]:
     """Return a sentence for each removed setting that a variable or the file still has."""
     keys: Iterable[str] = ()
     if config := options.get("config") or os.environ.get(f"{PREFIX}CONFIG"):
-        keys = _parsed(Path(config).expanduser())
+        keys = removed_keys(_parsed(Path(config).expanduser()))
     return sentences(sorted(os.environ), keys)
 
 
