@@ -67,7 +67,7 @@ class Place:
             name="cloud",
             key_file=self.folder / "key of cloud",
             base_url=self.simulator.base_url,
-            plan="standard",
+            slots=1,
         )
         second = AccountSettings(
             name="studio",
@@ -83,7 +83,7 @@ class Place:
         one out."""
         *others, table = self.tables(cloud=cloud)
         named = ("name", "base_url", "key_file")
-        tables = [{name: getattr(other, name) for name in (*named, "plan")} for other in others]
+        tables = [{name: getattr(other, name) for name in (*named, "slots")} for other in others]
         own = {name: getattr(table, name) for name in (*named, "object_info", "slots")}
         lines = []
         for values in (*tables, {**own, **studio}):

@@ -57,7 +57,6 @@ def test_the_list_of_nodes_is_a_file_or_an_address() -> None:
     [
         ({"base_url": None}, "has no base_url"),
         ({"object_info": None}, "without object_info"),
-        ({"plan": "pro"}, "has no plan"),
     ],
 )
 def test_half_a_deployment_is_refused(fields: dict[str, Any], words: str) -> None:

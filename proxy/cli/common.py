@@ -18,7 +18,6 @@ from typer.core import TyperCommand
 from proxy.logging import register_secret
 from proxy.runtime import randomness
 from proxy.settings import (
-    PLANS,
     SERVE_SETTINGS,
     SETTINGS,
     AccountAccess,
@@ -261,26 +260,29 @@ def _simulated(simulator: Simulator, settings: Settings) -> list[AccountAccess]:
     """Return an account of the simulator for each table of the settings, whose own key is not
     used."""
     if not settings.accounts:
-        slots = PLANS[_plan(settings.slots)]
+        slots = _PLANS[_plan(settings.slots)]
         return [AccountAccess("default", simulator.base_url, simulator.key, slots)]
     accounts = []
     for table in settings.accounts:
         if table.is_deployment:
             continue
-        slots = table.jobs_at_once
-        key = simulator.add_account(f"comfyui-{randomness.uuid4().hex}", _plan(slots)).key
+        plan = _plan(table.slots)
+        key = simulator.add_account(f"comfyui-{randomness.uuid4().hex}", plan).key
         accounts.append(
-            AccountAccess(table.name, simulator.base_url, key, slots, table.weight, table.members)
+            AccountAccess(
+                table.name, simulator.base_url, key, table.slots, table.weight, table.members
+            )
         )
     return accounts
 
 
-_PLANS: tuple[Plan, ...] = ("standard", "creator", "pro", "team")
+#: Jobs at once by plan of the simulator.
+_PLANS: dict[Plan, int] = {"standard": 1, "creator": 3, "pro": 5, "team": 25}
 
 
 def _plan(slots: int) -> Plan:
     """Return the smallest plan that runs this many jobs at once."""
-    return next((plan for plan in _PLANS if slots <= PLANS[plan]), "team")
+    return next((plan for plan in _PLANS if slots <= _PLANS[plan]), "team")
 
 
 def _is_open(path: Path) -> bool:

@@ -10,7 +10,6 @@ from proxy.settings.accounts import read_accounts as read_accounts
 from proxy.settings.accounts import read_key as read_key
 from proxy.settings.accounts import read_secrets as read_secrets
 from proxy.settings.accounts import tables_of as tables_of
-from proxy.settings.cloud import PLANS as PLANS
 from proxy.settings.cloud import AccountSettings as AccountSettings
 from proxy.settings.fields import ConfigError as ConfigError
 from proxy.settings.fields import Setting as Setting

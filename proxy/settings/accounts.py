@@ -142,7 +142,7 @@ def account_of(settings: Settings, table: AccountSettings, key: str) -> AccountA
         table.name,
         table.base_url or settings.base_url,
         key,
-        table.jobs_at_once,
+        table.slots,
         table.weight,
         table.members,
         settings.allow_plain_http,
@@ -154,8 +154,8 @@ def account_of(settings: Settings, table: AccountSettings, key: str) -> AccountA
 def nodes_of(table: AccountSettings) -> Path | URL | None:
     """Return where the list of nodes of a deployment is, `None` for an account of Comfy Cloud.
 
-    Raises `ConfigError` for a deployment without an address, or with a plan, and for the address
-    of one without a list of nodes.
+    Raises `ConfigError` for a deployment without an address, and for the address of one without a
+    list of nodes.
     """
     if not table.is_deployment:
         if table.base_url is not None and (table.base_url.host or "").endswith(_DEPLOYMENTS):
@@ -168,11 +168,6 @@ def nodes_of(table: AccountSettings) -> Path | URL | None:
         raise ConfigError(
             f"The account {table.name} is a deployment, because it has object_info, and has no "
             'base_url: add base_url = "https://ID.run.comfy.app".'
-        )
-    if table.plan is not None:
-        raise ConfigError(
-            f"The account {table.name} is a deployment, which has no plan: remove plan, and set "
-            "slots to the number of its workers."
         )
     place = str(table.object_info)
     return URL(place) if place.startswith(("http://", "https://")) else Path(place)

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from yarl import URL
 
 from proxy.settings.fields import CLOUD_PREFIX, SettingsTable, setting
 from proxy.settings.values import ApiKey, Credits, HomePath, WebAddress
-
-#: Jobs at once by plan.
-PLANS = {"standard": 1, "creator": 3, "pro": 5, "team": 25}
 
 
 class AccountSettings(SettingsTable):
@@ -45,12 +40,6 @@ class AccountSettings(SettingsTable):
         "account a deployment, which needs `base_url` too.",
         expects="a file, or the address of a ComfyUI such as http://127.0.0.1:8188",
         example="object_info.json",
-    )
-    plan: Literal["standard", "creator", "pro", "team"] | None = setting(
-        None,
-        "The account's plan, which determines how many jobs it runs at once: standard 1, creator "
-        "3, pro 5, team 25. Use it instead of `slots`.",
-        example="creator",
     )
     slots: int = setting(
         0,
@@ -89,11 +78,6 @@ class AccountSettings(SettingsTable):
         """Whether it is a deployment and not an account of Comfy Cloud: its list of nodes says
         so, because every deployment needs one."""
         return self.object_info is not None
-
-    @property
-    def jobs_at_once(self) -> int:
-        """How many jobs it runs at once, 0 if nobody says so."""
-        return self.slots if self.plan is None else PLANS[self.plan]
 
 
 class CloudSettings(SettingsTable):

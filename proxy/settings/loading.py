@@ -115,8 +115,6 @@ def _refuse_contradictions(settings: Settings, sources: Mapping[str, str]) -> No
             raise ConfigError(f"{the} has key and key_file: remove one of them, preferably key.")
         if account.key is None and account.key_file is None:
             raise ConfigError(f"{the} has no key: add key_file.")
-        if account.plan is not None and account.slots:
-            raise ConfigError(f"{the} has plan and slots: remove one of them.")
     single_key = next((sources[name] for name in KEY_FORMS if name in sources), None)
     if settings.accounts and single_key is not None:
         raise ConfigError(

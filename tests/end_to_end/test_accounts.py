@@ -65,7 +65,7 @@ class Studio:
         """A client of a proxy before both; again is a restart."""
         url = self.simulator.base_url
         tables = tuple(
-            AccountSettings(name=name, key_file=self.key_file(name), plan="standard", base_url=url)
+            AccountSettings(name=name, key_file=self.key_file(name), slots=1, base_url=url)
             for name in self.accounts
         )
         settings = {"accounts": tables, "timeouts": QUICK, **settings}

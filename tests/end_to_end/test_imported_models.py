@@ -124,7 +124,7 @@ def accounts(simulator: Simulator, tmp_path: Path) -> list[AccountSettings]:
     for name, account in (("one", simulator.account), ("two", two)):
         (file := tmp_path / f"key of {name}").write_text(account.key)
         url = simulator.base_url
-        found.append(AccountSettings(name=name, key_file=file, plan="standard", base_url=url))
+        found.append(AccountSettings(name=name, key_file=file, slots=1, base_url=url))
     return found
 
 

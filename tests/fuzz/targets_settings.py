@@ -25,7 +25,7 @@ def _config() -> Path:
     ConfigError,
     seeds=lambda: (
         _EXAMPLE.read_bytes(),
-        b'listen = ["127.0.0.1"]\nport = 8188\n[[account]]\nname = "a"\nkey = "b"\nplan = "PRO"\n',
+        b'listen = ["127.0.0.1"]\nport = 8188\n[[account]]\nname = "a"\nkey = "b"\nslots = "1"\n',
         b'[[provider]]\nname = "a"\nissuer = "https://a"\nclient_id = "b"\nclient_secret = "c"\n',
     ),
 )

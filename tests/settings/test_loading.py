@@ -48,7 +48,7 @@ def complaint(folder: Path, text: str) -> str:
 def test_every_table_is_an_account(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("comfyui-from-a-file\n")
     text = 'base_url = "https://cloud.example"\n'
-    text += table(name='"a"', key='"comfyui-a"', plan='"Creator"', members='["ann", "bob"]')
+    text += table(name='"a"', key='"comfyui-a"', slots="3", members='["ann", "bob"]')
     text += table(name='"b"', key_file=f'"{tmp_path / "key"}"', slots="7", weight="0.5")
     text += table(name='"c"', key='"comfyui-c"', base_url='"http://other:1/x/"')
     a, b, c = read_accounts(load(config(tmp_path, text)))
@@ -57,12 +57,6 @@ def test_every_table_is_an_account(tmp_path: Path) -> None:
     assert (b.key, b.slots, b.weight) == ("comfyui-from-a-file", 7, 0.5)
     assert (a.base_url, c.base_url) == (URL("https://cloud.example/"), URL("http://other:1/x"))
     assert c.slots == 0
-
-
-@pytest.mark.parametrize(("plan", "slots"), [("standard", 1), ("creator", 3), ("pro", 5)])
-def test_a_plan_says_how_many_slots(tmp_path: Path, plan: str, slots: int) -> None:
-    text = table(name='"a"', key='"comfyui-a"', plan=f'"{plan}"')
-    assert read_accounts(load(config(tmp_path, text)))[0].slots == slots
 
 
 def test_a_key_by_itself_is_the_account_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,8 +93,6 @@ GOOD = table(name='"a"', key='"comfyui-a"')
         (table(name='"a b"', key='"x"'), "is 'a b', but must be a name of at most 32 letters"),
         (table(name='"a"'), "The account a in {path} has no key: add key_file"),
         (table(name='"a"', key='"x"', key_file='"y"'), "has key and key_file: remove one of them"),
-        (table(name='"a"', key='"x"', plan='"pro"', slots="2"), "has plan and slots: remove one"),
-        (table(name='"a"', key='"x"', plan='"gold"'), "is 'gold', but must be one of standard"),
         (table(name='"a"', key='"x"', slots="-1"), "is -1, but must be a whole number from 0"),
         (table(name='"a"', key='"x"', slots="true"), "is True, but must be a whole number from 0"),
         (table(name='"a"', key='"x"', weight="0"), "is 0, but must be a number greater than 0"),
