@@ -6,7 +6,7 @@ The proxy and the cloud (the simulator) run in processes of their own, all on th
 the network's way to the cloud is not in the figures. Into a free slot: from the moment at which the
 client sends `POST /prompt` until the cloud has the job. Into one that has become free: from the end
 of a job on the cloud, which the proxy hears of a little later, until the cloud has the next one;
-only one job at a time is sent (`--slots 1 --slots-ahead 0`), so that each has to wait for the end
+only one job at a time is sent (`--slots 1`), so that each has to wait for the end
 of the one before. Prints a table in Markdown; ends with 1 if a bound is missed.
 """
 
@@ -35,7 +35,7 @@ WAITING = [(1, 300), (20, 1000)]
 #: Seconds after which everything is given up.
 BOUND = 300.0
 _HOLDING = {"1": {"class_type": "SimulatorWait", "inputs": {"seconds": 1000}}}
-_ONE = ("--slots", "1", "--slots-ahead", "0")
+_ONE = ("--slots", "1")
 
 
 async def submit(http: aiohttp.ClientSession, shop: Shop, prompt: dict[str, Any]) -> None:

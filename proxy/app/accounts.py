@@ -106,7 +106,7 @@ async def _open_account(process: Process, access: AccountAccess, stack: AsyncExi
         access.name,
         cloud,
         access.key,
-        slots=Slots(access.slots or settings.slots, settings.slots_ahead),
+        slots=Slots(access.slots or settings.slots),
         eligibility=Eligibility(
             access.weight,
             access.members,

@@ -32,17 +32,16 @@ _DOUBTS = 3
 
 
 class Slots(Struct, eq=False):
-    """What an account runs at once, and how many jobs may be there to keep it busy.
+    """What an account runs at once, and how many jobs may be there.
 
-    Pure. `fixed` is the number of slots, 0 if it is to be learned; `ahead` jobs more may be on the
-    cloud, so that the next one begins without a round trip. `count` jobs run at once, as far as is
-    known, which is `certain` if it is fixed, or the cloud has said that more do not run. What is
-    learned begins with what the account has announced or 1, grows when everything on the cloud runs
-    at once, and shrinks when jobs keep waiting for a slot.
+    Pure. `fixed` is the number of slots, 0 if it is to be learned. `count` jobs run at once, as far
+    as is known, which is `certain` if it is fixed, or the cloud has said that more do not run. No
+    job is sent beyond that: its order could no longer change. What is learned begins with what the
+    account has announced or 1, grows when everything on the cloud runs at once, and shrinks when
+    jobs keep waiting for a slot.
     """
 
     fixed: int = 0
-    ahead: int = 0
     count: int = 1
     certain: bool = False
     _announced: int = 0
@@ -56,7 +55,7 @@ class Slots(Struct, eq=False):
     @property
     def limit(self) -> int:
         """How many jobs may be on the cloud: one more than run, until the limit is certain."""
-        return self.count + (self.ahead if self.certain else max(1, self.ahead))
+        return self.count if self.certain else self.count + 1
 
     def restore(self, learnt: int) -> None:
         """Continue with a number that was learned before; the plan may be another one since."""

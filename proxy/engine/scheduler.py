@@ -119,13 +119,10 @@ class Scheduler:
         """Give a new job a slot if one is free for it now; return whether it has one.
 
         An account that rests is tried where no other one is well, so that a refusal is the answer
-        to the client. Jobs of the member that wait are overtaken where a slot is free, and not
-        where this one would only wait on the cloud.
+        to the client. Jobs of the member that wait for something else are overtaken.
         """
         account = self._account_for(job, probing=True)
         if account is None or self.waits_for_client(job) or self.over_budget(job) is not None:
-            return False
-        if self.queue.of(job.member) and not self._has_slot(account):
             return False
         self.assign(job, account)
         return True
@@ -298,11 +295,8 @@ class Scheduler:
     # --- who may go where ------------------------------------------------------------------
 
     def _candidate(self, member: str) -> tuple[LiveJob, Account] | None:
-        """Return the member's next job and its account: the first job, unless its client is busy.
-
-        That one is overtaken where a slot is free, and not where the other would only wait on the
-        cloud, and then run first. A job that waits for accounts with its models is overtaken.
-        """
+        """Return the member's next job and its account: the first job, unless its client is busy or
+        it waits for accounts with its models."""
         found: dict[frozenset[str] | None, Account | None] = {}
         for job in self.queue.of(member):
             if self.is_held(job) or self.over_budget(job) is not None:
@@ -317,8 +311,6 @@ class Scheduler:
                 continue
             if not self.waits_for_client(job):
                 return job, account
-            if not self._has_slot(account):
-                return None
         return None
 
     def _account_for(self, job: LiveJob, *, probing: bool = False) -> Account | None:
@@ -338,10 +330,7 @@ class Scheduler:
         return None if name is None else self._accounts[name]
 
     def waits_for_client(self, job: LiveJob) -> bool:
-        """Return whether a job has to wait for another one of its client.
-
-        It is not sent ahead either: the plan may turn out to run it at once.
-        """
+        """Return whether a job has to wait for another one of its client."""
         return job.one_at_a_time and (job.member, job.client_id) in self._busy
 
     def is_held(self, job: LiveJob) -> bool:
@@ -420,10 +409,6 @@ class Scheduler:
     def any_slot(self, accounts: Iterable[Account]) -> bool:
         """Return whether one of the accounts could run one more job at once."""
         return any(self.used(account.name) < account.slots.count for account in accounts)
-
-    def _has_slot(self, account: Account) -> bool:
-        """Return whether the account has a slot free, or may have one as far as is known."""
-        return not account.slots.certain or self.used(account.name) < account.slots.count
 
 
 def _is_placed(job: LiveJob) -> bool:

@@ -122,13 +122,4 @@ class CloudSettings(SettingsTable):
         ge=0,
         le=1000,
     )
-    slots_ahead: int = setting(
-        0,
-        "How many jobs are sent to an account beyond its slots, so that the next one starts "
-        "without a round trip. Their order can no longer change. Until the number of slots is "
-        "known, it is at least one.",
-        metavar="JOBS",
-        ge=0,
-        le=100,
-    )
     accounts: tuple[AccountSettings, ...] = ()

@@ -26,6 +26,7 @@ REMOVED: Mapping[str, str] = {
     "ping_interval": "a silent websocket is pinged after 30 seconds",
     "prefer_helper_nodes": "the proxy runs a helper node that some account lacks",
     "simulate_pace": "the simulator takes 0.05 seconds for a step",
+    "slots_ahead": "as many jobs are on the cloud as run there at once",
     "unable_timeout": "a job that no account can run fails after 60 seconds",
     "validate_graphs": "each workflow is validated against the list of nodes",
     "webhook_hosts": "jobs name no address any more; add a webhook on the dashboard or in the API",

@@ -90,7 +90,7 @@ class Person:
 
 @pytest.fixture
 async def team(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Team]:
-    async with running_team(simulator, tmp_path / "data", slots=1, slots_ahead=0) as running:
+    async with running_team(simulator, tmp_path / "data", slots=1) as running:
         yield running
 
 

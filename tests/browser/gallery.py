@@ -48,7 +48,7 @@ async def busy_gateway(folder: Path) -> AsyncIterator[tuple[URL, dict[str, str]]
     await directory.close()
     async with (
         Simulator(plan="creator") as simulator,
-        running_proxy(simulator, folder, slots=3, slots_ahead=0) as proxy,
+        running_proxy(simulator, folder, slots=3) as proxy,
         aiohttp.ClientSession() as session,
     ):
 

@@ -77,7 +77,7 @@ async def gateway(
     chrome: Browser, simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
 ) -> AsyncIterator[Gateway]:
     tokens = await two_members(tmp_path)
-    async with running_proxy(simulator, tmp_path, slots=1, slots_ahead=0) as proxy:
+    async with running_proxy(simulator, tmp_path, slots=1) as proxy:
         yield Gateway(proxy.url, tokens, session)
 
 

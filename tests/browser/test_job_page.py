@@ -30,9 +30,7 @@ async def gateway(
 ) -> AsyncIterator[Gateway]:
     tokens = await two_members(tmp_path)
     interface = web_interface.installed()
-    async with running_proxy(
-        simulator, tmp_path, slots=1, slots_ahead=0, interface=interface
-    ) as proxy:
+    async with running_proxy(simulator, tmp_path, slots=1, interface=interface) as proxy:
         yield Gateway(proxy.url, tokens, session)
 
 

@@ -28,7 +28,7 @@ async def simulator() -> AsyncIterator[Simulator]:
 
 @pytest.fixture
 async def proxy(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Proxy]:
-    async with running_proxy(simulator, tmp_path / "data", slots=3, slots_ahead=0) as proxy:
+    async with running_proxy(simulator, tmp_path / "data", slots=3) as proxy:
         yield proxy
 
 
@@ -145,7 +145,7 @@ async def test_a_job_that_waits_for_another_member_is_interrupted_where_it_waits
     simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     async with (
-        running_team(simulator, tmp_path / "team", slots=1, slots_ahead=0) as team,
+        running_team(simulator, tmp_path / "team", slots=1) as team,
         aiohttp.ClientSession(headers=bearer(team.ann)) as anns,
         aiohttp.ClientSession(headers=bearer(team.bob)) as bobs,
     ):
@@ -164,7 +164,7 @@ async def test_a_job_that_waits_for_another_member_is_interrupted_where_it_waits
 async def test_a_job_that_is_being_sent_is_interrupted_when_the_cloud_has_it(
     simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
-    async with running_proxy(simulator, tmp_path / "one", slots=1, slots_ahead=0) as proxy:
+    async with running_proxy(simulator, tmp_path / "one", slots=1) as proxy:
         client = Client(session, proxy.url)
         async with client.listening() as listener:
             first = await client.submit(graphs.plain())

@@ -342,7 +342,7 @@ async def test_jobs_whose_price_another_node_computes_go_one_at_a_time(tmp_path:
 async def test_a_job_that_waits_can_be_refused_instead(
     simulator: Simulator, tmp_path: Path
 ) -> None:
-    settings = {"credits_per_second": RATE, "over_budget": "refuse", "slots": 1, "slots_ahead": 0}
+    settings = {"credits_per_second": RATE, "over_budget": "refuse", "slots": 1}
     async with (
         running_proxy(simulator, tmp_path / "data", **settings) as proxy,
         limited_member(proxy) as client,

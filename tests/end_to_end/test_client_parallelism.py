@@ -18,7 +18,7 @@ from yarl import URL
 
 from proxy.simulator import Simulator
 
-THREE = {"slots": 3, "slots_ahead": 0}
+THREE = {"slots": 3}
 SEVERAL = {"supports_preview_metadata": True}
 
 
@@ -88,22 +88,6 @@ async def test_different_clients_run_side_by_side_and_overtake_one_that_waits(
         theirs = [await other.submit(gated.GRAPH) for _ in range(2)]
         assert len(simulator.jobs) == 2
         assert sorted(await until_running(client, 2)) == sorted([mine[0], theirs[0]])
-
-
-async def test_a_job_that_waits_for_its_client_is_overtaken_where_a_slot_is_free_alone(
-    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
-) -> None:
-    settings = {"slots": 2, "slots_ahead": 1}
-    async with running_proxy(simulator, tmp_path / "two", **settings) as proxy:
-        client, other = Client(session, proxy.url), Client(session, proxy.url)
-        async with client.listening():
-            await client.submit(gated.GRAPH)
-            waiting = await client.submit(gated.GRAPH)
-            await other.submit(gated.GRAPH)
-            last = await other.submit(gated.GRAPH)
-            assert len(simulator.jobs) == 2
-            queue = (await client.get("queue"))[1]
-            assert [item[1] for item in queue["queue_pending"]][-2:] == [waiting, last]
 
 
 @pytest.mark.parametrize(("parallelism", "count"), [("one", 1), ("many", 3)])

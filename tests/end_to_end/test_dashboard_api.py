@@ -22,7 +22,7 @@ from proxy.simulator import Simulator
 
 @pytest.fixture
 async def team(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Team]:
-    async with running_team(simulator, tmp_path, slots=1, slots_ahead=0) as team:
+    async with running_team(simulator, tmp_path, slots=1) as team:
         yield team
 
 

@@ -23,7 +23,7 @@ async def used(session: aiohttp.ClientSession, team: Team) -> list[dict[str, Any
 async def test_a_job_that_left_while_it_waited_is_not_counted(
     simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
-    async with running_team(simulator, tmp_path, slots=1, slots_ahead=0) as team:
+    async with running_team(simulator, tmp_path, slots=1) as team:
         ids = []
         for seconds in (30.0, 31.0):
             body = {"prompt": graphs.waiting(seconds)}

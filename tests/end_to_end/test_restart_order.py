@@ -150,7 +150,7 @@ async def through(
     restarts: tuple[Restart, ...],
 ) -> None:
     """Run the proxy, restart it, and run it until all jobs have ended."""
-    options = ("--slots", "1", "--slots-ahead", "0")
+    options = ("--slots", "1")
     begun = False
     for restart in (*restarts, None):
         async with serving(folder, *options, environment=before(simulator)) as process:

@@ -25,7 +25,7 @@ SUBMIT = "POST /api/prompt"
 @asynccontextmanager
 async def served(simulator: Simulator, folder: Path) -> AsyncIterator[Client]:
     async with (
-        running_proxy(simulator, folder, slots=1, slots_ahead=0) as proxy,
+        running_proxy(simulator, folder, slots=1) as proxy,
         aiohttp.ClientSession() as session,
     ):
         yield Client(session, proxy.url)

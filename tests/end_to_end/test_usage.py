@@ -407,7 +407,7 @@ async def test_waiting_jobs_are_limited(tmp_path: Path) -> None:
     opened = asyncio.Event()
     async with (
         Simulator(extra_nodes=[gated.gate(opened)]) as simulator,
-        running_proxy(simulator, tmp_path / "data", slots=1, slots_ahead=0) as proxy,
+        running_proxy(simulator, tmp_path / "data", slots=1) as proxy,
         limited_member(proxy, max_queued=1) as client,
         client.listening() as listener,
     ):

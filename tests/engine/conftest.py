@@ -13,7 +13,7 @@ from stack import Client, running_proxy
 
 from proxy.simulator import Simulator
 
-ONE = {"slots": 1, "slots_ahead": 0}
+ONE = {"slots": 1}
 
 
 @pytest.fixture

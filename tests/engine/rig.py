@@ -179,7 +179,6 @@ async def running_engine(
     folder: Path,
     *left_behind: Job,
     slots: int = 1,
-    ahead: int = 0,
     others: tuple[Simulator, ...] = (),
     names: tuple[str, ...] = ("default", "other"),
     retries: RetryPolicy | None = None,
@@ -197,7 +196,7 @@ async def running_engine(
     for name, cloud in zip(names, (simulator, *others), strict=False):
         client = CloudClient(cloud.base_url, cloud.key, retries=retries or RetryPolicy())
         await client.start()
-        accounts[name] = Account(name, client, cloud.key, slots=Slots(slots, ahead))
+        accounts[name] = Account(name, client, cloud.key, slots=Slots(slots))
     term = Term(lease)
     outbox, given = Outbox(), Policy(**{**QUICK, **policy})
     scheduler = Scheduler(

@@ -18,11 +18,11 @@ from proxy.engine.accounts import (
 from proxy.translate.errors import LocalError
 
 
-def test_a_fixed_number_and_what_may_be_ahead() -> None:
-    slots = Slots(3, ahead=2)
+def test_a_fixed_number_stays() -> None:
+    slots = Slots(3)
     slots.running(5)
     slots.held(2, 1)
-    assert (slots.count, slots.limit, slots.certain) == (3, 5, True)
+    assert (slots.count, slots.limit, slots.certain) == (3, 3, True)
 
 
 def test_it_grows_while_everything_runs_at_once() -> None:
@@ -33,8 +33,8 @@ def test_it_grows_while_everything_runs_at_once() -> None:
     assert slots.certain
 
 
-def test_with_none_ahead_one_probes_until_the_limit_is_known() -> None:
-    slots = Slots(ahead=0)
+def test_one_more_is_sent_until_the_limit_is_known() -> None:
+    slots = Slots()
     assert slots.limit == 2
     slots.running(1)
     slots.held(1, 1)
@@ -77,21 +77,18 @@ def test_no_kept_number_goes_beyond_what_plans_run(kept: int, count: int) -> Non
     assert slots.certain is (count == MAX_SLOTS)
 
 
-@given(
-    st.integers(0, 2),
-    st.lists(st.tuples(st.booleans(), st.integers(0, 8), st.integers(0, 8))),
-)
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 8), st.integers(0, 8))))
 def test_there_is_always_room_for_one_and_never_for_many(
-    ahead: int, readings: list[tuple[bool, int, int]]
+    readings: list[tuple[bool, int, int]],
 ) -> None:
-    slots = Slots(ahead=ahead)
+    slots = Slots()
     for running, reading, other in readings:
         if running:
             slots.running(reading)
         else:
             slots.held(reading, other)
         assert 1 <= slots.count <= MAX_SLOTS
-        assert slots.limit <= MAX_SLOTS + max(1, ahead)
+        assert slots.limit <= MAX_SLOTS + 1
 
 
 def test_a_new_account_is_well() -> None:
@@ -169,11 +166,11 @@ def test_who_may_use_an_account() -> None:
 
 
 def test_no_more_jobs_are_tried_than_are_known_to_run_before_the_plan_was_read() -> None:
-    account = Account("one", None, "", slots=Slots(ahead=2))  # type: ignore[arg-type]
+    account = Account("one", None, "", slots=Slots())  # type: ignore[arg-type]
     account.slots.restore(3)
     assert account.limit == 3
     account.plan_read.set()
-    assert account.limit == 5
+    assert account.limit == 4
 
 
 def test_the_refusal_of_an_account_holds_no_request_that_it_was_raised_for() -> None:

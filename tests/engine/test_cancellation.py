@@ -102,7 +102,7 @@ async def test_a_running_job_ends_when_the_cloud_says_so(
 async def test_a_job_that_waits_on_the_cloud_is_gone_at_once(
     simulator: Simulator, tmp_path: Path
 ) -> None:
-    async with running_engine(simulator, tmp_path, ahead=1) as rig:
+    async with running_engine(simulator, tmp_path, slots=2) as rig:
         running, _ = await rig.submit(gated.GRAPH)
         await until(lambda: "executing 1" in rig.messages_of(running))
         ahead, _ = await rig.submit(graphs.plain())
@@ -128,7 +128,7 @@ async def test_a_cancel_while_the_job_is_being_sent_reaches_the_cloud_once(
 async def test_a_job_that_is_cancelled_before_its_answer_is_accepted_in_the_storage(
     simulator: Simulator, tmp_path: Path
 ) -> None:
-    async with running_engine(simulator, tmp_path, ahead=1) as rig:
+    async with running_engine(simulator, tmp_path, slots=2) as rig:
         await rig.submit(gated.GRAPH)
         job = await rig.store(rig.job(graphs.plain()))
         rig.engine.submit(job)

@@ -50,13 +50,6 @@ async def _are(found: object, expected: list[str]) -> bool:
     return await found == expected  # type: ignore[misc]
 
 
-async def test_one_more_is_sent_ahead(simulator: Simulator, tmp_path: Path) -> None:
-    async with running_engine(simulator, tmp_path, ahead=1) as rig:
-        for _ in range(4):
-            await rig.submit(gated.GRAPH)
-        assert len(simulator.jobs) == 2
-
-
 @pytest.mark.parametrize("refusal", ["PAYMENT_REQUIRED", "QUEUE_LIMIT", "UNAVAILABLE"])
 async def test_a_job_keeps_its_place_while_the_account_rests(
     simulator: Simulator,

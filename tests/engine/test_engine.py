@@ -18,7 +18,7 @@ from proxy.members.member import Limits, Member
 from proxy.simulator import HttpFault, Simulator
 
 SUBMIT = "POST /api/prompt"
-ONE = {"slots": 1, "slots_ahead": 0}
+ONE = {"slots": 1}
 
 
 async def test_the_plan_is_learnt_from_what_runs(
