@@ -259,7 +259,7 @@ async def test_check_tells_the_settings_and_where_they_are_from(tmp_path: Path) 
     file.write_text("port = 9000\n[[accounts]]\nname = 'studio'\nkey = 'comfyui-hidden'\n")
     environment = {
         **os.environ,
-        "COMFY_PROXY_HISTORY_SIZE": "7",
+        "COMFY_PROXY_AUDIT_DAYS": "7",
         "COMFY_PROXY_CREDENTIALS_KEY": "A" * 43 + "=",
         "COMFY_PROXY_DATA_DIR": str(tmp_path / "data"),
     }
@@ -271,7 +271,7 @@ async def test_check_tells_the_settings_and_where_they_are_from(tmp_path: Path) 
     _, more, _ = await command(*words, "--json", environment=environment)
     settings = json.loads(more)["settings"]
     assert settings["port"] == {"value": 9000, "source": f"port in {file}"}
-    assert settings["history_size"] == {"value": 7, "source": "COMFY_PROXY_HISTORY_SIZE"}
+    assert settings["audit_days"] == {"value": 7, "source": "COMFY_PROXY_AUDIT_DAYS"}
     assert settings["credentials_key"]["value"] == "(hidden)"
     assert settings["accounts"]["value"] == ["studio"]
     assert "AAAA" not in out + more

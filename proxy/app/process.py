@@ -47,7 +47,6 @@ async def read_at_start(what: str, call: Callable[[], Awaitable[T]]) -> T:
 def policy_of(settings: Settings) -> Policy:
     return Policy(
         send_partner_key=settings.send_partner_key,
-        history_size=settings.history_size,
         fair_by=settings.fair_by,
         client_parallelism=settings.client_parallelism,
     )

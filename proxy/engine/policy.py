@@ -40,7 +40,8 @@ class DetailTimeouts(Struct, frozen=True):
 
 
 class Policy(Struct, frozen=True):
-    """Settings of the jobs room. Times are seconds; `history_size` counts entries a member.
+    """Settings of the jobs room. Times are seconds; `history_size` counts entries a member,
+    as many as ComfyUI keeps.
 
     Partner nodes are lent the key of the account that runs them if `send_partner_key`. `fair_by`
     says what a turn costs, `client_parallelism` how many jobs of one client run at once. A job that

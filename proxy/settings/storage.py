@@ -83,13 +83,6 @@ class FileSettings(SettingsTable):
 
     group = "Files and history"
 
-    history_size: int = setting(
-        10_000,
-        "The maximum number of finished jobs in the history of each member. The oldest are "
-        "removed first.",
-        metavar="JOBS",
-        ge=1,
-    )
     cache_mb: Mebibytes = setting(
         2048,
         "The size of the disk cache of files in MiB. The least recently used files are removed "
