@@ -16,13 +16,14 @@ from backend import add_database, settings_of
 from yarl import URL
 
 from proxy import app
-from proxy.api.keys import Services
+from proxy.api.keys import FILES, Services
 from proxy.api.web_interface import WebInterface
 from proxy.app.server import Server
 from proxy.edge.accepting import listen
 from proxy.edge.listener import address_of
 from proxy.edge.tls import Certificate
 from proxy.engine.policy import DetailTimeouts, Policy
+from proxy.files.library import Prefetch
 from proxy.settings import AccountAccess, read_accounts
 from proxy.simulator import Simulator
 
@@ -56,9 +57,12 @@ async def running_proxy(
     timeouts: app.Timeouts | None = None,
     interface: WebInterface | None = None,
     port: int = 0,
+    prefetch: Prefetch | None = None,
     **settings: Any,
 ) -> AsyncIterator[Proxy]:
     """The proxy before `simulator`, with its data in `folder`, on `port` or a free one.
+
+    `prefetch` is which outputs it downloads when their job ends.
 
     Without the setting `accounts` the simulator's own is the only one. Without an `interface`
     there is none, whether it is installed or not.
@@ -81,6 +85,8 @@ async def running_proxy(
         ) as services,
         serving(Server(services, stop_timeout=0.5), port=port) as url,
     ):
+        if prefetch is not None:
+            services[FILES].library.prefetch = prefetch
         yield Proxy(URL(url), services)
 
 

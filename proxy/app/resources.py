@@ -134,11 +134,12 @@ async def open_resources(
 
 
 def _prefetch(settings: Settings) -> Prefetch:
-    """Return which outputs this process downloads: those that it writes, or that it may be asked
-    for."""
+    """Return which outputs are downloaded when their job ends: those that are written to a folder,
+    or that clients show at once. With PostgreSQL none: another process may lead when a client
+    asks, and has its own cache."""
     if settings.output_directory is not None:
         return "all"
-    return settings.prefetch if settings.database is None else "off"
+    return "images" if settings.database is None else "off"
 
 
 def _open_folder(

@@ -205,8 +205,8 @@ class Library:
         return origin.lease
 
     def fetch_ahead(self, record: FileRecord) -> None:
-        """Start to download a new output without waiting, if the setting says so or the account
-        does not keep it."""
+        """Start to download a new output without waiting, if it is one of those that `prefetch`
+        names or the account does not keep it."""
         wanted = self.prefetch == "images" and kind(record.path) == "image"
         cloud = self.clouds.get(record.account)
         expires = cloud is not None and not cloud.capabilities.keeps_outputs

@@ -26,6 +26,7 @@ REMOVED: Mapping[str, str] = {
     "metrics": "they are always served; `admin_listen` serves them at another address only",
     "ping_interval": "a silent websocket is pinged after 30 seconds",
     "prefer_helper_nodes": "the proxy runs a helper node that some account lacks",
+    "prefetch": "pictures are downloaded when their job ends, with `output_directory` all outputs",
     "simulate_pace": "the simulator takes 0.05 seconds for a step",
     "slots_ahead": "as many jobs are on the cloud as run there at once",
     "unable_timeout": "a job that no account can run fails after 60 seconds",

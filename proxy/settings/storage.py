@@ -114,13 +114,6 @@ class FileSettings(SettingsTable):
         expects="the path of a folder that can be read",
         example="/srv/comfyui/input",
     )
-    prefetch: Literal["off", "images", "all"] = setting(
-        "images",
-        "Which outputs the proxy downloads from the cloud when a job ends: off, images or all. "
-        "With PostgreSQL it downloads them when a client asks. "
-        "With output_directory it downloads all.",
-        metavar="WHICH",
-    )
     userdata: Literal["disk", "cloud"] = setting(
         "disk",
         "Where settings and saved workflows of the web interface are stored: disk, in the "

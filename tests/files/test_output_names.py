@@ -373,15 +373,15 @@ async def test_what_the_cloud_was_given_is_not_changed(files: Files, cloud: Memo
     assert output == {"images": [item(cloud.add(RED))]}
 
 
-async def test_outputs_are_fetched_ahead_as_the_setting_says(
+async def test_outputs_are_fetched_ahead_by_their_kind(
     open_files: OpenFiles, cloud: MemoryCloud
 ) -> None:
     red, sound = cloud.add(RED), cloud.add(b"sound", ".flac")
     output = {"images": [item(red)], "audio": [item(sound)]}
-    for setting, fetched in (("off", set()), ("images", {red}), ("all", {red, sound})):
+    for prefetch, fetched in (("off", set()), ("images", {red}), ("all", {red, sound})):
         cloud.fetched.clear()
-        files = await open_files(prefetch=setting, cache_bytes=0)
-        await localised(files, output, save(), setting)
+        files = await open_files(prefetch=prefetch, cache_bytes=0)
+        await localised(files, output, save(), prefetch)
         await files.library._downloads.finish()
         assert set(cloud.fetched) == fetched
 

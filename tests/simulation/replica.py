@@ -287,7 +287,6 @@ class Replica:
         server = {"database": "postgresql://u:p@database/p"}
         settings = Settings(
             data_dir=self.world.folder / self.name,
-            prefetch="off",
             credits_per_second=self._plan.credits_per_second,
             **({} if self._plan.alone else server),
         )
@@ -330,6 +329,7 @@ class Replica:
             open_webhooks(given, storage) as webhooks,
             AsyncExitStack() as stack,
         ):
+            resources.files.library.prefetch = "off"
             jobs = open_jobs(given, storage, resources, webhooks.runner.outbox)
             engine = await stack.enter_async_context(
                 run_engine(given, storage, cloud, resources, jobs, webhooks.runner, term)
