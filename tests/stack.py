@@ -62,10 +62,9 @@ async def running_proxy(
 ) -> AsyncIterator[Proxy]:
     """The proxy before `simulator`, with its data in `folder`, on `port` or a free one.
 
-    `prefetch` is which outputs it downloads when their job ends.
-
-    Without the setting `accounts` the simulator's own is the only one. Without an `interface`
-    there is none, whether it is installed or not.
+    `prefetch` is which outputs it downloads when their job ends. Without the setting `accounts` the
+    simulator's own is the only one. Without an `interface` there is none, whether it is installed
+    or not.
     """
     await add_database(folder)
     chosen = settings_of(folder, **settings)

@@ -162,7 +162,6 @@ async def run_engine(
                 jobs.limits.estimator,
                 run_times,
                 jobs.limits.refusals,
-                refuses=settings.over_budget == "refuse",
             ),
             process.loop_turns,
         ),

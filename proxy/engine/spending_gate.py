@@ -17,7 +17,7 @@ from proxy.costs.budgets import Budget, Budgets, renewal
 from proxy.costs.credits import credits_text
 from proxy.costs.job_cost import seconds_cost
 from proxy.engine.accounts import Account
-from proxy.engine.outcomes import OverBudget, Refused
+from proxy.engine.outcomes import OverBudget
 from proxy.engine.run_times import RunTimes
 from proxy.engine.term import Term
 from proxy.jobs.budget_notices import BudgetRefusals
@@ -77,8 +77,8 @@ class JobClaim(Struct, frozen=True):
 
 @dataclass(eq=False, repr=False)
 class SpendingGate:
-    """What jobs pass before they are sent. With `refuses` a job that a budget does not allow is
-    refused, without it waits until the budget allows it. `refusals` takes note of the first."""
+    """What jobs pass before they are sent. A job that a budget does not allow waits until it
+    does. `refusals` takes note of the first."""
 
     jobs: JobRepository
     term: Term
@@ -86,9 +86,8 @@ class SpendingGate:
     estimator: JobEstimator
     run_times: RunTimes
     refusals: BudgetRefusals
-    refuses: bool = False
 
-    async def enter(self, job: Job, account: Account) -> OverBudget | Refused | None:
+    async def enter(self, job: Job, account: Account) -> OverBudget | None:
         """Claim what a job may cost that is about to be sent to an account; return why it is not
         sent, if a budget does not allow it. Raises `StorageError`."""
         budgets = self.limiter.budgets(job.member)
@@ -117,15 +116,12 @@ class SpendingGate:
             await self.refusals.add(job.member, refused.budget, spent)
         return self._outcome(claim.estimate, refused, at)
 
-    def _outcome(self, estimate: int, refused: Shortfall, at: float) -> OverBudget | Refused:
+    def _outcome(self, estimate: int, refused: Shortfall, at: float) -> OverBudget:
         budget, left = refused.budget, refused.left
         log.info("job_delayed", budget=budget.name, estimate=estimate, reserved=refused.reserved)
         message = waits_for(refused, at)
         if refused.reserved:
             return OverBudget(estimate, None, _RETRY_BESIDE, message)
-        if self.refuses:
-            refusal = self.limiter.over_budget(budget, left=left, estimate=estimate)
-            return Refused(refusal, by_cloud=False)
         wait = min(renewal(budget.period, at).timestamp() - at, _RETRY_INTERVAL)
         return OverBudget(estimate, left, wait, message)
 

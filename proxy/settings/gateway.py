@@ -102,8 +102,3 @@ class CostSettings(SettingsTable):
         "for a day.",
         example=800,
     )
-    over_budget: Literal["wait", "refuse"] = setting(
-        "wait",
-        "What happens when a queued job would exceed a hard budget of its member. wait: it waits "
-        "until the budget allows it. refuse: it fails with an error that says so.",
-    )

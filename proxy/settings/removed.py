@@ -24,6 +24,7 @@ REMOVED: Mapping[str, str] = {
     "max_header_kb": "a request header has at most 16 KiB",
     "max_json_mb": "a JSON body has at most 32 MiB; upload pictures as files",
     "metrics": "they are always served; `admin_listen` serves them at another address only",
+    "over_budget": "a queued job that would exceed a hard budget waits until the budget allows it",
     "ping_interval": "a silent websocket is pinged after 30 seconds",
     "prefer_helper_nodes": "the proxy runs a helper node that some account lacks",
     "prefetch": "pictures are downloaded when their job ends, with `output_directory` all outputs",

@@ -12,7 +12,7 @@ import graphs
 import pytest
 from stack import Client, Proxy, running_proxy
 from team import limited_member
-from waiting import until, until_ended
+from waiting import until
 
 from proxy.api.keys import MEMBERS
 from proxy.jobs import checks
@@ -337,20 +337,3 @@ async def test_jobs_whose_price_another_node_computes_go_one_at_a_time(tmp_path:
         opened.set()
         for job in jobs:
             assert (await client.ended(job))["status"]["status_str"] == "success"
-
-
-async def test_a_job_that_waits_can_be_refused_instead(
-    simulator: Simulator, tmp_path: Path
-) -> None:
-    settings = {"credits_per_second": RATE, "over_budget": "refuse", "slots": 1}
-    async with (
-        running_proxy(simulator, tmp_path / "data", **settings) as proxy,
-        limited_member(proxy) as client,
-    ):
-        await client.run(graphs.waiting(0.0))
-        await proxy.services[MEMBERS].change("alice", limits={"credits_per_day": 4.0})
-        await until_accepted(client)
-        await until_accepted(client)
-        *_, refused = [await client.history(id_) for id_ in await until_ended(client, 3)]
-        assert refused["status"]["status_str"] == "error"
-        assert "The budget renews at" in str(refused["status"]["messages"])
