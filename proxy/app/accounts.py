@@ -97,7 +97,6 @@ async def _open_account(process: Process, access: AccountAccess, stack: AsyncExi
         access.key,
         retries=timeouts.retries,
         gate=CallGate(timeouts.breaker(), RateLimiter()),
-        plain_http=access.plain_http,
         observations=AccountObservations(access.name, process.metrics),
     )
     await cloud.start()
@@ -113,6 +112,5 @@ async def _open_account(process: Process, access: AccountAccess, stack: AsyncExi
             cost=0 if access.nodes is None else 1,
             validates=cloud.capabilities.validates,
         ),
-        plain_http=access.plain_http,
         kind="cloud" if access.nodes is None else "deployment",
     )

@@ -83,7 +83,7 @@ async def open_standby(
 ) -> AsyncIterator[Standby]:
     """Stand by, with a session to the leader; nothing is answered yet."""
     settings, metrics = process.settings, process.metrics
-    clouds = {account.base_url: account.plain_http for account in accounts}
+    clouds = {account.base_url for account in accounts}
     leadership = leadership_of(
         settings,
         records,

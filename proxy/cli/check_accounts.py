@@ -75,7 +75,6 @@ async def _check_account(account: AccountAccess, missing: str, checks: CheckRepo
         account.base_url,
         account.key,
         retries=_RETRIES,
-        plain_http=account.plain_http,
     )
     await client.start()
     try:
@@ -111,7 +110,6 @@ async def _check_deployment(account: AccountAccess, missing: str, checks: CheckR
         account.key,
         nodes,
         retries=_RETRIES,
-        plain_http=account.plain_http,
     )
     await client.start()
     try:
@@ -225,7 +223,7 @@ def _new_key(place: str) -> str:
 
 
 async def _socket_opens(account: AccountAccess) -> str:
-    addresses = CloudAddresses(account.base_url, plain_http=account.plain_http)
+    addresses = CloudAddresses(account.base_url)
     socket = EventSocket(addresses, account.key, Observer())
     await socket.start()
     try:

@@ -30,7 +30,6 @@ class ClientOptions(TypedDict, total=False):
 
     retries: RetryPolicy | None
     gate: CallGate | None
-    plain_http: bool
     observations: AccountObservations | None
 
 
@@ -38,9 +37,9 @@ class AccountClient:
     """The calls of one account to the server at `base_url`, which may have a path.
 
     Reads are repeated as `retries` says. While the server does not answer, `gate` makes calls fail
-    at once; after a 429 it pauses all of them. With `plain_http` the key is also sent to public
-    addresses over http. `observations` gets what no document lists, and its metrics count the
-    calls. Every call may raise `CloudUnreachable`, `CloudRefused` or `CloudGarbage`.
+    at once; after a 429 it pauses all of them. `observations` gets what no document lists, and its
+    metrics count the calls. Every call may raise `CloudUnreachable`, `CloudRefused` or
+    `CloudGarbage`.
 
     A class for one kind of server names its API, and the call that opens a file.
     """
@@ -61,7 +60,6 @@ class AccountClient:
         *,
         retries: RetryPolicy | None = None,
         gate: CallGate | None = None,
-        plain_http: bool = False,
         observations: AccountObservations | None = None,
     ) -> None:
         self.base_url = base_url
@@ -69,7 +67,7 @@ class AccountClient:
         retries = retries or RetryPolicy()
         #: Also used for the account's settings and files.
         self.http = Http(
-            CloudAddresses(base_url, plain_http=plain_http),
+            CloudAddresses(base_url),
             ApiKey(key),
             api=self.api,
             retries=retries,

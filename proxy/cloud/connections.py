@@ -137,8 +137,7 @@ class CloudAddresses:
         reach = reach_of(address)
         if self._refuses_public and reach == "public":
             raise AddressRefusedError(
-                "the API key is not sent to a public address over plain http: use https in "
-                "base_url, or set allow_plain_http"
+                "the API key is not sent to a public address over plain http: use https in base_url"
             )
         self.reach = min(reach, self.reach or reach, key=_REACHES.index)
 
@@ -190,12 +189,12 @@ def outward_proxy(scheme: str, host: str) -> URL | None:
     return proxy if proxy.scheme in ("http", "https") else None
 
 
-async def is_reachable(base_url: URL, seconds: float, *, plain_http: bool) -> bool:
+async def is_reachable(base_url: URL, seconds: float) -> bool:
     """Return whether the cloud answers within so many seconds, on a new connection.
 
     The route is public: the request carries no key, and any status is an answer.
     """
-    check = CloudAddresses(base_url, plain_http=plain_http).check_cloud
+    check = CloudAddresses(base_url).check_cloud
     url, timeout = base_url.joinpath("api", "system_stats"), aiohttp.ClientTimeout(total=seconds)
     try:
         async with (

@@ -238,9 +238,8 @@ class Eligibility(Struct, frozen=True):
 class Account:
     """An account with its calls.
 
-    `key` is the API key that is lent to partner nodes; it changes with `use_key`. With `plain_http`
-    it may go over HTTP without TLS. `plan_read` is set when the account was asked for its plan, if
-    in vain.
+    `key` is the API key that is lent to partner nodes; it changes with `use_key`.
+    `plan_read` is set when the account was asked for its plan, if in vain.
     """
 
     name: str
@@ -249,7 +248,6 @@ class Account:
     slots: Slots = field(default_factory=Slots)
     health: AccountHealth = field(default_factory=AccountHealth)
     eligibility: Eligibility = field(default_factory=Eligibility)
-    plain_http: bool = False
     kind: AccountKind = "cloud"
     plan: AccountPlan = field(init=False, default_factory=AccountPlan)
     plan_read: asyncio.Event = field(init=False, default_factory=asyncio.Event)

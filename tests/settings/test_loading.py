@@ -182,8 +182,5 @@ def test_a_key_is_not_sent_over_the_internet_in_the_clear(
     text = f'base_url = "{url}"\n' + GOOD
     if refused:
         assert "without encryption: use https://" in complaint(tmp_path, text)
-    (account,) = read_accounts(load(config(tmp_path, "allow_plain_http = true\n" + text)))
-    assert account.plain_http
-    if not refused:
-        (account,) = read_accounts(load(config(tmp_path, text)))
-        assert not account.plain_http
+    else:
+        assert len(read_accounts(load(config(tmp_path, text)))) == 1

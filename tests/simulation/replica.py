@@ -223,7 +223,7 @@ class Replica:
         """Stand for the lease, in which the name of the replica is its address."""
         if settings.database is None:
             return leadership_of(settings, records, None, lambda: self.name)
-        clouds = {URL(f"https://{host}"): False for host in self._hosts()}
+        clouds = [URL(f"https://{host}") for host in self._hosts()]
         leadership = leadership_of(
             settings,
             records,
