@@ -254,13 +254,22 @@ async def test_a_wrong_role_is_answered_with_the_roles(tmp_path: Path) -> None:
 # --- settings ---
 
 
-async def test_check_tells_the_settings_and_where_they_are_from(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("table", "name", "shown"),
+    [
+        ("", "api_key", "(hidden)"),
+        ("[[accounts]]\nname = 'studio'\nkey = 'comfyui-hidden'\n", "accounts", ["studio"]),
+    ],
+)
+async def test_check_tells_the_settings_and_where_they_are_from(
+    tmp_path: Path, table: str, name: str, shown: object
+) -> None:
     file = tmp_path / "config.toml"
-    file.write_text("port = 9000\n[[accounts]]\nname = 'studio'\nkey = 'comfyui-hidden'\n")
+    file.write_text(f"port = 9000\n{table}")
     environment = {
         **os.environ,
         "COMFY_PROXY_AUDIT_DAYS": "7",
-        "COMFY_PROXY_CREDENTIALS_KEY": "A" * 43 + "=",
+        "COMFY_CLOUD_API_KEY": "" if table else "comfyui-hidden",
         "COMFY_PROXY_DATA_DIR": str(tmp_path / "data"),
     }
     words = ("check", "--simulate", "--config", str(file))
@@ -272,9 +281,7 @@ async def test_check_tells_the_settings_and_where_they_are_from(tmp_path: Path) 
     settings = json.loads(more)["settings"]
     assert settings["port"] == {"value": 9000, "source": f"port in {file}"}
     assert settings["audit_days"] == {"value": 7, "source": "COMFY_PROXY_AUDIT_DAYS"}
-    assert settings["credentials_key"]["value"] == "(hidden)"
-    assert settings["accounts"]["value"] == ["studio"]
-    assert "AAAA" not in out + more
+    assert settings[name]["value"] == shown
     assert "comfyui-hidden" not in out + more
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import pytest
 from yarl import URL
 
-from proxy.settings import SETTINGS, ConfigError, Settings, load, read_key, tables_of
+from proxy.settings import SETTINGS, ConfigError, Settings, load, read_key, read_secrets, tables_of
 from proxy.settings.removed import REMOVED
 from proxy.storage.encryption import Cipher
 
@@ -156,7 +157,7 @@ def test_the_key_is_in_no_text_of_the_settings(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_there_is_no_option_for_a_secret() -> None:
-    secrets = ["api_key", "credentials_key", "database", "database_direct"]
+    secrets = ["api_key", "database", "database_direct"]
     assert [setting.name for setting in SETTINGS if setting.option is None] == secrets
     assert [setting.name for setting in SETTINGS if setting.secret] == secrets
 
@@ -171,26 +172,30 @@ def test_there_is_no_option_for_a_secret() -> None:
         ),
     ],
 )
-def test_the_key_for_credentials_is_one_that_can_be_used(
-    monkeypatch: pytest.MonkeyPatch, given: str, used: str | None
-) -> None:
-    monkeypatch.setenv("COMFY_PROXY_CREDENTIALS_KEY", given)
-    key = load().credentials_key
-    assert key is not None
-    assert key.get_secret_value() == (used or given)
-    cipher = Cipher(secret=key.get_secret_value())
+def test_a_secret_is_one_that_can_be_used(write, given: str, used: str | None) -> None:
+    secret = read_secrets(load({"secret_file": write(given)}))
+    assert secret == (used or given)
+    cipher = Cipher(secret=secret)
     assert cipher.decrypt(cipher.encrypt(b"lent")) == b"lent"
 
 
-@pytest.mark.parametrize("given", ["short", "AAEC", "no base64 at all, with spaces in between"])
-def test_what_cannot_be_such_a_key_is_refused_without_being_shown(
-    monkeypatch: pytest.MonkeyPatch, given: str
+def test_the_first_secret_is_used_and_the_others_are_accepted(write) -> None:
+    first, second = (base64.b64encode(bytes([number] * 32)).decode() for number in (1, 2))
+    old = Cipher(secret=second).encrypt(b"lent")
+    cipher = Cipher(secret=read_secrets(load({"secret_file": write(f"{first}\n{second}\n")})))
+    assert cipher.decrypt(old) == b"lent"
+    assert Cipher(secret=first).decrypt(cipher.encrypt(b"lent")) == b"lent"
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [("short", "must have 32 bytes"), ("AAEC", "must have 32 bytes"), (" \n", "is empty")],
+)
+def test_what_cannot_be_a_secret_is_refused_without_being_shown(
+    write, given: str, sentence: str
 ) -> None:
-    monkeypatch.setenv("COMFY_PROXY_CREDENTIALS_KEY", given)
-    with pytest.raises(
-        ConfigError, match=r"COMFY_PROXY_CREDENTIALS_KEY must be 32 bytes"
-    ) as messages:
-        load()
+    with pytest.raises(ConfigError, match=sentence) as messages:
+        read_secrets(load({"secret_file": write(given, "file")}))
     assert given not in str(messages.value)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -11,7 +12,6 @@ from yarl import URL
 from proxy.settings.cloud import AccountSettings
 from proxy.settings.fields import ConfigError
 from proxy.settings.model import Settings
-from proxy.settings.values import to_encryption_key
 
 #: The account of a key that is set by itself, without any table.
 DEFAULT = "default"
@@ -80,24 +80,32 @@ def read_secrets(settings: Settings) -> str | None:
 
     Raises `ConfigError` for a file that cannot be read or holds none.
     """
-    found = []
-    if settings.secret_file is not None:
-        for line in _read_key_file(settings.secret_file, "secret_file").split():
-            try:
-                found.append(to_encryption_key(line).get_secret_value())
-            except ValueError:
-                raise ConfigError(
-                    f"The file {settings.secret_file} of secret_file must have 32 bytes in base64 "
-                    "on each line: create them with `openssl rand -base64 32`."
-                ) from None
-        if not found:
-            raise ConfigError(
-                f"The file {settings.secret_file} of secret_file is empty: create a secret with "
-                "`openssl rand -base64 32`."
-            )
-    if settings.credentials_key is not None:
-        found.append(settings.credentials_key.get_secret_value())
-    return "\n".join(found) or None
+    if settings.secret_file is None:
+        return None
+    try:
+        found = [
+            _encryption_key(line)
+            for line in _read_key_file(settings.secret_file, "secret_file").split()
+        ]
+    except ValueError:
+        raise ConfigError(
+            f"The file {settings.secret_file} of secret_file must have 32 bytes in base64 on each "
+            "line: create them with `openssl rand -base64 32`."
+        ) from None
+    if not found:
+        raise ConfigError(
+            f"The file {settings.secret_file} of secret_file is empty: create a secret with "
+            "`openssl rand -base64 32`."
+        )
+    return "\n".join(found)
+
+
+def _encryption_key(text: str) -> str:
+    """Return 32 bytes in URL-safe base64 from either kind of base64. Raises `ValueError`."""
+    key = text.translate(str.maketrans("+/", "-_"))
+    if len(base64.b64decode(key, altchars=b"-_", validate=True)) != 32:
+        raise ValueError("not 32 bytes")
+    return key
 
 
 def account_names(settings: Settings) -> list[str]:

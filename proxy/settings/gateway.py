@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from proxy.settings.fields import SettingsTable, setting
-from proxy.settings.values import BasePath, Credits, EncryptionKey, HomePath, Networks
+from proxy.settings.values import BasePath, Credits, HomePath, Networks
 
 _PEM = "the path of a PEM file that can be read"
 
@@ -15,14 +15,6 @@ class GatewaySettings(SettingsTable):
 
     group = "Gateway"
 
-    credentials_key: EncryptionKey | None = setting(
-        None,
-        "Encrypts the API keys that clients send for their own jobs, while these jobs wait: 32 "
-        "random bytes, as from `openssl rand -base64 32`. The default is a generated key in the "
-        "file credentials.key in the data folder. After a change, waiting jobs run without these "
-        "keys.",
-        example="AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
-    )
     fair_by: Literal["jobs", "time"] = setting(
         "jobs",
         "What members share equally: the number of jobs, or running time.",

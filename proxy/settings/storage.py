@@ -62,11 +62,11 @@ class ClusterSettings(SettingsTable):
     )
     secret_file: HomePath | None = setting(
         None,
-        "A file with the secrets that all processes use to encrypt and sign shared data, one per "
-        "line, each 32 random bytes as from `openssl rand -base64 32`. The first one is used, and "
-        "data made with the others or with `credentials_key` is accepted. By default the secret "
-        "is in the database, or with SQLite in the file credentials.key of the data folder. "
-        "docs/security.md says how to change it.",
+        "A file with the secrets that encrypt and sign stored data, such as the API keys that "
+        "clients send for their waiting jobs: one per line, each 32 random bytes as from `openssl "
+        "rand -base64 32`. The first one is used, and data made with the others is accepted. By "
+        "default the secret is in the database, or with SQLite in the file credentials.key of the "
+        "data folder. docs/security.md says how to change it.",
         example="/run/secrets/comfy_proxy_secret",
     )
     engine_lease: Seconds = setting(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -136,14 +135,6 @@ def is_secure(address: str) -> bool:
     return url.scheme == "https" or (url.scheme == "http" and local)
 
 
-def to_encryption_key(value: object) -> SecretStr:
-    """Return 32 bytes in URL-safe base64 from either kind of base64."""
-    text = _as_text(value).strip().translate(str.maketrans("+/", "-_"))
-    if len(base64.b64decode(text, altchars=b"-_", validate=True)) != 32:
-        raise ValueError("not 32 bytes")
-    return SecretStr(text)
-
-
 _Host: TypeAlias = Annotated[
     str, StringConstraints(to_lower=True, pattern=r"^(?i:(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)*)$")
 ]
@@ -174,9 +165,6 @@ BlobPlace: TypeAlias = Annotated[
 ]
 ApiKey: TypeAlias = Annotated[
     SecretStr, ValueForm("KEY", "one line of printable characters without spaces")
-]
-EncryptionKey: TypeAlias = Annotated[
-    SecretStr, BeforeValidator(to_encryption_key), ValueForm("KEY", "32 bytes in base64")
 ]
 Networks: TypeAlias = Annotated[
     tuple[IPv4Network | IPv6Network, ...],
