@@ -93,8 +93,6 @@ def refuse_lost_members(settings: Settings, *, has_members: bool) -> None:
         )
     if settings.provisions_members:
         return
-    if settings.require_members:
-        raise ConfigError(f"require_members is set and there are no members: {add}.")
     if settings.trusted_proxies and not settings.insecure_allow_anyone:
         raise ConfigError(
             f"trusted_proxies is set and there are no members, so anyone who reaches the reverse "

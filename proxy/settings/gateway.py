@@ -25,15 +25,11 @@ class GatewaySettings(SettingsTable):
         "applications. Routes answer with and without it.",
         example="/comfy/",
     )
-    require_members: bool = setting(
-        False,
-        "Refuse to start without members. Setting `trusted_proxies`, and a data folder that has "
-        "had members, imply it.",
-    )
     trusted_proxies: Networks = setting(
         (),
         "Addresses and networks of reverse proxies, separated by commas, whose headers "
-        "`X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Host` are trusted.",
+        "`X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Host` are trusted. They require "
+        "members or insecure_allow_anyone.",
     )
     tls_cert: HomePath | None = setting(
         None,

@@ -69,8 +69,9 @@ class GeneralSettings(SettingsTable):
     )
     insecure_allow_anyone: bool = setting(
         False,
-        "Listen on other addresses than loopback without members. Anyone who reaches the port can "
-        "run jobs on your account and read its files. Use it only on private networks.",
+        "Listen on other addresses than loopback, or behind `trusted_proxies`, without members. "
+        "Anyone who reaches the port can run jobs on your account and read its files. Use it only "
+        "on private networks.",
     )
     open: bool = setting(
         False,

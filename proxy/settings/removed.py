@@ -30,6 +30,8 @@ REMOVED: Mapping[str, str] = {
     "ping_interval": "a silent websocket is pinged after 30 seconds",
     "prefer_helper_nodes": "the proxy runs a helper node that some account lacks",
     "prefetch": "pictures are downloaded when their job ends, with `output_directory` all outputs",
+    "require_members": "members are required on addresses other than loopback, behind "
+    "`trusted_proxies`, and where there have been members",
     "simulate_pace": "the simulator takes 0.05 seconds for a step",
     "slots_ahead": "as many jobs are on the cloud as run there at once",
     "unable_timeout": "a job that no account can run fails after 60 seconds",
