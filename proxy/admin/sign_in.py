@@ -48,9 +48,9 @@ if (token) {
 }
 """
 
-_PROVIDER = """<p><a class="button" href="{address}">Sign in with {label}</a></p>"""
+_PROVIDER = """<p><a class="button" href="{address}">Sign in with {name}</a></p>"""
 
-_SIGNED_OUT = """<p>You are signed out here, but still signed in at {label}.
+_SIGNED_OUT = """<p>You are signed out here, but still signed in at {name}.
 <a href="{address}">Sign out there, too</a></p>"""
 
 _SIGNED_IN = """<p>You are signed in as <strong>{member}</strong>.</p>
@@ -205,9 +205,9 @@ def form_of(request: web.Request, target: str) -> str:
     links = "".join(
         _PROVIDER.format(
             address=html.escape(str(URL(f"{base}{SIGN_IN}/{name}").with_query(next=target))),
-            label=html.escape(provider.options.label),
+            name=html.escape(name),
         )
-        for name, provider in request.app[PROVIDERS].items()
+        for name in request.app[PROVIDERS]
     )
     return links + _FORM.format(base=base, action=SIGN_IN, next=html.escape(target))
 
@@ -232,7 +232,7 @@ async def _signed_out(request: web.Request) -> str:
     url = await provider.end_session_url(own_address(request, SIGN_IN))
     if url is None:
         return ""
-    return _SIGNED_OUT.format(address=html.escape(url), label=html.escape(provider.options.label))
+    return _SIGNED_OUT.format(address=html.escape(url), name=html.escape(provider.options.name))
 
 
 def own_address(request: web.Request, path: str) -> str:

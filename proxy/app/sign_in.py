@@ -116,7 +116,6 @@ def _rules(settings: Settings, admin_groups: tuple[str, ...]) -> ProvisioningRul
 def _options(provider: ProviderSettings) -> ProviderOptions:
     return ProviderOptions(
         name=provider.name,
-        label=provider.label or provider.name,
         issuer=provider.issuer,
         client_id=provider.client_id,
         client_secret=_secret(provider.client_secret_file),

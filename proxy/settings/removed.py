@@ -30,6 +30,7 @@ REMOVED: Mapping[str, str] = {
     "ping_interval": "a silent websocket is pinged after 30 seconds",
     "prefer_helper_nodes": "the proxy runs a helper node that some account lacks",
     "prefetch": "pictures are downloaded when their job ends, with `output_directory` all outputs",
+    "providers.label": "the sign-in page shows `name`",
     "require_members": "members are required on addresses other than loopback, behind "
     "`trusted_proxies`, and where there have been members",
     "simulate_pace": "the simulator takes 0.05 seconds for a step",

@@ -13,8 +13,8 @@ class ProviderSettings(SettingsTable):
 
     name: str = setting(
         ...,
-        "The provider's name in the redirect URI `/proxy/sign-in/NAME/callback`, which the "
-        "provider must know.",
+        "The provider's name on the sign-in page and in the redirect URI "
+        "`/proxy/sign-in/NAME/callback`, which the provider must know.",
         expects="a name of at most 32 small letters, digits and `-` that no other provider has",
         example="company",
         pattern=r"^[a-z0-9][a-z0-9-]{0,31}$",
@@ -34,12 +34,6 @@ class ProviderSettings(SettingsTable):
         "A file that contains only the secret that the provider has given to this server. Without "
         "one it is a public client.",
         example="/run/secrets/oidc_company",
-    )
-    label: str = setting(
-        "",
-        "The provider's name on the sign-in page.",
-        shown="the name",
-        example="Example Ltd",
     )
     scopes: Names = setting(
         ("openid", "email", "profile"),

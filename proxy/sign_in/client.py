@@ -128,7 +128,7 @@ class ProviderClient:
                 self._keys, self._keys_at = KeySet.import_key_set(document), now
             except (JoseError, ValueError, KeyError, TypeError) as error:
                 raise ProviderUnavailableError(
-                    f"{self.options.label} sent an invalid answer; try again later.",
+                    f"The provider {self.options.name} sent an invalid answer; try again later.",
                     f"{metadata.jwks_uri} has no keys of a provider ({error!r}): check issuer.",
                 ) from None
         return self._keys
@@ -168,7 +168,7 @@ class ProviderClient:
                 f"it does not take client_id {options.client_id} with this secret ({reason}): "
                 "correct client_id and client_secret_file"
             )
-        raise SignInError(f"{options.label} did not sign you in; try again.")
+        raise SignInError(f"The provider {options.name} did not sign you in; try again.")
 
     async def get(self, url: str, *, bearer: str | None = None) -> dict[str, Any]:
         """Return a JSON object. Raises `ProviderUnavailableError`."""
@@ -212,7 +212,8 @@ class ProviderClient:
             return msgspec.json.decode(body, type=dict[str, Any])
         except ValueError as error:
             raise ProviderUnavailableError(
-                f"{self.options.label} sent an invalid answer ({error}); try again later.",
+                f"The provider {self.options.name} sent an invalid answer ({error}); try again "
+                "later.",
                 f"{self.options.issuer} did not answer as a provider ({error}): check issuer.",
             ) from None
 
@@ -240,13 +241,13 @@ class ProviderClient:
 
     def _unreachable(self, reason: str) -> ProviderUnavailableError:
         return ProviderUnavailableError(
-            f"{self.options.label} cannot be reached; try again later.",
+            f"The provider {self.options.name} cannot be reached; try again later.",
             f"{self.options.issuer} cannot be reached ({reason}): check the network and issuer.",
         )
 
     def _misconfigured(self, reason: str) -> ProviderUnavailableError:
         return ProviderUnavailableError(
-            f"Sign-in with {self.options.label} is not configured correctly; tell an admin of this "
+            f"Sign-in with {self.options.name} is not configured correctly; tell an admin of this "
             "server.",
             f"Nobody can sign in at {self.options.issuer}: {reason}.",
         )

@@ -85,9 +85,9 @@ class Provider:
         metadata = await self._client.metadata()
         self._check_issuer(metadata, query.get("iss"))
         if "error" in query:
-            raise SignInError(f"{self.options.label} did not sign you in; try again.")
+            raise SignInError(f"The provider {self.options.name} did not sign you in; try again.")
         if not query.get("code"):
-            raise SignInError(f"The answer of {self.options.label} has no code; try again.")
+            raise SignInError(f"The answer of {self.options.name} has no code; try again.")
         answer = await self._client.exchange(
             metadata, query["code"], attempt.verifier, redirect_uri
         )
@@ -98,7 +98,7 @@ class Provider:
             more = await self._client.get(metadata.userinfo_endpoint, bearer=token)
             if more.get("sub") != claims["sub"]:
                 raise SignInError(
-                    f"The answer of {self.options.label} is about another user; try again."
+                    f"The answer of {self.options.name} is about another user; try again."
                 )
             claims = {**more, **claims}
         return self._admitted(claims)
@@ -135,7 +135,7 @@ class Provider:
         """Return the claims of the ID token, once it is right (OpenID Connect Core 3.1.3.7)."""
         text = answer.get("id_token")
         if not isinstance(text, str):
-            raise SignInError(f"{self.options.label} sent no ID token; tell an admin.")
+            raise SignInError(f"The provider {self.options.name} sent no ID token; tell an admin.")
         options = {
             "iss": {"essential": True, "value": metadata.issuer},
             "aud": {"essential": True, "values": [self.options.client_id]},
@@ -152,7 +152,7 @@ class Provider:
         except (JoseError, ValueError, KeyError, TypeError) as error:
             log.warning("id_token_rejected", provider=self.options.name, error=repr(error)[:200])
             raise SignInError(
-                f"The ID token of {self.options.label} is not valid; try again."
+                f"The ID token of {self.options.name} is not valid; try again."
             ) from None
         return dict(claims)
 
@@ -185,7 +185,9 @@ class Provider:
             raise SignInError("You are in none of the groups that can sign in; ask an admin.")
         subject = claims["sub"]
         if not isinstance(subject, str) or not 0 < len(subject) <= MAX_SUBJECT:
-            raise SignInError(f"{options.label} did not say who you are; tell an admin.")
+            raise SignInError(
+                f"The provider {options.name} did not say who you are; tell an admin."
+            )
         names = (claims.get("preferred_username"), email, claims.get("name"))
         name = next((name for name in names if isinstance(name, str) and name), "")
         return Identity(options.issuer, subject, name, groups)

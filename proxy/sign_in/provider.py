@@ -41,7 +41,6 @@ class ProviderOptions(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     name: str
-    label: str
     issuer: str
     client_id: str
     client_secret: str = ""

@@ -34,7 +34,7 @@ async def test_a_person_signs_in_and_out(chrome: Browser, gateway: Gateway) -> N
     async with opened_page(chrome) as page:
         await page.goto(str(gateway.provider / "who/admin-ann"))
         await page.goto(str(gateway.url / "proxy/"))
-        await page.get_by_role("link", name="Sign in with Example Ltd").click()
+        await page.get_by_role("link", name="Sign in with company").click()
         await page.get_by_text("Live", exact=True).wait_for()
         assert page.url == str(gateway.url / "proxy/")
         found = await page.context.cookies(str(gateway.url))
@@ -43,7 +43,7 @@ async def test_a_person_signs_in_and_out(chrome: Browser, gateway: Gateway) -> N
         assert "comfy_proxy_sign_in" not in cookies
         await page.goto(str(gateway.url / "proxy/sign-in"))
         await page.get_by_role("button", name="Sign out").click()
-        await page.get_by_text("still signed in at Example Ltd").wait_for()
+        await page.get_by_text("still signed in at company").wait_for()
         way_out = page.get_by_role("link", name="Sign out there, too")
         address = re.compile(re.escape(str(gateway.provider / "session/end")))
         await expect(way_out).to_have_attribute("href", address)

@@ -103,9 +103,7 @@ async def inside() -> AsyncIterator[Inside]:
 
 
 def provider_at(issuer: str) -> ProviderClient:
-    return ProviderClient(
-        ProviderOptions(name="company", label="Example", issuer=issuer, client_id="comfy")
-    )
+    return ProviderClient(ProviderOptions(name="company", issuer=issuer, client_id="comfy"))
 
 
 def at(inside: Inside, host: str) -> str:

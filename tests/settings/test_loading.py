@@ -123,7 +123,6 @@ def test_one_sentence_says_what_to_do(tmp_path: Path, text: str, output: str) ->
     ("key", "expected"),
     [
         ("client_id", "a text"),
-        ("label", "a text"),
         ("groups_claim", "a text"),
         ("scopes", "a list of scopes"),
         ("domains", "a list of domains such as example.com"),

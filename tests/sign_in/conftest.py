@@ -53,7 +53,6 @@ def settings_of_provider(folder: Path, issuer: str, **more: object) -> ProviderS
     return ProviderSettings(
         **{
             "name": "company",
-            "label": "Example Ltd",
             "issuer": issuer,
             "client_id": "comfy",
             "client_secret_file": secret,

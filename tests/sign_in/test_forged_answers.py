@@ -116,7 +116,6 @@ async def issuer() -> AsyncIterator[Issuer]:
 async def provider(issuer: Issuer, tmp_path: Path) -> AsyncIterator[Provider]:
     options = ProviderOptions(
         name="company",
-        label="Example Ltd",
         issuer=issuer.issuer,
         client_id="comfy",
         client_secret="a secret",

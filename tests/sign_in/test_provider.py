@@ -82,7 +82,7 @@ async def test_the_sign_in_page_offers_the_provider_and_keeps_the_target(gateway
         session.get(gateway.url / "queue" % {"x": "1"}, headers={"Accept": "text/html"}) as answer,
     ):
         text = await answer.text()
-    assert "Sign in with Example Ltd" in text
+    assert "Sign in with company" in text
     assert "/proxy/sign-in/company?next=/queue?x%3D1" in text
 
 
@@ -97,7 +97,7 @@ async def test_the_cookie_of_the_attempt_is_gone_after_it(gateway: Gateway) -> N
 async def test_who_is_refused_there_stays_out(gateway: Gateway) -> None:
     async with browser() as session, session.get(gateway.sign_in) as answer:
         assert answer.status == 403
-        assert "Example Ltd did not sign you in" in await answer.text()
+        assert "company did not sign you in" in await answer.text()
     assert gateway.proxy.services[MEMBERS].members() == []
 
 
@@ -127,7 +127,7 @@ async def test_signing_out_leads_to_the_way_out_of_the_provider(gateway: Gateway
         await sign_in(session, gateway, "ann")
         async with session.post(gateway.url / "proxy/sign-out") as answer:
             text = await answer.text()
-        assert "still signed in at Example Ltd" in text
+        assert "still signed in at company" in text
         assert f"{gateway.provider}/session/end?client_id=comfy" in text
         assert await user(session, gateway) is None
 
