@@ -41,7 +41,6 @@ COPY --from=build /opt/comfy-cloud-proxy /opt/comfy-cloud-proxy
 # The loopback address of a container cannot be reached from outside, hence 0.0.0.0. The proxy refuses
 # it until it has members or COMFY_PROXY_INSECURE_ALLOW_ANYONE=1 says that the network is private.
 # `container` tells programs that they run in one.
-# Docker kills ten seconds after SIGTERM, so requests under way have a little less to finish.
 # Uploads under way are files without a name in the volume, since a tmpfs would be memory.
 ENV PATH=/opt/comfy-cloud-proxy/bin:$PATH \
     container=oci \
@@ -49,8 +48,7 @@ ENV PATH=/opt/comfy-cloud-proxy/bin:$PATH \
     COMFY_PROXY_HOST=0.0.0.0 \
     COMFY_PROXY_PORT=8188 \
     COMFY_PROXY_DATA_DIR=/data \
-    COMFY_PROXY_LOG_FORMAT=json \
-    COMFY_PROXY_SHUTDOWN_TIMEOUT=8
+    COMFY_PROXY_LOG_FORMAT=json
 USER 10001:10001
 WORKDIR /data
 VOLUME /data

@@ -24,6 +24,7 @@ from ruamel.yaml import YAML
 from servers import free_port
 from test_code_blocks import NGINX, make_certificate
 
+from proxy.cli.serve import STOP_TIMEOUT
 from proxy.settings import SETTINGS, load
 
 ROOT = Path(__file__).parent.parent
@@ -141,8 +142,7 @@ def test_its_proxies_are_bounded_and_reached_by_no_published_port(path: Path) ->
         assert not {"ports", "user", "tmpfs"} & service.keys()
         assert {"mem_limit", "cpus", "pids_limit", "read_only", "cap_drop"} <= service.keys()
         grace = int(service["stop_grace_period"].removesuffix("s"))
-        environment = image_environment() | service["environment"]
-        assert grace > int(environment["COMFY_PROXY_SHUTDOWN_TIMEOUT"])
+        assert grace > STOP_TIMEOUT
         assert service["volumes"][0].rpartition(":")[2] == instruction("VOLUME")
     assert image_environment()["TMPDIR"] == instruction("VOLUME")
 
@@ -316,10 +316,8 @@ def test_pods_serve_until_they_have_left_the_service() -> None:
     (proxy,) = pod["containers"]
     (port,) = proxy["ports"]
     assert str(port["containerPort"]) == instruction("EXPOSE")
-    environment = {variable["name"]: variable.get("value") for variable in proxy["env"]}
-    stopping = int(environment["COMFY_PROXY_SHUTDOWN_TIMEOUT"])
     sleeping = proxy["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert pod["terminationGracePeriodSeconds"] > stopping + sleeping
+    assert pod["terminationGracePeriodSeconds"] > STOP_TIMEOUT + sleeping
 
 
 async def test_pods_start_while_the_cloud_is_away(tmp_path: Path) -> None:

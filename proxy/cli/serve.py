@@ -42,8 +42,9 @@ else:
 
 log = structlog.get_logger(__name__)
 
-#: Seconds that stopping may take whatever the setting says.
-_LEAST_TIME_TO_STOP = 1.0
+#: Seconds that stopping may take, to finish requests and close websockets: Docker kills 10 s after
+#: SIGTERM, and other managers of services later. Jobs continue on the cloud.
+STOP_TIMEOUT = 8.0
 
 #: Objects that are made before those that are unreachable are looked for. Few are in circles, and a
 #: look at each 700 (Python's own bound) takes a twentieth of the time of a busy server.
@@ -76,7 +77,7 @@ async def _serve(settings: Settings, banner: Banner | None) -> None:
     SIGHUP lets the keys be read again.
     """
     stop, failed = asyncio.Event(), asyncio.Event()
-    _stop_on_signals(stop, settings.shutdown_timeout)
+    _stop_on_signals(stop)
     async with AsyncExitStack() as stack:
         listening = await _listening(settings)
         stack.callback(listening.close)
@@ -84,7 +85,7 @@ async def _serve(settings: Settings, banner: Banner | None) -> None:
         records = await stack.enter_async_context(open_records(settings, failed))
         process = new_process(settings, failed)
         limits = ConnectionLimits(max_connections=settings.max_connections)
-        stop_timeout = (1 - _SHARE_OF_SERVICES) * settings.shutdown_timeout
+        stop_timeout = (1 - _SHARE_OF_SERVICES) * STOP_TIMEOUT
         background = Supervisor(failed)
         stack.push_async_callback(background.close)
         if listening.certificate is not None:
@@ -241,8 +242,8 @@ def _binding_problem(error: OSError, settings: Settings) -> str | None:
     return None
 
 
-def _stop_on_signals(stop: asyncio.Event, timeout: float) -> None:
-    """Stop within `timeout` seconds on the first signal, and without waiting on the second.
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    """Stop within `STOP_TIMEOUT` seconds on the first signal, and without waiting on the second.
 
     What hangs when the time is over, a thread or a disk, is left: nothing that was accepted
     depends on it.
@@ -253,7 +254,7 @@ def _stop_on_signals(stop: asyncio.Event, timeout: float) -> None:
         if stop.is_set():
             os._exit(128 + number)
         stop.set()
-        overtime = threading.Timer(max(timeout, _LEAST_TIME_TO_STOP), os._exit, (0,))
+        overtime = threading.Timer(STOP_TIMEOUT, os._exit, (0,))
         overtime.daemon = True
         overtime.start()
 

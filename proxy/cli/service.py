@@ -20,7 +20,7 @@ from proxy.settings import SETTINGS, ConfigError, Settings, load, read_accounts
 
 _NAME = "comfy-cloud-proxy"
 _LABEL = "org.comfy-cloud-proxy"
-#: Seconds for each call of systemctl or launchctl: stopping takes up to `shutdown_timeout`.
+#: Seconds for each call of systemctl or launchctl: stopping takes up to 8.
 _TIMEOUT = 60.0
 
 _UNIT = """\

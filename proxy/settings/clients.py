@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from proxy.settings.fields import SettingsTable, setting
-from proxy.settings.values import Hosts, Mebibytes, Origins, Seconds
+from proxy.settings.values import Hosts, Mebibytes, Origins
 
 
 class ClientSettings(SettingsTable):
@@ -54,13 +54,6 @@ class ClientSettings(SettingsTable):
         metavar="COUNT",
         ge=1,
         le=1_000_000,
-    )
-    shutdown_timeout: Seconds = setting(
-        10,
-        "Seconds the proxy may take to stop after SIGTERM, to finish requests and close "
-        "websockets. Jobs continue on the cloud.",
-        ge=0,
-        le=3600,
     )
     url_hosts: Hosts = setting(
         (),

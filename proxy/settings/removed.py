@@ -33,6 +33,7 @@ REMOVED: Mapping[str, str] = {
     "providers.label": "the sign-in page shows `name`",
     "require_members": "members are required on addresses other than loopback, behind "
     "`trusted_proxies`, and where there have been members",
+    "shutdown_timeout": "the proxy stops within 8 seconds",
     "simulate_pace": "the simulator takes 0.05 seconds for a step",
     "slots_ahead": "as many jobs are on the cloud as run there at once",
     "unable_timeout": "a job that no account can run fails after 60 seconds",

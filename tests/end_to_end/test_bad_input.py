@@ -81,7 +81,7 @@ UPLOADS: dict[str, list[tuple[str, Any, dict[str, str]]]] = {
 
 @pytest.fixture
 async def process(tmp_path: Path) -> AsyncIterator[Process]:
-    options = ["--simulate", "--log-level", "debug", "--shutdown-timeout", "1"]
+    options = ["--simulate", "--log-level", "debug"]
     async with serving(tmp_path, *options) as running:
         yield running
         assert await running.stop() == 0

@@ -13,9 +13,6 @@ from stack import Client
 
 from proxy.simulator import HttpFault, Simulator, SocketFault
 
-#: The time to stop, in seconds: more than the tests wait for an end.
-NEVER = "3600"
-
 
 async def submitting(client: Client) -> tuple[int, str]:
     """Submit; the status and the type of the error, if there is one."""
@@ -27,9 +24,7 @@ async def test_the_end_keeps_its_time_and_all_jobs(
     simulator: Simulator, tmp_path: Path, session: aiohttp.ClientSession
 ) -> None:
     simulator.faults.add(SocketFault("stall", event="execution_start"))
-    async with serving(
-        tmp_path, "--shutdown-timeout", NEVER, environment=before(simulator)
-    ) as process:
+    async with serving(tmp_path, environment=before(simulator)) as process:
         client = Client(session, process.url)
         async with client.listening() as listener:
             await client.submit(graphs.waiting(0.5))
@@ -55,9 +50,7 @@ async def test_a_submission_that_waits_does_not_hold_the_end(
     simulator: Simulator, tmp_path: Path, session: aiohttp.ClientSession
 ) -> None:
     simulator.switches.refuse_prompt = "QUEUE_LIMIT"
-    async with serving(
-        tmp_path, "--shutdown-timeout", "5", environment=before(simulator)
-    ) as process:
+    async with serving(tmp_path, environment=before(simulator)) as process:
         answer = asyncio.create_task(submitting(Client(session, process.url)))
         await simulator.wait_for_calls("POST /api/prompt")
         assert await process.stop() == 0
@@ -70,9 +63,7 @@ async def test_a_second_signal_ends_at_once(
     simulator: Simulator, tmp_path: Path, session: aiohttp.ClientSession
 ) -> None:
     simulator.faults.add(HttpFault("POST /api/prompt", delay=60))
-    async with serving(
-        tmp_path, "--shutdown-timeout", NEVER, environment=before(simulator)
-    ) as process:
+    async with serving(tmp_path, environment=before(simulator)) as process:
         answer = asyncio.create_task(submitting(Client(session, process.url)))
         await simulator.wait_for_calls("POST /api/prompt")
         process.process.terminate()
