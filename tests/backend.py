@@ -34,9 +34,6 @@ class _Servers:
         return self.known[folder]
 
 
-#: Seconds of the lease inside the process of tests, which may stand still on a busy machine.
-_LEASE = 30.0
-
 _running: _Servers | None = None
 #: The file of a database without rows.
 _empty = b""
@@ -46,13 +43,14 @@ _empty = b""
 def running_servers() -> Iterator[None]:
     """Let what the block starts use PostgreSQL.
 
-    Inside the process of tests the database may take its time, however busy the machine: what
-    happens while it is away is tested where it is away.
+    Inside the process of tests the database may take its time, and a lease lasts, however busy the
+    machine: what happens while the database is away is tested where it is away.
     """
+    from proxy.leader import leadership
     from proxy.storage import postgresql as module
 
     global _running
-    module.UNIT_TIMEOUT = 30.0
+    module.UNIT_TIMEOUT = leadership.LENGTH = 30.0
     with servers.postgresql() as postgresql:
         _running = _Servers(postgresql)
         try:
@@ -64,8 +62,6 @@ def running_servers() -> Iterator[None]:
 def settings_of(folder: Path, *, accounts: Iterable[AccountSettings] = (), **more: Any) -> Settings:
     """The settings of a proxy with this data folder, and more of them as people write them."""
     servers: dict[str, Any] = dict(_of_servers(folder))
-    if servers:
-        servers["engine_lease"] = _LEASE
     return Settings(data_dir=folder, accounts=tuple(accounts), **servers, **more)
 
 

@@ -336,7 +336,6 @@ def test_one_process_needs_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
         ("DATABASE_DIRECT", POSTGRESQL),
         ("BLOBS", "gs://bucket/x"),
         ("BLOBS", "s3:///x"),
-        ("ENGINE_LEASE", "0"),
     ],
 )
 def test_what_leads_to_no_store_is_refused_without_its_password(

@@ -42,7 +42,7 @@ async def lifespan(
     """
     failed = asyncio.Event()
     async with open_records(settings, failed) as records:
-        leadership = leadership_of(settings, records)
+        leadership = leadership_of(records)
         term = await leadership.elected()
         process = new_process(settings, failed, timeouts, policy)
         async with (

@@ -7,26 +7,24 @@ import socket
 from collections.abc import Callable
 
 from proxy.app.storage import Records
+from proxy.leader import leadership
 from proxy.leader.handover import Handover
-from proxy.leader.leadership import Leadership
 from proxy.runtime import randomness
-from proxy.settings import Settings
 from proxy.storage.leases import LeaseRepository
 
 
 def leadership_of(
-    settings: Settings,
     records: Records,
     handover: Callable[[LeaseRepository, str], Handover] | None = None,
     address: Callable[[], str] = str,
-) -> Leadership:
+) -> leadership.Leadership:
     """Return how this process comes to lead; with a `handover` others may."""
     leases, holder = LeaseRepository(records.database), process_name()
-    return Leadership(
+    return leadership.Leadership(
         leases,
         records.supervisor,
         holder,
-        settings.engine_lease,
+        leadership.LENGTH,
         None if handover is None else handover(leases, holder),
         address,
     )

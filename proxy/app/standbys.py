@@ -85,7 +85,6 @@ async def open_standby(
     settings, metrics = process.settings, process.metrics
     clouds = {account.base_url for account in accounts}
     leadership = leadership_of(
-        settings,
         records,
         lambda leases, holder: Handover(leases, clouds, holder, metrics),
         _reached(settings, listening),

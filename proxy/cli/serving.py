@@ -70,9 +70,7 @@ class Serving:
         """Lead and stand by in turn, until one of `ends`. Raises `ConfigError` and
         `StorageError`."""
         standby, spent = self.standby, 0.0
-        leadership = (
-            leadership_of(self.settings, self.records) if standby is None else standby.leadership
-        )
+        leadership = leadership_of(self.records) if standby is None else standby.leadership
         if standby is not None:
             await standby.begin()
             self._say_ready()

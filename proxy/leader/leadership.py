@@ -27,6 +27,9 @@ from proxy.storage.leases import ENGINE, Lease, LeaseRepository
 
 log = structlog.get_logger(__name__)
 
+#: Seconds after which a standby leads if the leader does not renew its lease: more than most pauses
+#: of a database or a machine, and less than a client waits for an answer.
+LENGTH = 6.0
 #: Seconds between two looks of a standby at the lease.
 INTERVAL = 0.25
 #: The part of the lease's length after which it is renewed, and the part at its end in which

@@ -10,7 +10,6 @@ from proxy.settings.values import (
     DatabaseAddress,
     HomePath,
     Mebibytes,
-    Seconds,
     WebAddress,
 )
 
@@ -68,13 +67,6 @@ class ClusterSettings(SettingsTable):
         "default the secret is in the database, or with SQLite in the file credentials.key of the "
         "data folder. docs/security.md says how to change it.",
         example="/run/secrets/comfy_proxy_secret",
-    )
-    engine_lease: Seconds = setting(
-        6.0,
-        "Seconds after which a standby leads if the leader does not renew its lease in the "
-        "database.",
-        ge=2,
-        le=300,
     )
 
 

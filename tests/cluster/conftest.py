@@ -39,8 +39,8 @@ async def simulator() -> AsyncIterator[Simulator]:
 
 @pytest.fixture
 async def cluster(tmp_path: Path, servers: Servers, simulator: Simulator) -> AsyncIterator[Cluster]:
-    """Three replicas that take jobs, with the default lease."""
-    async with running_cluster(tmp_path, servers, simulator, engine_lease="6") as running:
+    """Three replicas that take jobs."""
+    async with running_cluster(tmp_path, servers, simulator) as running:
         yield running
 
 

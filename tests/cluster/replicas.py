@@ -28,8 +28,6 @@ from proxy.simulator import Simulator
 TIMEOUT = 60.0
 #: Where a Python finds a clock that is wrong.
 SKEWED = Path(__file__).parent / "skewed"
-#: Seconds of a lease in most tests: another engine takes over sooner than by default.
-LEASE = 3.0
 
 
 @dataclass
@@ -233,7 +231,6 @@ async def running_cluster(
         **before(simulator),
         **servers.settings(),
         "COMFY_PROXY_BLOBS": str(folder / "blobs"),
-        "COMFY_PROXY_ENGINE_LEASE": str(LEASE),
         "COMFY_PROXY_LOG_FORMAT": "json",
         **{f"COMFY_PROXY_{name.upper()}": value for name, value in settings.items()},
     }

@@ -44,9 +44,7 @@ async def simulator(gate: asyncio.Event) -> AsyncIterator[Simulator]:
 
 @pytest.fixture
 async def cluster(tmp_path: Path, servers: Servers, simulator: Simulator) -> AsyncIterator[Cluster]:
-    async with running_cluster(
-        tmp_path, servers, simulator, members=True, engine_lease="6"
-    ) as running:
+    async with running_cluster(tmp_path, servers, simulator, members=True) as running:
         yield running
 
 

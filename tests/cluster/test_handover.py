@@ -26,10 +26,8 @@ AWAY = 12.0
 
 @pytest.fixture
 async def cluster(tmp_path: Path, servers: Servers, simulator: Simulator) -> AsyncIterator[Cluster]:
-    """Three replicas with ways that can be cut, with the default lease."""
-    async with running_cluster(
-        tmp_path, servers, simulator, forwarded=True, engine_lease="6"
-    ) as running:
+    """Three replicas with ways that can be cut."""
+    async with running_cluster(tmp_path, servers, simulator, forwarded=True) as running:
         yield running
 
 

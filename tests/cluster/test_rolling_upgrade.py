@@ -110,7 +110,7 @@ async def in_front(balancer: str, folder: Path, ports: list[int]) -> AsyncIterat
 async def test_replicas_are_replaced_one_after_the_other(
     tmp_path: Path, servers: Servers, simulator: Simulator, release: str, balancer: str
 ) -> None:
-    async with running_cluster(tmp_path, servers, simulator, engine_lease="6") as cluster:
+    async with running_cluster(tmp_path, servers, simulator) as cluster:
         environment = {}
         if release == "newer":
             environment = {"PYTHONPATH": str(next_release(tmp_path)), "PYTHONSAFEPATH": "1"}

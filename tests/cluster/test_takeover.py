@@ -14,7 +14,7 @@ from cluster.replicas import Cluster
 
 from proxy.simulator import Simulator
 
-#: Seconds in which another process leads, with the default lease.
+#: Seconds in which another process leads.
 TAKEOVER = 8.0
 
 

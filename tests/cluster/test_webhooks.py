@@ -23,7 +23,7 @@ async def receiver() -> AsyncIterator[Receiver]:
 @pytest.fixture
 async def pair(tmp_path: Path, servers: Servers, simulator: Simulator) -> AsyncIterator[Cluster]:
     """Two replicas whose webhooks may connect to this machine."""
-    settings = {"engine_lease": "2", "webhook_networks": "127.0.0.1"}
+    settings = {"webhook_networks": "127.0.0.1"}
     async with running_cluster(tmp_path, servers, simulator, count=2, **settings) as running:
         yield running
 

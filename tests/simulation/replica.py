@@ -222,10 +222,9 @@ class Replica:
     def _standing(self, settings: Settings, records: Records, given: Given) -> Leadership:
         """Stand for the lease, in which the name of the replica is its address."""
         if settings.database is None:
-            return leadership_of(settings, records, None, lambda: self.name)
+            return leadership_of(records, None, lambda: self.name)
         clouds = [URL(f"https://{host}") for host in self._hosts()]
         leadership = leadership_of(
-            settings,
             records,
             lambda leases, holder: Handover(leases, clouds, holder, given.metrics),
             lambda: self.name,
