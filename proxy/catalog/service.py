@@ -143,6 +143,11 @@ class Catalog:
             await asyncio.wait([self._loading], timeout=timeout)
         return self._nodes.value is not None
 
+    async def fetched(self, timeout: float) -> bool:
+        """Fetch the node classes if they never were, for up to `timeout` seconds, also where the
+        first attempt has failed. Return whether they were."""
+        return await self._nodes.fetched(timeout=timeout)
+
     async def load(self, timeout: float) -> bool:
         """Fetch the node classes if there are none, for up to `timeout` seconds. Return whether
         they are loaded."""

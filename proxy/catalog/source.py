@@ -156,6 +156,18 @@ class CachedResource(Generic[T]):
             await asyncio.wait([refreshing], timeout=timeout)
         return self.value is not previous
 
+    async def fetched(self, *, timeout: float) -> bool:
+        """Fetch the document if it never was, again after each `PAUSE`, for up to `timeout`
+        seconds. Return whether it was."""
+        ends = clock.monotonic() + timeout
+        await self._look_on_disk()
+        while self._fetched_at is None and (left := ends - clock.monotonic()) > 0:
+            if (refreshing := self._refresh()) is not None:
+                await asyncio.wait([refreshing], timeout=left)
+            else:
+                await asyncio.sleep(min(left, PAUSE / 10))
+        return self._fetched_at is not None
+
     async def reread(self, *, timeout: float, may_fetch: Callable[[], bool]) -> bool:
         """Fetch the document in a call that begins after this one, waiting up to `timeout` seconds.
 

@@ -37,8 +37,9 @@ MAX_NODES_INLINE = 100
 _ANSWER_TIMEOUT = 5.0
 #: Seconds that a job waits for the ends of its member's previous jobs to be sent.
 _TURN_TIMEOUT = 2.0
-#: Seconds that an end, which may be read as soon as a leader begins, waits for the list of nodes.
-_CATALOG_TIMEOUT = 10.0
+#: Seconds that an end, which may be read as soon as a leader begins, waits for the list of nodes,
+#: also for a second attempt to fetch it, 10 s after one that failed.
+_CATALOG_TIMEOUT = 15.0
 
 
 class Following:
@@ -167,7 +168,7 @@ class Following:
     async def _finish(self, job: LiveJob, follower: JobFollower, ended: Ended) -> None:
         """Record an end, then tell it: the history has the entry before the client hears of it,
         and before that the outputs are in the output directory, if there is one."""
-        await self._resources.catalog.wait_loaded(_CATALOG_TIMEOUT)  # it has the prices of nodes
+        await self._resources.catalog.fetched(_CATALOG_TIMEOUT)  # it has the prices of nodes
         priced = partial(self._resources.pricing.cost_of, run_of(job, ended.end))
         large = len(job.graph) > MAX_NODES_INLINE
         cost = await asyncio.to_thread(priced) if large else priced()

@@ -244,6 +244,29 @@ async def test_a_cloud_that_failed_is_not_asked_again_at_once(
     assert await document.get() == "new"
 
 
+async def test_what_was_never_fetched_is_fetched_after_a_failure(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_module, "PAUSE", 0.1)
+    document = make(Source(CloudUnreachable("down"), b"new"))
+    with pytest.raises(LocalError):
+        await document.get()
+    assert await document.fetched(timeout=60.0)
+    assert document.value == "new"
+
+
+async def test_a_copy_on_disk_was_fetched(make: Make, path: Path) -> None:
+    write(path, b"old")
+    source = Source(b"new")
+    assert await make(source).fetched(timeout=60.0)
+    assert source.calls == 0
+
+
+async def test_a_cloud_that_stays_away_is_not_waited_for_longer(make: Make) -> None:
+    document = make(Source(CloudUnreachable("down")))
+    assert not await document.fetched(timeout=0.05)
+
+
 async def test_a_damaged_copy_is_as_good_as_none(make: Make, path: Path) -> None:
     write(path, b"junk")
     assert await make(Source(b"new")).get() == "new"

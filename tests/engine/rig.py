@@ -89,6 +89,9 @@ class Catalog:
     async def wait_loaded(self, _timeout: float) -> bool:
         return True
 
+    async def fetched(self, _timeout: float) -> bool:
+        return True
+
 
 @dataclass(frozen=True)
 class Answer:

@@ -119,7 +119,7 @@ async def test_an_end_is_not_priced_before_the_list_of_nodes_is_loaded(
 ) -> None:
     done: list[str] = []
 
-    async def wait_loaded(_catalog: Catalog, _timeout: float) -> bool:
+    async def fetched(_catalog: Catalog, _timeout: float) -> bool:
         await asyncio.sleep(0)
         done.append("loaded")
         return True
@@ -131,7 +131,7 @@ async def test_an_end_is_not_priced_before_the_list_of_nodes_is_loaded(
     monkeypatch.setattr(Pricing, "cost_of", cost_of)
     async with running_engine(simulator, tmp_path) as rig:
         job, _ = await rig.submit(gated.GRAPH)
-        monkeypatch.setattr(Catalog, "wait_loaded", wait_loaded)
+        monkeypatch.setattr(Catalog, "fetched", fetched)
         opened.set()
         await rig.ended(job)
     assert done == ["loaded", "priced"]
