@@ -217,6 +217,10 @@ class RateLimiter:
         self._gap = self._gap * 0.8 if self._gap > self._backoff.first / 100 else 0.0
 
 
+#: Seconds between two calls with a key that was refused.
+REFUSED_KEY_RETRIES = Backoff(5.0, 60.0)
+
+
 @dataclass(slots=True, eq=False)
 class ApiKey:
     """The key of an account, the circuit that stops calls after two 401 in a row, and the body of
@@ -224,7 +228,7 @@ class ApiKey:
 
     text: str = field(repr=False)
     circuit: CircuitBreaker = field(
-        default_factory=lambda: CircuitBreaker(failures=2, silence=0.0, backoff=Backoff(5.0, 60.0))
+        default_factory=lambda: CircuitBreaker(failures=2, silence=0.0, backoff=REFUSED_KEY_RETRIES)
     )
     refusal: object = ""
 

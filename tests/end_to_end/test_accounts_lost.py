@@ -12,6 +12,8 @@ import graphs
 import pytest
 from stack import TIMEOUT, Client, running_proxy
 
+from proxy.cloud import resilience
+from proxy.runtime.backoff import Backoff
 from proxy.simulator import HttpFault, Simulator
 
 KEY = "comfyui-0123456789abcdef-of-a-client"
@@ -45,10 +47,17 @@ def on_disk(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.fixture
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that was refused is tried again soon."""
+    monkeypatch.setattr(resilience, "REFUSED_KEY_RETRIES", Backoff(0.05, 0.1))
+
+
+@pytest.mark.usefixtures("short_waits")
 async def test_a_job_whose_key_is_revoked_says_so_and_ends_as_lost(
     simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
-    async with running_proxy(simulator, tmp_path, policy={"lost_timeout": 3.0}) as proxy:
+    async with running_proxy(simulator, tmp_path, policy={"lost_timeout": 1.0}) as proxy:
         client = Client(session, proxy.url)
         prompt_id = await gated.running_one(client)
         simulator.faults.add(HttpFault("GET /api/jobs*", status=401), times=None)
@@ -62,11 +71,12 @@ async def test_a_job_whose_key_is_revoked_says_so_and_ends_as_lost(
         assert "API key" in error["exception_message"]
 
 
+@pytest.mark.usefixtures("short_waits")
 async def test_a_job_that_waits_for_an_account_without_a_key_shows_why_and_fails(
     simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path, opened: asyncio.Event
 ) -> None:
     """The only slot is taken by a job that can no longer be read, so that nothing is sent."""
-    policy = {"unable_timeout": 3.0, "lost_timeout": 3600.0}
+    policy = {"unable_timeout": 1.0, "lost_timeout": 3600.0}
     async with running_proxy(simulator, tmp_path, policy=policy, slots=1) as proxy:
         client = Client(session, proxy.url)
         running = await gated.running_one(client)

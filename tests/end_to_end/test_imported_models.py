@@ -14,6 +14,8 @@ from team import bearer, running_team
 
 from proxy.admin.state import REASONS
 from proxy.catalog import service
+from proxy.cloud.event_socket import Timeouts
+from proxy.cloud.resilience import RetryPolicy
 from proxy.settings import AccountSettings
 from proxy.simulator import HttpFault, Simulator
 from proxy.simulator.account import SimulatedAccount
@@ -105,11 +107,16 @@ async def test_a_client_causes_few_readings_and_then_the_cloud_decides(
     assert not simulator.jobs
 
 
-async def test_without_a_fresh_list_the_cloud_decides(simulator: Simulator, client: Client) -> None:
-    await client.until_ready()
-    simulator.account.import_model("loras", LATER)
-    simulator.faults.add(HttpFault("GET /api/object_info", status=500), times=None)
-    assert (await client.run(with_lora(LATER)))["status"]["status_str"] == "success"
+async def test_without_a_fresh_list_the_cloud_decides(
+    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    timeouts = Timeouts(catalog_timeout=0.5, retries=RetryPolicy(budget=0.5))
+    async with running_proxy(simulator, tmp_path, timeouts=timeouts) as proxy:
+        client = Client(session, proxy.url)
+        await client.until_ready()
+        simulator.account.import_model("loras", LATER)
+        simulator.faults.add(HttpFault("GET /api/object_info", status=500), times=None)
+        assert (await client.run(with_lora(LATER)))["status"]["status_str"] == "success"
 
 
 # --- several accounts ---------------------------------------------------------------------------

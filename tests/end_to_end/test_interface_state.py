@@ -12,7 +12,10 @@ from wrong_key import OTHER_KEY, with_other_key
 from proxy.api.extension import SCRIPT_PATH
 from proxy.api.keys import CATALOG, READINESS
 from proxy.api.web_interface import WebInterface
+from proxy.catalog import source
+from proxy.cloud import resilience
 from proxy.cloud.event_socket import Timeouts
+from proxy.runtime.backoff import Backoff
 from proxy.simulator import Simulator
 
 
@@ -36,13 +39,18 @@ async def state(proxy: Proxy) -> tuple[dict[str, object], str]:
 
 
 async def test_a_wrong_key_keeps_the_frontend_closed_until_it_is_mended(
-    simulator: Simulator, tmp_path: Path, interface: WebInterface
+    simulator: Simulator,
+    tmp_path: Path,
+    interface: WebInterface,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(source, "PAUSE", 0.05)
+    monkeypatch.setattr(resilience, "REFUSED_KEY_RETRIES", Backoff(0.05, 0.1))
     async with running_proxy(
         with_other_key(simulator),
         tmp_path / "data",
         interface=interface,
-        timeouts=Timeouts(ready_age=0.0),
+        timeouts=Timeouts(ready_age=0.0, socket_backoff=Backoff(0.05, 0.1)),
     ) as proxy:
         await proxy.services[READINESS].report(patient=True)
         found, page = await state(proxy)

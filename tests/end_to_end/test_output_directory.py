@@ -14,7 +14,7 @@ import gated
 import graphs
 import pytest
 import waiting
-from process import before, command, serving
+from process import command, serving
 from small_disk import fill, small_disk
 from stack import Client, Proxy, running_proxy
 from structlog.testing import capture_logs
@@ -186,27 +186,24 @@ async def test_a_file_that_the_cloud_no_longer_has_is_given_up(
 
 
 @pytest.mark.sqlite
-async def test_a_job_that_ended_while_the_proxy_was_dead_has_its_file_at_the_end(
+async def test_a_job_that_ended_while_the_proxy_was_away_has_its_file_at_the_end(
     tmp_path: Path, output: Path, session: aiohttp.ClientSession
 ) -> None:
-    opened, folder = asyncio.Event(), tmp_path / "data"
+    opened = asyncio.Event()
     graph = {
         **graphs.plain(9),
         "3": {"class_type": "TestGate", "inputs": {}},
     }
-    arguments = ("--output-directory", str(output))
     async with Simulator(extra_nodes=[gated.gate(opened)]) as simulator:
-        environment = before(simulator)
-        async with serving(folder, *arguments, environment=environment) as process:
-            client = Client(session, process.url)
-            async with client.listening() as listener:
-                prompt_id = await client.submit(graph)
-                await listener.until("executing")
-                await process.kill()
+        async with (
+            writing_proxy(simulator, output, session) as (_, client),
+            client.listening() as listener,
+        ):
+            prompt_id = await client.submit(graph)
+            await listener.until("executing")
         opened.set()
         await simulator.wait_for_end(next(iter(simulator.jobs)))
-        async with serving(folder, *arguments, environment=environment) as process:
-            client = Client(session, process.url)
+        async with writing_proxy(simulator, output, session) as (_, client):
             await client.ended(prompt_id)
             assert files(output) == ["ComfyUI_00001_.png"]
 

@@ -144,6 +144,7 @@ async def test_a_job_that_cannot_go_says_why_and_then_fails(
         assert await client.get("prompt") == (200, {"exec_info": {"queue_remaining": 0}})
 
 
+@pytest.mark.usefixtures("short_rests")
 async def test_without_a_timeout_a_job_that_cannot_go_waits(
     simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path, opened: asyncio.Event
 ) -> None:

@@ -12,6 +12,7 @@ from stack import TIMEOUT, Client, running_proxy
 
 from proxy.cloud.event_socket import Timeouts
 from proxy.cloud.resilience import CircuitBreaker
+from proxy.engine import intake
 from proxy.jobs import checks
 from proxy.runtime.backoff import Backoff
 from proxy.simulator import HttpFault, Simulator
@@ -47,13 +48,17 @@ async def test_a_job_waits_with_its_reason_while_the_circuit_is_open(
 
 
 async def test_a_job_that_a_silent_cloud_holds_up_is_in_the_queue_and_runs_once(
-    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
+    simulator: Simulator,
+    session: aiohttp.ClientSession,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The answer comes although the cloud has not taken the job, as of a local server."""
+    monkeypatch.setattr(intake, "ANSWER_TIMEOUT", 0.2)
     async with running_proxy(simulator, tmp_path, policy={"submit_timeout": 2 * TIMEOUT}) as proxy:
         client = Client(session, proxy.url)
         await client.run(graphs.plain())
-        simulator.faults.add(HttpFault(SUBMIT, delay=20.0, reset=True), times=None)
+        simulator.faults.add(HttpFault(SUBMIT, delay=3.0, reset=True), times=None)
         async with asyncio.timeout(TIMEOUT):
             prompt_id = await client.submit(graphs.plain(2))
         assert len(simulator.jobs) == 1

@@ -12,13 +12,14 @@ import aiohttp
 import gated
 import graphs
 import pytest
-from process import before, serving
 from receiver import Receiver, receiving
 from stack import Client, running_proxy
 from team import Team, bearer, running_team
 from waiting import until
 from yarl import URL
 
+from proxy.cloud import resilience
+from proxy.cloud.event_socket import Timeouts
 from proxy.costs import budgets
 from proxy.engine import account_trial
 from proxy.runtime.backoff import Backoff
@@ -167,26 +168,6 @@ async def test_a_stop_between_the_end_of_a_job_and_its_delivery_loses_nothing(
     again.verified(made["secret"])
 
 
-async def test_kill_9_during_a_delivery_repeats_it_with_its_id(
-    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path, receiver: Receiver
-) -> None:
-    receiver.hang("/hook")
-    environment = {**before(simulator), "COMFY_PROXY_WEBHOOK_NETWORKS": "127.0.0.1"}
-    async with serving(tmp_path, environment=environment) as process:
-        client = Client(session, process.url)
-        made = await add(client, receiver.url / "hook")
-        await client.run(graphs.plain(1))
-        (first,) = await receiver.until(1)
-        await process.kill()
-    del receiver.answers["/hook"]
-    async with serving(tmp_path, environment=environment) as process:
-        _, again = await receiver.until(2)
-        assert again.id == first.id
-        again.verified(made["secret"])
-        assert await process.stop() == 0
-        assert made["secret"].encode() not in b"".join(process.said)
-
-
 async def test_an_account_tells_of_its_trouble_and_its_end(
     simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path, receiver: Receiver
 ) -> None:
@@ -218,8 +199,10 @@ async def test_an_account_recovers_without_a_submission(
 ) -> None:
     monkeypatch.setattr(account_trial, "INTERVAL", 0.02)
     monkeypatch.setattr(account_trial, "TRIALS", Backoff(0.05, 0.05))
+    monkeypatch.setattr(resilience, "REFUSED_KEY_RETRIES", Backoff(0.05, 0.1))
     simulator.switches.billing_for_keys = True
-    async with running_proxy(simulator, tmp_path, policy=QUICK, **HERE) as proxy:
+    timeouts = Timeouts(socket_backoff=Backoff(0.05, 0.1))
+    async with running_proxy(simulator, tmp_path, policy=QUICK, timeouts=timeouts, **HERE) as proxy:
         client = Client(session, proxy.url)
         wanted = ["account.unavailable", "account.recovered"]
         await add(client, receiver.url / "hook", types=wanted, gateway=True)

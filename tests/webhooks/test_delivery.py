@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from aiohttp import web
 from backend import open_database
+from msgspec.structs import replace
 from receiver import TIMEOUT, Receiver, receiving
 from stopped_clock import stopped
 from waiting import until
@@ -301,10 +302,14 @@ async def test_a_message_of_more_than_a_day_ago_is_attempted_once(post: Post) ->
     await engine.close()
 
 
-async def test_the_next_engine_goes_on_where_the_last_one_ended(post: Post) -> None:
+async def test_the_next_engine_goes_on_where_the_last_one_ended(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What waits is sent by it, with the same id, and what was delivered is not sent again."""
+    monkeypatch.setattr(delivery, "_MARGIN", 0.2)
+    schedule = replace(QUICK, timeout=1.0)
     endpoint = await post.add("one")
-    first = await post.delivering()
+    first = await post.delivering(schedule)
     done = await post.tell()
     await post.until(endpoint, "delivered")
     post.receiver.answer("/one", 500)
@@ -312,7 +317,7 @@ async def test_the_next_engine_goes_on_where_the_last_one_ended(post: Post) -> N
     await post.receiver.until(2)
     await first.close()
     del post.receiver.answers["/one"]
-    second = await post.delivering(holder="another")
+    second = await post.delivering(schedule, holder="another")
     await post.until(endpoint, "delivered")
     ids = [received.id for received in post.receiver.got]
     assert ids.count(done) == 1
