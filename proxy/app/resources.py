@@ -173,9 +173,7 @@ def _open_blobs(settings: Settings) -> BlobStore | None:
     if settings.blobs is None:
         return None
     try:
-        return open_blobs(
-            settings.blobs, endpoint=settings.blobs_endpoint, region=settings.blobs_region
-        )
+        return open_blobs(settings.blobs)
     except BlobError as error:
         raise ConfigError(f"The setting blobs cannot be used: {error}.") from error
 

@@ -98,7 +98,7 @@ async def _check(settings: Settings, checks: CheckReport) -> None:
         await _template(settings, checks)
     await _providers(settings, checks)
     if settings.blobs is not None:
-        await checks.passes("blobs", _blobs(settings, settings.blobs))
+        await checks.passes("blobs", _blobs(settings.blobs))
 
 
 async def _data_folder(folder: Path) -> str:
@@ -146,9 +146,9 @@ def _server_version(connection: Connection) -> str:
     return str(connection.exec_driver_sql("SHOW server_version").scalar_one()).split()[0]
 
 
-async def _blobs(settings: Settings, place: str) -> str:
+async def _blobs(place: str) -> str:
     try:
-        store = open_blobs(place, endpoint=settings.blobs_endpoint, region=settings.blobs_region)
+        store = open_blobs(place)
         try:
             await store.check()
         finally:

@@ -15,8 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from yarl import URL
-
 from proxy.cloud.downloads import Download
 from proxy.logging import register_secret
 from proxy.runtime import randomness, threads
@@ -33,6 +31,8 @@ _MAX_CONCURRENT = 8
 _PART_SIZE, _CHUNK = 5 * 1024 * 1024, 256 * 1024
 #: Seconds to connect to a store, for one request, and for its retries.
 _CONNECT_TIMEOUT, _REQUEST_TIMEOUT, _RETRY_TIMEOUT = 2, 60, 5
+#: The region of a bucket where no variable names one, as AWS's own programs have it.
+_REGION = "us-east-1"
 
 
 class BlobError(Exception):
@@ -118,10 +118,11 @@ class BlobStore:
             obstore.delete(self._store, key)
 
 
-def open_blobs(place: str, *, endpoint: URL | None, region: str) -> BlobStore:
-    """Return the store at the path of a folder, or at `s3://BUCKET/PREFIX` of the `endpoint`.
+def open_blobs(place: str) -> BlobStore:
+    """Return the store at the path of a folder, or at `s3://BUCKET/PREFIX`.
 
-    Makes no request. Raises `BlobError`.
+    The variables of AWS say where buckets are, and have the keys. Makes no request. Raises
+    `BlobError`.
     """
     try:
         from obstore.store import LocalStore, S3Store
@@ -136,16 +137,17 @@ def open_blobs(place: str, *, endpoint: URL | None, region: str) -> BlobStore:
             return BlobStore(LocalStore(folder), place)
         bucket, _, prefix = place.removeprefix("s3://").partition("/")
         register_secret(os.environ.get("AWS_SECRET_ACCESS_KEY", ""))
-        config: S3Config = {"region": region}
-        if endpoint is not None:
-            config["endpoint"] = str(endpoint).rstrip("/")
+        endpoint = _first_of("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+        config: S3Config = {"region": _first_of("AWS_REGION", "AWS_DEFAULT_REGION") or _REGION}
+        if endpoint:
+            config["endpoint"] = endpoint.rstrip("/")
         keys = os.environ.get("AWS_SHARED_CREDENTIALS_FILE")
         store = S3Store(
             bucket,
             prefix=prefix or None,
             config=config,
             client_options={
-                "allow_http": endpoint is not None and endpoint.scheme == "http",
+                "allow_http": endpoint.startswith("http://"),
                 "connect_timeout": timedelta(seconds=_CONNECT_TIMEOUT),
                 "timeout": timedelta(seconds=_REQUEST_TIMEOUT),
             },
@@ -153,6 +155,11 @@ def open_blobs(place: str, *, endpoint: URL | None, region: str) -> BlobStore:
             credential_provider=partial(_credentials, Path(keys)) if keys else None,
         )
         return BlobStore(store, place)
+
+
+def _first_of(*names: str) -> str:
+    """Return the value of the first of these variables that is set and not empty, or `""`."""
+    return next(filter(None, map(os.environ.get, names)), "")
 
 
 def _credentials(path: Path) -> S3Credential:

@@ -14,6 +14,8 @@ REMOVED: Mapping[str, str] = {
     "accounts.plan": "the proxy reads the plan from the account, or takes `slots`",
     "allow_plain_http": "the API key goes over http to loopback and private addresses only",
     "assets": "ComfyUI's assets API is always served",
+    "blobs_endpoint": "set AWS_ENDPOINT_URL, which programs for S3 read",
+    "blobs_region": "set AWS_REGION, which programs for S3 read",
     "body_timeout": "each 16 KiB of a request body must arrive within 60 seconds",
     "bus": "one process answers, and the others pass on to it: remove Valkey",
     "catalog_max_age": "the lists of nodes and models are reloaded after an hour",

@@ -10,7 +10,6 @@ from proxy.settings.values import (
     DatabaseAddress,
     HomePath,
     Mebibytes,
-    WebAddress,
 )
 
 
@@ -42,22 +41,11 @@ class ClusterSettings(SettingsTable):
         None,
         "Where uploads are stored in addition to Comfy Cloud: a folder, or a bucket of an "
         "S3-compatible store, that all processes share. An upload is confirmed after it is stored "
-        "there, and never deleted. The keys of a bucket come from AWS_ACCESS_KEY_ID and "
+        "there, and never deleted. A bucket's store is the one of AWS_ENDPOINT_URL (Amazon S3 "
+        "without it) and AWS_REGION. Its keys come from AWS_ACCESS_KEY_ID and "
         "AWS_SECRET_ACCESS_KEY, from the file in AWS_SHARED_CREDENTIALS_FILE, or from the role of "
         "the machine. It needs the extra `cluster`.",
         example="s3://comfy-uploads/production",
-    )
-    blobs_endpoint: WebAddress | None = setting(
-        None,
-        "The address of the S3-compatible store of `blobs`.",
-        shown="Amazon S3",
-        example="https://minio.internal:9000",
-    )
-    blobs_region: str = setting(
-        "us-east-1",
-        "The region of the bucket of `blobs`.",
-        expects="a name",
-        min_length=1,
     )
     secret_file: HomePath | None = setting(
         None,

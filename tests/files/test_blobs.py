@@ -31,13 +31,13 @@ async def blobs(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[BlobStore]:
     if request.param == "folder":
-        store = open_blobs(str(tmp_path / "blobs"), endpoint=None, region="us-east-1")
+        store = open_blobs(str(tmp_path / "blobs"))
     else:
         bucket: servers.Bucket = request.getfixturevalue("bucket")
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", bucket.key)
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", bucket.secret)
-        place = f"{bucket.url}/{tmp_path.name}"
-        store = open_blobs(place, endpoint=URL(bucket.endpoint), region="us-east-1")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", bucket.endpoint)
+        store = open_blobs(f"{bucket.url}/{tmp_path.name}")
     yield store
     await store.close()
 
@@ -97,7 +97,7 @@ async def test_a_store_that_works_passes_the_check(blobs: BlobStore) -> None:
 async def test_a_folder_that_cannot_be_written_fails_with_its_name(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(BlobError, match=f"{tmp_path}/file/blobs cannot be used: .*directory"):
-        open_blobs(str(tmp_path / "file" / "blobs"), endpoint=None, region="us-east-1")
+        open_blobs(str(tmp_path / "file" / "blobs"))
 
 
 async def test_keys_that_the_store_does_not_know_are_in_no_error(
@@ -105,8 +105,8 @@ async def test_keys_that_the_store_does_not_know_are_in_no_error(
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a-key-id-of-the-test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-of-the-test")
-    away = URL(f"http://127.0.0.1:{servers.free_port()}")
-    store = open_blobs("s3://bucket/away", endpoint=away, region="us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{servers.free_port()}")
+    store = open_blobs("s3://bucket/away")
     with pytest.raises(BlobError, match=r"s3://bucket/away cannot be used: .*error sending") as got:
         await store.check()
     assert "a-secret-of-the-test" not in str(got.value)
@@ -124,10 +124,11 @@ async def test_keys_may_be_in_a_file(
         f"[default]\naws_access_key_id = {bucket.key}\naws_secret_access_key = {bucket.secret}\n"
     )
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(keys))
-    store = open_blobs(bucket.url, endpoint=URL(bucket.endpoint), region="us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", bucket.endpoint)
+    store = open_blobs(bucket.url)
     await store.check()
     keys.unlink()
-    store = open_blobs(bucket.url, endpoint=URL(bucket.endpoint), region="us-east-1")
+    store = open_blobs(bucket.url)
     with pytest.raises(BlobError, match="credentials"):
         await store.check()
 
@@ -138,7 +139,7 @@ from pathlib import Path
 from proxy.files.blobs import open_blobs
 
 async def carry(place, source):
-    store = open_blobs(place, endpoint=None, region="us-east-1")
+    store = open_blobs(place)
     await store.check()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     await store.put("0" * 64, source)
@@ -188,7 +189,7 @@ async def test_what_was_uploaded_before_there_was_a_store_comes_from_the_cloud(
 async def test_a_damaged_content_of_the_store_is_replaced_by_that_of_the_cloud(
     open_files: OpenFiles, cloud: MemoryCloud, tmp_path: Path
 ) -> None:
-    blobs = open_blobs(str(tmp_path / "blobs"), endpoint=None, region="us-east-1")
+    blobs = open_blobs(str(tmp_path / "blobs"))
     await upload(await open_files(blobs=blobs), png())
     (kept,) = (tmp_path / "blobs").glob("??/*")
     kept.write_bytes(b"x" * kept.stat().st_size)
@@ -211,7 +212,7 @@ async def test_an_account_at_another_cloud_gets_an_upload_from_the_store(
 async def test_an_upload_that_cannot_be_kept_is_not_taken(
     open_files: OpenFiles, tmp_path: Path
 ) -> None:
-    blobs = open_blobs(str(tmp_path / "blobs"), endpoint=None, region="us-east-1")
+    blobs = open_blobs(str(tmp_path / "blobs"))
     files = await open_files(blobs=blobs)
     (tmp_path / "blobs").rmdir()
     (tmp_path / "blobs").write_bytes(b"")
