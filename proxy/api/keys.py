@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from proxy.sign_in.provider import SignInProvider
     from proxy.storage.encryption import Cipher
     from proxy.storage.history import HistoryRepository
-    from proxy.userdata.on_cloud import UserData
+    from proxy.userdata.stored import StoredUserData
     from proxy.webhooks.endpoints import Webhooks
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ T = TypeVar("T")
 JOBS: web.AppKey[JobService] = web.AppKey("jobs")
 FILES: web.AppKey[Files] = web.AppKey("files")
 CATALOG: web.AppKey[Catalog] = web.AppKey("catalog")
-USERDATA: web.AppKey[UserData] = web.AppKey("userdata")
+USERDATA: web.AppKey[StoredUserData] = web.AppKey("userdata")
 MEMBERS: web.AppKey[Directory] = web.AppKey("members")
 WEBHOOKS: web.AppKey[Webhooks] = web.AppKey("webhooks")
 BALANCES: web.AppKey[Balances] = web.AppKey("balances")

@@ -19,7 +19,7 @@ from aiohttp import web
 from proxy.api import bodies, request_bodies
 from proxy.api.content import SAFETY_HEADERS, content_headers
 from proxy.api.downloads import Stamp, send_part, stamped, without_body
-from proxy.api.holding import UNCOUNTED, LargeBody, allocate, hold, in_turn
+from proxy.api.holding import UNCOUNTED, allocate, hold, in_turn
 from proxy.api.keys import ACCOUNTING, SPOOL, USERDATA
 from proxy.api.requests import member_of, token_of
 from proxy.api.sending import delivering, send_list
@@ -112,10 +112,7 @@ async def list_tree(request: web.Request) -> web.StreamResponse:
 
 @_with_refusals
 async def get_file(request: web.Request) -> web.StreamResponse:
-    """Send a file as an attachment, with ranges and conditions; errors have no body.
-
-    A file in the account is sent without these: the cloud reports neither a tag nor a time.
-    """
+    """Send a file as an attachment, with ranges and conditions; errors have no body."""
     name, member, userdata = request.match_info["file"], member_of(request), request.app[USERDATA]
     try:
         entry = await userdata.find(member, name)
@@ -126,13 +123,11 @@ async def get_file(request: web.Request) -> web.StreamResponse:
         else:
             type_ = media_type(steps[-1] if steps else "")
             headers = content_headers(type_, disposition="attachment")
-        if entry is not None and entry.size > UNCOUNTED:
+        if entry.size > UNCOUNTED:
             return await _send_large(request, name, entry, headers)
         data, entry = await userdata.read(member, name)
     except IsFolderError:
         return web.StreamResponse(status=403)  # an empty body in chunks
-    if entry is None:
-        return web.Response(body=LargeBody(data), headers=headers)
     stamp = Stamp(entry.size, entry.modified)
     part = without_body(request, stamp, headers)
     if isinstance(part, web.Response):
@@ -162,7 +157,7 @@ async def _send_large(
             data, found = await request.app[USERDATA].read(member, name)
             file = stack.enter_context(TemporaryFile(buffering=0))  # noqa: SIM115
             await asyncio.to_thread(write_all, file.fileno(), data)
-        return file.fileno(), stamp if found is None else Stamp(found.size, found.modified)
+        return file.fileno(), Stamp(found.size, found.modified)
 
     async with request.app[SPOOL].files.opened((member, name, stamp), copy) as (descriptor, newest):
         part = without_body(request, newest, headers)

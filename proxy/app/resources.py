@@ -16,8 +16,6 @@ from proxy.app.process import Process, read_at_start
 from proxy.app.storage import OpenStorage
 from proxy.catalog.service import Catalog
 from proxy.catalog.source import Accounts
-from proxy.cloud.client import CloudClient
-from proxy.cloud.upstream import Upstream
 from proxy.costs.budgets import DefaultBudgets
 from proxy.files.blobs import BlobError, BlobStore, open_blobs
 from proxy.files.cache import Cache
@@ -38,7 +36,6 @@ from proxy.storage.files import FileRepository
 from proxy.storage.jobs import JobRepository
 from proxy.storage.temporary import PackPictureRepository
 from proxy.storage.usage import UsageRepository
-from proxy.userdata.on_cloud import UserData, UserDataOnCloud
 from proxy.userdata.stored import StoredUserData
 
 log = structlog.get_logger(__name__)
@@ -52,7 +49,7 @@ class Resources:
     catalog: Catalog
     pictures: PictureStore
     packs: Packs
-    userdata: UserData
+    userdata: StoredUserData
     accounting: Accounting
 
 
@@ -128,7 +125,7 @@ async def open_resources(
             catalog,
             pictures,
             Packs(catalog, files, loader, Results(pictures), process.turns),
-            _userdata(process, storage, cloud.first),
+            StoredUserData(database, process.turns),
             accounting,
         )
 
@@ -176,19 +173,3 @@ def _open_blobs(settings: Settings) -> BlobStore | None:
         return open_blobs(settings.blobs)
     except BlobError as error:
         raise ConfigError(f"The setting blobs cannot be used: {error}.") from error
-
-
-def _userdata(process: Process, storage: OpenStorage, cloud: Upstream) -> UserData:
-    if process.settings.userdata != "cloud":
-        return StoredUserData(storage.database, process.turns)
-    if not isinstance(cloud, CloudClient):
-        raise ConfigError(
-            "userdata = cloud needs an account of Comfy Cloud, and the first account is a "
-            "deployment, which stores no user data: set userdata to disk."
-        )
-    members = storage.members
-    if members.has_members:
-        raise ConfigError(
-            "userdata = cloud does not support members: set it to disk, or remove the members."
-        )
-    return UserDataOnCloud(cloud.http, shared=lambda: members.has_members)

@@ -22,12 +22,11 @@ class AnswerLimits(Struct, frozen=True):
     values: int
 
 
-#: The limits of most answers; of a job's detail without its workflow; of the catalog, which has
-#: about 9 MB and 700,000 values; and of a file.
+#: The limits of most answers; of a job's detail without its workflow; and of the catalog, which has
+#: about 9 MB and 700,000 values.
 USUAL = AnswerLimits(16 * 1024 * 1024, 200_000)
 DETAIL = AnswerLimits(64 * 1024 * 1024, 100_000)
 CATALOG = AnswerLimits(64 * 1024 * 1024, 3_000_000)
-FILE = AnswerLimits(64 * 1024 * 1024, 0)
 #: Maximum bytes of an answer that is parsed on the event loop; larger ones are parsed in a thread.
 MAX_PARSED_INLINE = 64 * 1024
 

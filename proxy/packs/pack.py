@@ -18,7 +18,7 @@ from proxy.packs.nodes import PackNode
 from proxy.packs.notices import Notices
 from proxy.packs.store import PictureStore
 from proxy.packs.workflows import WorkflowExchange
-from proxy.userdata.on_cloud import UserData
+from proxy.userdata.stored import StoredUserData
 
 
 class PackReply(Protocol):
@@ -84,7 +84,7 @@ class PackServices:
 
     pictures: PictureStore
     catalog: Catalog
-    userdata: UserData
+    userdata: StoredUserData
     workflows: WorkflowExchange
     notices: Notices
 

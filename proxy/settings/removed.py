@@ -40,6 +40,7 @@ REMOVED: Mapping[str, str] = {
     "simulate_pace": "the simulator takes 0.05 seconds for a step",
     "slots_ahead": "as many jobs are on the cloud as run there at once",
     "unable_timeout": "a job that no account can run fails after 60 seconds",
+    "userdata": "saved workflows and settings are in the database of the proxy, by member",
     "validate_graphs": "each workflow is validated against the list of nodes",
     "webhook_hosts": "jobs name no address any more; add a webhook on the dashboard or in the API",
     "write_timeout": "a client must receive the next part of an answer within 60 seconds",

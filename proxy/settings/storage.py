@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from proxy.settings.fields import SettingsTable, setting
 from proxy.settings.values import (
     BlobPlace,
@@ -93,13 +91,6 @@ class FileSettings(SettingsTable):
         metavar="DIR",
         expects="the path of a folder that can be read",
         example="/srv/comfyui/input",
-    )
-    userdata: Literal["disk", "cloud"] = setting(
-        "disk",
-        "Where settings and saved workflows of the web interface are stored: disk, in the "
-        "database of the proxy, by member; or cloud, in the Comfy Cloud account, where its web "
-        "interface shows them too. cloud does not support members.",
-        metavar="WHERE",
     )
 
     @property

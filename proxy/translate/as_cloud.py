@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Mapping
-from datetime import UTC
 from typing import Any
 from urllib.parse import urlencode
 
@@ -16,8 +15,7 @@ from msgspec import Struct
 
 from proxy.translate import codec
 from proxy.translate.output_files import files_of
-from proxy.translate.snapshots import milliseconds
-from proxy.translate.times import rfc3339, time_of
+from proxy.translate.times import rfc3339
 
 #: What the cloud's errors say of a failure, in `execution_error` and in `error_message`.
 _ERROR_FIELDS = (
@@ -133,32 +131,3 @@ def _light(extra_data: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(png_info, dict):
         light["extra_pnginfo"] = {k: v for k, v in png_info.items() if k != "workflow"}
     return light
-
-
-class UserFile(Struct, frozen=True):
-    """A file by its path; `size` in bytes, `modified` in seconds since 1970 (0 if unknown)."""
-
-    path: str
-    size: int
-    modified: float
-
-
-def user_file(item: Mapping[str, Any]) -> UserFile | None:
-    """Return `{"path", "size", "modified"}` as the cloud sends it, `None` for an entry without a
-    path.
-
-    The documents of the cloud disagree on `modified`: whole ms, float seconds, or RFC 3339.
-    """
-    path, size = item.get("path"), item.get("size")
-    if not isinstance(path, str) or not path.strip("/"):
-        return None
-    whole = size if isinstance(size, int) and not isinstance(size, bool) else 0
-    return UserFile(path.strip("/"), whole, _seconds(item.get("modified")))
-
-
-def _seconds(value: object) -> float:
-    if isinstance(value, str):
-        at = time_of(value, UTC)
-        return 0.0 if at is None else at.timestamp()
-    ms = milliseconds(value)
-    return 0.0 if ms is None else ms / 1000

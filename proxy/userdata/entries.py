@@ -1,4 +1,4 @@
-"""Names, entries and errors of user data, wherever it is stored."""
+"""Names, entries and errors of user data."""
 
 from __future__ import annotations
 

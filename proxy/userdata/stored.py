@@ -81,7 +81,7 @@ class StoredUserData:
         #: Members whose settings are read, so that few of them are in memory.
         self._reading = Turns(1)
 
-    async def read(self, member: str, name: str) -> tuple[bytes, UserDataEntry | None]:
+    async def read(self, member: str, name: str) -> tuple[bytes, UserDataEntry]:
         """Return a file's content and its entry. Raises `IsFolderError`."""
         path = path_to(name)
 
@@ -95,7 +95,7 @@ class StoredUserData:
         entry, data = await self._read(member, work)
         return data, units.entry_of(entry)
 
-    async def find(self, member: str, name: str) -> UserDataEntry | None:
+    async def find(self, member: str, name: str) -> UserDataEntry:
         """Return a file's entry, without its content. Raises `IsFolderError`."""
         path = path_to(name)
 

@@ -15,7 +15,7 @@ from stack import Proxy
 from proxy.api.keys import CATALOG, FILES, USERDATA
 from proxy.members.member import LOCAL
 from proxy.simulator import Simulator, Switches
-from proxy.userdata.on_cloud import UserData
+from proxy.userdata.stored import StoredUserData
 
 #: The file service reads a body in chunks; ours are small.
 PLAIN = {
@@ -104,7 +104,7 @@ async def seed(recording: Recording, proxy: Proxy) -> None:
         )
 
 
-async def _seed_user_data(names: tuple[str, ...], userdata: UserData) -> None:
+async def _seed_user_data(names: tuple[str, ...], userdata: StoredUserData) -> None:
     await userdata.change_settings(LOCAL, SETTINGS)
     for name in names:
         await userdata.write(LOCAL, name, b"")

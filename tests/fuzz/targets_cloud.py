@@ -19,7 +19,7 @@ from proxy.cloud.errors import CloudError, refusal
 from proxy.cloud.resilience import retry_after
 from proxy.engine.tracker import EventReceived, GiveUp, SnapshotReceived, Tracker
 from proxy.files.given_names import GivenName, matching_names
-from proxy.translate import as_cloud, codec, errors, events, outputs, plans, snapshots
+from proxy.translate import codec, errors, events, outputs, plans, snapshots
 from proxy.translate.assets import of_cloud
 from proxy.translate.frames import encode_text, parse_frame, without_secret
 from proxy.translate.output_files import (
@@ -154,7 +154,6 @@ def account_of_the_cloud(value: Any) -> None:
     answer = _object(value)
     plans.plan_of(value, value, value)
     of_cloud(answer)
-    as_cloud.user_file(answer)
 
 
 @of_bytes(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from proxy.translate import as_cloud
-from proxy.translate.as_cloud import OutputFile, UserFile, user_file
+from proxy.translate.as_cloud import OutputFile
 
 JOB = {"id": "p", "status": "pending", "create_time": 1795527685850}
 ENTRY: dict[str, Any] = {
@@ -105,37 +105,3 @@ def test_an_asset_tells_where_it_is() -> None:
     assert (asset["node_id"], asset["output_key"], asset["output_index"]) == ("1", "images", 0)
     again = as_cloud.asset("p", file, hash_=None, size=None, media_type="x", modified=0.0)
     assert (again["id"], again["hash"]) == (asset["id"], None)
-
-
-# --- user files as the cloud describes them --------------------
-
-
-@pytest.mark.parametrize(
-    ("modified", "seconds"),
-    [
-        (1795527652920, 1795527652.92),
-        (1795527652.92, 1795527652.92),
-        ("2026-11-24T13:40:52.920+00:00", 1795527652.92),
-        ("2026-11-24T13:40:52.920Z", 1795527652.92),
-        ("2026-11-24T13:40:52.920", 1795527652.92),
-        ("yesterday", 0.0),
-        (None, 0.0),
-        (True, 0.0),
-        (float("nan"), 0.0),
-        (float("inf"), 0.0),
-    ],
-)
-def test_times_are_seconds_whatever_the_cloud_says(modified: object, seconds: float) -> None:
-    found = user_file({"path": "a", "size": 1, "modified": modified})
-    assert found is not None
-    assert found.modified == pytest.approx(seconds)
-
-
-@pytest.mark.parametrize("item", [{}, {"path": ""}, {"path": "/"}, {"path": 7}])
-def test_what_has_no_path_is_no_file(item: dict[str, object]) -> None:
-    assert user_file(item) is None
-
-
-@pytest.mark.parametrize("size", [None, "1", True, 1.5])
-def test_a_size_that_is_none_is_nothing(size: object) -> None:
-    assert user_file({"path": "/a/b/", "size": size}) == UserFile("a/b", 0, 0.0)
