@@ -107,7 +107,6 @@ async def _open_account(process: Process, access: AccountAccess, stack: AsyncExi
         access.key,
         slots=Slots(access.slots or settings.slots),
         eligibility=Eligibility(
-            access.weight,
             access.members,
             cost=0 if access.nodes is None else 1,
             validates=cloud.capabilities.validates,

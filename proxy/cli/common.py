@@ -269,9 +269,7 @@ def _simulated(simulator: Simulator, settings: Settings) -> list[AccountAccess]:
         plan = _plan(table.slots)
         key = simulator.add_account(f"comfyui-{randomness.uuid4().hex}", plan).key
         accounts.append(
-            AccountAccess(
-                table.name, simulator.base_url, key, table.slots, table.weight, table.members
-            )
+            AccountAccess(table.name, simulator.base_url, key, table.slots, table.members)
         )
     return accounts
 

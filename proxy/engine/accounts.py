@@ -212,13 +212,11 @@ class AccountHealth(Struct, eq=False):
 class Eligibility(Struct, frozen=True):
     """Which jobs an account gets.
 
-    `weight` is its share of those that any account may run. `members` are those whose jobs may run
-    on the account, none named is everybody. Of the accounts that have what a job names, those of
-    the lowest `cost` get it (`rank`). Without `validates` it gets no job that names what it lacks:
-    it would charge for the failure.
+    `members` are those whose jobs may run on the account, none named is everybody. Of the accounts
+    that have what a job names, those of the lowest `cost` get it (`rank`). Without `validates` it
+    gets no job that names what it lacks: it would charge for the failure.
     """
 
-    weight: float = 1.0
     members: tuple[str, ...] = ()
     cost: int = 0
     validates: bool = True

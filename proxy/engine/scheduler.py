@@ -145,7 +145,7 @@ class Scheduler:
         """Give the job whose turn it is a slot on an account."""
         job.account = account.name
         job.charge = self.shares.charge(job.member, self.member(job.member).weight)
-        self._accounts_shares.charge(account.name, account.eligibility.weight)
+        self._accounts_shares.charge(account.name, 1.0)
         account.health.sent()
         self._budget_holds.asks(job)
         self._set_slot(job, SlotState.GIVEN)

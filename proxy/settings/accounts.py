@@ -36,7 +36,6 @@ class AccountAccess:
     base_url: URL
     key: str = field(repr=False)
     slots: int = 0
-    weight: float = 1.0
     members: tuple[str, ...] = ()
     key_source: str = "COMFY_CLOUD_API_KEY"
     nodes: Path | URL | None = None
@@ -150,7 +149,6 @@ def account_of(settings: Settings, table: AccountSettings, key: str) -> AccountA
         table.base_url or settings.base_url,
         key,
         table.slots,
-        table.weight,
         table.members,
         key_source(settings, table),
         nodes_of(table),

@@ -48,12 +48,6 @@ class AccountSettings(SettingsTable):
         ge=0,
         le=1000,
     )
-    weight: float = setting(
-        1.0,
-        "Among accounts with a free slot, one with twice the weight gets twice the jobs.",
-        gt=0,
-        le=1000,
-    )
     credits_per_second: Credits | None = setting(
         None,
         "What a second of a job on the account costs, in credits.",

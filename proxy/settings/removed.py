@@ -13,6 +13,7 @@ REMOVED: Mapping[str, str] = {
     "accounts.kind": "an account with `object_info` is a deployment",
     "accounts.plan": "the proxy reads the plan from the account, or takes `slots`",
     "allow_plain_http": "the API key goes over http to loopback and private addresses only",
+    "accounts.weight": "accounts with a free slot take turns",
     "assets": "ComfyUI's assets API is always served",
     "blobs_endpoint": "set AWS_ENDPOINT_URL, which programs for S3 read",
     "blobs_region": "set AWS_REGION, which programs for S3 read",

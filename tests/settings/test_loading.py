@@ -49,12 +49,12 @@ def test_every_table_is_an_account(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("comfyui-from-a-file\n")
     text = 'base_url = "https://cloud.example"\n'
     text += table(name='"a"', key='"comfyui-a"', slots="3", members='["ann", "bob"]')
-    text += table(name='"b"', key_file=f'"{tmp_path / "key"}"', slots="7", weight="0.5")
+    text += table(name='"b"', key_file=f'"{tmp_path / "key"}"', slots="7")
     text += table(name='"c"', key='"comfyui-c"', base_url='"http://other:1/x/"')
     a, b, c = read_accounts(load(config(tmp_path, text)))
-    assert (a.name, a.key, a.slots, a.weight) == ("a", "comfyui-a", 3, 1.0)
+    assert (a.name, a.key, a.slots) == ("a", "comfyui-a", 3)
     assert (a.members, b.members) == (("ann", "bob"), ())
-    assert (b.key, b.slots, b.weight) == ("comfyui-from-a-file", 7, 0.5)
+    assert (b.key, b.slots) == ("comfyui-from-a-file", 7)
     assert (a.base_url, c.base_url) == (URL("https://cloud.example/"), URL("http://other:1/x"))
     assert c.slots == 0
 
@@ -95,8 +95,11 @@ GOOD = table(name='"a"', key='"comfyui-a"')
         (table(name='"a"', key='"x"', key_file='"y"'), "has key and key_file: remove one of them"),
         (table(name='"a"', key='"x"', slots="-1"), "is -1, but must be a whole number from 0"),
         (table(name='"a"', key='"x"', slots="true"), "is True, but must be a whole number from 0"),
-        (table(name='"a"', key='"x"', weight="0"), "is 0, but must be a number greater than 0"),
-        (table(name='"a"', key='"x"', weight="nan"), "must be a number greater than 0"),
+        (table(name='"a"', key='"x"', credits_per_second="-1"), "must be a number of credits from"),
+        (
+            table(name='"a"', key='"x"', credits_per_second="nan"),
+            "must be a number of credits from",
+        ),
         (table(name='"a"', key='"x"', members='"ann"'), "must be a list of names of members"),
         (table(name='"a"', key='"x"', base_url='"ftp://x"'), "must be an address such as https"),
         (table(name='"a"', key='"x"', base_url='"http://[::1]@"'), "must be an address such"),
