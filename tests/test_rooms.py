@@ -223,14 +223,16 @@ def test_no_imports_run_in_a_circle() -> None:
     TopologicalSorter(arrows).prepare()
 
 
-#: Fields of a live job that others than the table of jobs set: what a turn gives, what is still to
-#: be written, and the content, which is in memory only where it is used, with what it takes.
+#: Fields of a live job that others than the table set: what a turn gives, what a budget is asked
+#: for, what is still to be written, and the content, which is in memory only where it is used, with
+#: what it takes.
 SET_BESIDE_THE_TABLE = {
     ("scheduler.py", "account"),
     ("scheduler.py", "charge"),
     ("scheduler.py", "content"),
     ("scheduler.py", "slot"),
     ("fair_share.py", "slot"),
+    ("spending_gate.py", "estimate"),
     ("recorder.py", "content"),
     ("recorder.py", "memory"),
     ("recorder.py", "row"),

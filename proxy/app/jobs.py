@@ -19,6 +19,7 @@ from proxy.costs.job_cost import Pricing
 from proxy.costs.prices import estimated_price
 from proxy.engine.engine import Background, Engine
 from proxy.engine.live_job import LiveJob
+from proxy.engine.member_spending import MemberSpending
 from proxy.engine.recorder import JobRecorder
 from proxy.engine.resources import JobResources
 from proxy.engine.run_times import RunTimes
@@ -49,18 +50,21 @@ from proxy.webhooks.runner import WebhookRunner
 
 @dataclass(frozen=True)
 class Jobs:
-    """The records of jobs, what hears of them, and the limits of submissions."""
+    """The records of jobs, what hears of them, the limits of submissions and what was learned of
+    earlier runs."""
 
     repository: JobRepository
     clients: Clients
     feed: LiveFeed
     limits: SubmissionLimits
+    run_times: RunTimes
 
 
 def open_jobs(process: Process, storage: OpenStorage, resources: Resources, outbox: Outbox) -> Jobs:
     """Return what the engine and the service of jobs have in common."""
     settings, policy = process.settings, process.policy
     repository = JobRepository(storage.database, storage.cipher)
+    run_times = RunTimes(RunTimeRepository(storage.database))
     clients = Clients(policy.client_parallelism)
     feed = LiveFeed(
         LiveJobs(repository, process.budget),
@@ -74,11 +78,14 @@ def open_jobs(process: Process, storage: OpenStorage, resources: Resources, outb
         storage.members.get,
         resources.accounting.limiter,
         JobEstimator(
-            pricing_of(settings, resources.catalog), resources.catalog.allowed, process.turns
+            pricing_of(settings, resources.catalog),
+            resources.catalog.allowed,
+            run_times.typical,
+            process.turns,
         ),
         BudgetRefusals(BudgetNoticeRepository(storage.database), outbox.budgets),
     )
-    return Jobs(repository, clients, feed, limits)
+    return Jobs(repository, clients, feed, limits, run_times)
 
 
 def service_of(
@@ -126,19 +133,20 @@ async def run_engine(
     """Run the engine of a term. What it has not written is written at its end, if the term lasts.
     Raises `ConfigError`."""
     settings, policy = process.settings, process.policy
+    limiter = resources.accounting.limiter
     scheduler = Scheduler(
         cloud.accounts,
         storage.members.get,
         policy.fair_by,
         clock=clock.monotonic,
         turn=asyncio.Event(),
+        spending=MemberSpending(limiter.budgets),
     )
-    run_times = RunTimes(RunTimeRepository(storage.database))
     recorder = JobRecorder(
         jobs.repository,
         term,
         history_size=policy.history_size,
-        budgets=resources.accounting.limiter.budgets,
+        budgets=limiter.budgets,
         shares=scheduler.shares_of,
         outbox=webhooks.outbox,
         budget=process.budget,
@@ -153,15 +161,15 @@ async def run_engine(
             resources.catalog,
             resources.packs,
             pricing_of(settings, resources.catalog),
-            run_times,
+            jobs.run_times,
             process.budget,
             SpendingGate(
                 jobs.repository,
                 term,
-                resources.accounting.limiter,
+                limiter,
                 jobs.limits.estimator,
-                run_times,
                 jobs.limits.refusals,
+                scheduler,
             ),
             process.loop_turns,
         ),
@@ -170,7 +178,7 @@ async def run_engine(
     )
     try:
         await read_at_start("The jobs cannot be read", engine.start)
-        storage.members.subscribe(scheduler.members_changed)
+        storage.members.subscribe(scheduler.changed)
         jobs.feed.start(storage.supervisor)
         yield engine
     finally:

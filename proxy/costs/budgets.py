@@ -85,21 +85,56 @@ class Budget(Struct, frozen=True):
         return spent.day if self.period == "day" else spent.month
 
 
+class Shortfall(Struct, frozen=True):
+    """Why a hard budget does not allow a job that is expected to cost its `estimate`: the jobs that
+    have ended have cost what is `spent`, and with those under way so much is `left`."""
+
+    budget: Budget
+    estimate: int
+    spent: int
+    left: int
+
+    @property
+    def unspent(self) -> int:
+        """What the jobs that have ended leave; less than 0 if they are over."""
+        return self.budget.limit - self.spent
+
+    @property
+    def reserved(self) -> int:
+        """What those under way may cost."""
+        return self.unspent - self.left
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether the job costs too much whatever becomes of what is reserved."""
+        return self.unspent < max(1, self.estimate)
+
+
 class Budgets(Struct, frozen=True):
     """The budgets of a member, hard ones first, the day before the month."""
 
     all: tuple[Budget, ...] = ()
 
-    def exceeded_by(self, spent: Spent, estimate: int) -> Budget | None:
-        """Return the hard budget that a job would exceed, the one that renews last; `None` if there
-        is none.
+    @property
+    def any_hard(self) -> bool:
+        """Whether one of them refuses jobs."""
+        return any(budget.hard for budget in self.all)
 
-        `spent` is without the job. Once nothing is left, a job without an estimate is too much.
+    def shortfall(self, spent: Spent, estimate: int) -> Shortfall | None:
+        """Return why a hard budget does not allow a job; `None` if all do. This decides about a job
+        when it is stored, when it is sent, and while it waits.
+
+        `spent` is without the job. Once nothing is left, a job without an estimate is too much. Of
+        several budgets it is one for which that is certain, if there is one, and the one that
+        renews last.
         """
         exceeded = [
-            budget for budget in self.all if budget.hard and budget.left(spent) < max(1, estimate)
+            Shortfall(budget, estimate, budget.spent(spent), budget.left(spent))
+            for budget in self.all
+            if budget.hard and budget.left(spent) < max(1, estimate)
         ]
-        return exceeded[-1] if exceeded else None
+        certain = [each for each in exceeded if each.is_certain]
+        return next(iter((certain or exceeded)[-1:]), None)
 
     def stages(self, spent: Spent) -> Iterator[tuple[Budget, Stage]]:
         """Yield the budgets of which much or all is spent."""

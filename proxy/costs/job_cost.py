@@ -90,14 +90,6 @@ class JobRun(Struct, frozen=True):
     reported: Mapping[str, int] = {}
 
 
-class PartnerCosts(Struct, frozen=True):
-    """What the partner nodes of a graph cost, without those whose price is unknown, and whether
-    there are none of these. A node of an unknown class may be one."""
-
-    amount: int = 0
-    all_known: bool = True
-
-
 @dataclass(frozen=True, slots=True)
 class Pricing:
     """The prices of all accounts and classes.
@@ -111,27 +103,25 @@ class Pricing:
     rate: int
     rates: Mapping[str, int] = field(default_factory=dict)
 
+    def knows_all(self, graph: Mapping[str, Any]) -> bool:
+        """Return whether the classes of all nodes are known: one that is not may have a price."""
+        return all(self.known(class_of(node)) is not None for node in graph.values())
+
     def dearest_rate(self, accounts: Collection[str]) -> int:
         """Return the highest rate of some accounts, of which nobody knows which one it will be."""
         return max((self.rates.get(name, self.rate) for name in accounts), default=self.rate)
-
-    def partner_nodes(self, graph: Mapping[str, Any]) -> PartnerCosts:
-        """Return what the partner nodes of a graph cost."""
-        run = JobRun(graph, "", 0, ran=graph.keys)
-        found = [(source, amount) for _, source, amount in self._partner_nodes(run)]
-        known = all(source != "unknown" for source, _ in found) and all(
-            self.known(class_of(node)) is not None for node in graph.values()
-        )
-        return PartnerCosts(sum(amount for _, amount in found), known)
 
     def cost_of(self, run: JobRun) -> JobCost:
         """Return what a job has cost; nothing for one that ran on no account."""
         if not run.account:
             return JobCost()
+        return self.cost_at(run, self.rates.get(run.account, self.rate))
+
+    def cost_at(self, run: JobRun, rate: int) -> JobCost:
+        """Return what a job costs at `rate` a second, wherever it runs."""
         charges: dict[tuple[str, Source], Charge] = {}
         if run.ms > 0:
-            amount = seconds_cost(run.ms, self.rates.get(run.account, self.rate))
-            charges["", "estimated"] = Charge("", "estimated", amount)
+            charges["", "estimated"] = Charge("", "estimated", seconds_cost(run.ms, rate))
         for node_class, source, amount in self._partner_nodes(run):
             known = charges.get((node_class, source), Charge(node_class, source))
             known = replace(known, amount=known.amount + amount, nodes=known.nodes + 1)

@@ -135,6 +135,7 @@ class Engine:
         if job.state in (JobState.RECEIVED, JobState.QUEUED):
             self._resume_waiting(job)
             return
+        self.scheduler.claim(job, job.ceiling)
         if job.account in self._workers:
             self.scheduler.keep(job)
             self._workers[job.account].reconciler.read_soon()

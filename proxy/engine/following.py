@@ -163,7 +163,7 @@ class Following:
         if not is_answered:
             await until_set(job.awaited_release(), _ANSWER_TIMEOUT)
         await self._table.discard(job)
-        self._scheduler.cost_known(job.member)
+        self._scheduler.released(job)
 
     async def _finish(self, job: LiveJob, follower: JobFollower, ended: Ended) -> None:
         """Record an end, then tell it: the history has the entry before the client hears of it,
@@ -183,7 +183,7 @@ class Following:
             await self._estimate_again(job)
         self._table.message(job, ended.result)
         self._table.leave(job, end)
-        self._scheduler.cost_known(job.member)
+        self._scheduler.released(job)
         self._table.message(job, ended.last)
 
     async def _record(self, job: LiveJob, follower: JobFollower, ended: Ended) -> Ended:
@@ -203,13 +203,14 @@ class Following:
         """Let the member's waiting jobs of the same shape be expected to run as long as it has
         shown."""
         gate = self._resources.gate
-        time = None if gate is None else await gate.learn(job)
-        if time is None:
+        cost = None if gate is None else gate.running_cost(job)
+        if gate is None or cost is None:
             return
         for waiting in self._scheduler.queue.of(job.member):
-            estimate = waiting.partner_nodes + time
-            if waiting.shape == job.shape and waiting.estimate != estimate:
-                self._table.change(waiting, estimate=estimate)
+            if waiting.shape == job.shape:
+                self._table.change(waiting, estimate=waiting.partner_nodes + cost)
+        self._scheduler.changed()
+        await gate.save_running_cost(job, cost)
 
 
 def _ends_to_store(follower: JobFollower, ended: Ended) -> Iterator[Ended]:

@@ -27,6 +27,12 @@ WAITS_FOR_MODEL = (
     "Not every account has {}, and those that have it are busy; the job waits for one of them."
 )
 
+#: The same about one whose reason is `memory`.
+WAITS_FOR_MEMORY = (
+    "The workflows of this member's running jobs take its share of the proxy's memory (the setting "
+    "memory_mb). This job starts when one of them has ended."
+)
+
 #: The same about one whose reason is `restored`.
 RESTORED = (
     "The job waited in a backup that was restored, and may have run since. It runs when an admin "
@@ -84,14 +90,16 @@ class Forecast:
         reason, allowed = self.blocked(member), scheduler.allowed(member)
         refusal = allowed[0].health.refusal if allowed and reason is not None else None
         free = reason is None and scheduler.any_slot(allowed)
+        next_shortfall = scheduler.waits_for_ends(member) if reason == "ceiling" else None
         for job in jobs:
             own = self._own_reason(job, free=free)
             rests = self._resting(job) if reason is None else None
-            refused = scheduler.over_budget(job)
             if own == "restored":
                 yield job, own, RESTORED
-            elif refused is not None and (own == "budget" or reason == refused.reason):
-                yield job, own or reason, refused.message
+            elif own == "budget" or reason == "ceiling":
+                yield job, own or reason, scheduler.spending.explained(job, next_shortfall)
+            elif reason == "memory":
+                yield job, reason, WAITS_FOR_MEMORY
             elif rests is not None:
                 yield job, rests.health.reason, scheduler.explained(rests)
             elif own == "model" and job.needs is not None:
@@ -157,8 +165,8 @@ class Forecast:
         scheduler = self._scheduler
         if scheduler.is_held(job):
             return "restored"
-        refused = scheduler.over_budget(job)
-        if refused is not None and refused.left is not None:
+        shortfall = scheduler.spending.shortfall(job)
+        if shortfall is not None and shortfall.is_certain:
             return "budget"
         if job.needs is not None and not scheduler.any_slot(scheduler.usable(job)):
             return "model" if free else ""

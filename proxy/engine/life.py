@@ -30,6 +30,7 @@ from proxy.engine.outcomes import (
     NotNow,
     NotThere,
     Outcome,
+    OutOfMemory,
     OverBudget,
     Refused,
     Sent,
@@ -63,13 +64,6 @@ log = structlog.get_logger(__name__)
 
 #: Seconds that the cloud may put off a job of the queue before it goes back there.
 _QUEUED_MAX_WAIT = 2.0
-
-#: Seconds until a job asks again for which there was no room in memory, and what it waits for.
-_MEMORY_RETRY = 2.0
-_WAITS_FOR_MEMORY = (
-    "The workflows of this member's running jobs take its share of the proxy's memory (the setting "
-    "memory_mb). This job starts when one of them has ended."
-)
 
 #: Between two tries to cancel a job on the cloud.
 _RETRY = Backoff(first=0.5, longest=30.0)
@@ -122,7 +116,7 @@ class JobLife:
             step = self._next(job, outcome)
             if isinstance(outcome, NotThere) and self._is_sent_again(job, step):
                 outcome = await self._send(job)
-                if isinstance(outcome, Elsewhere | NotNow | OverBudget):
+                if isinstance(outcome, Elsewhere | NotNow | OverBudget | OutOfMemory):
                     outcome = Lost()
                 step = self._next(job, outcome)
         match step:
@@ -150,8 +144,6 @@ class JobLife:
         return isinstance(step, Wait) or not (job.accepted or job.cancel_requested)
 
     def _next(self, job: LiveJob, outcome: Outcome) -> Step:
-        if isinstance(outcome, OverBudget):
-            self._table.change(job, estimate=outcome.estimate)
         has_other = isinstance(outcome, Elsewhere) and self._scheduler.has_other(job)
         step = next_step(job, outcome, has_other=has_other)
         if not (isinstance(outcome, Elsewhere) and isinstance(step, Discard)) or outcome.by_cloud:
@@ -191,7 +183,7 @@ class JobLife:
             log.error("job_read_failed", error=str(error))
             return NotNow()
         except MemoryLimitError as error:
-            return _without_memory(job, error)
+            return _without_memory(error)
         except LocalError as error:
             return Refused(error, by_cloud=False)
         if job.loaded.failure is not None:
@@ -209,7 +201,8 @@ class JobLife:
         try:
             self._recorder.hold_content(job)
         except MemoryLimitError as error:
-            return _without_memory(job, error)
+            return _without_memory(error)
+        self._scheduler.has_room(job)
         return None
 
     def _hold_anyway(self, job: LiveJob) -> None:
@@ -219,18 +212,16 @@ class JobLife:
 
     async def _over_budget(self, job: LiveJob) -> Outcome | None:
         """Return why the budgets of its member do not let a job be sent now, if they do not."""
-        gate, refused = self._resources.gate, None
+        gate = self._resources.gate
+        if gate is None:
+            return None
         try:
-            if gate is not None:
-                refused = await gate.enter(job, self._workers[job.account].account)
+            return await gate.enter(job, self._workers[job.account].account)
         except (LocalError, StorageError) as error:
             return unsent(error)
         except Exception:
             log.exception("send_failed")
             return NotNow(submission_failed())
-        if refused is None:
-            self._scheduler.admitted(job)
-        return refused
 
     def _move(self, job: LiveJob) -> bool:
         """Give a new job a slot of another account; return whether there is one."""
@@ -420,11 +411,11 @@ class JobLife:
         )
 
 
-def _without_memory(job: LiveJob, error: MemoryLimitError) -> Outcome:
+def _without_memory(error: MemoryLimitError) -> Outcome:
     """Return the outcome for a job whose content has no room beside those of others."""
     if error.kind == "too_large":
         return Refused(error, by_cloud=False)
-    return OverBudget(job.estimate, None, _MEMORY_RETRY, _WAITS_FOR_MEMORY, "memory")
+    return OutOfMemory()
 
 
 def _unknown_class(name: str) -> LocalError:

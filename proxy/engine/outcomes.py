@@ -6,7 +6,7 @@ Decides without I/O and without a clock. `JobLife` carries the steps out.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 from msgspec import Struct
 
@@ -65,19 +65,11 @@ class Elsewhere(Struct, frozen=True):
 
 
 class OverBudget(Struct, frozen=True):
-    """The job is expected to cost its `estimate` (millionths of a credit) and would exceed a hard
-    budget of its member, of which `left` remains; with `None` it has to wait for others of the
-    member, which were sent.
+    """The job would exceed a hard budget of its member now."""
 
-    It may be tried again in `wait` seconds; the `message` to its client says what it waits for, and
-    the `reason` in a word whether for money or for the memory that the others hold.
-    """
 
-    estimate: int
-    left: int | None
-    wait: float
-    message: str = ""
-    reason: Literal["ceiling", "memory"] = "ceiling"
+class OutOfMemory(Struct, frozen=True):
+    """The other jobs of the member hold its share of the memory."""
 
 
 class NotNow(Struct, frozen=True):
@@ -110,6 +102,7 @@ Outcome: TypeAlias = (
     | WrongAccount
     | Elsewhere
     | OverBudget
+    | OutOfMemory
     | NotNow
     | Lost
     | NotThere
@@ -188,7 +181,7 @@ def next_step(job: Job, outcome: Outcome, *, has_other: bool = False) -> Step:
             return Interrupt()
         case NotThere() | WrongAccount():
             return Wait() if job.accepted else Discard()
-        case OverBudget():
+        case OverBudget() | OutOfMemory():
             return Wait()
         case Elsewhere(refusal=refusal, fault=fault, silent=silent):
             if not job.accepted and has_other:

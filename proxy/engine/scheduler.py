@@ -12,14 +12,17 @@ from typing import Protocol
 
 import structlog
 
+from proxy.costs.budgets import Shortfall
 from proxy.engine.accounts import PASSING, Account, Reason
-from proxy.engine.budget_holds import BudgetHolds
 from proxy.engine.fair_share import FairShare, JobQueue
 from proxy.engine.live_job import LiveJob, SlotState
-from proxy.engine.outcomes import Elsewhere, Outcome, OverBudget, Refused, Sent
+from proxy.engine.member_spending import MemberSpending
+from proxy.engine.memory_waits import MemoryWaits
+from proxy.engine.outcomes import Elsewhere, Outcome, OutOfMemory, Refused, Sent
 from proxy.jobs.models import FairBy, JobState
 from proxy.members.member import Member
 from proxy.storage.shares import Shares
+from proxy.storage.spending import Spending
 from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)
@@ -47,8 +50,9 @@ class Scheduler:
     A job has its slot from the moment at which its turn comes until the cloud has reported its
     end. The health of the accounts follows what happens to jobs. `member` gives weight and limits
     of a member, `clock` the monotonic time in seconds; `turn` is set when a waiting job may have
-    got its turn, or has left. `version` grows with every change of what waits, and why. Waiting
-    jobs up to `held_order` stay until an admin releases them.
+    got its turn, or has left. `spending` says what waits for a hard budget. `version` grows with
+    every change of what waits, and why. Waiting jobs up to `held_order` stay until an admin
+    releases them.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class Scheduler:
         *,
         clock: Callable[[], float],
         turn: TurnSignal,
+        spending: MemberSpending | None = None,
     ) -> None:
         self.queue = JobQueue()
         self.shares = FairShare(fair_by)
@@ -75,7 +80,8 @@ class Scheduler:
         #: How many slots each member has, and each client by its member and `client_id`.
         self._on_cloud: Counter[str] = Counter()
         self._busy: Counter[tuple[str, str | None]] = Counter()
-        self._budget_holds = BudgetHolds(clock)
+        self.spending = spending or MemberSpending()
+        self._memory = MemoryWaits(clock)
 
     def changed(self) -> None:
         """Note that a waiting job may have got its turn, or waits for another reason."""
@@ -122,7 +128,9 @@ class Scheduler:
         to the client. Jobs of the member that wait for something else are overtaken.
         """
         account = self._account_for(job, probing=True)
-        if account is None or self.waits_for_client(job) or self.over_budget(job) is not None:
+        if account is None or self.waits_for_client(job):
+            return False
+        if self.spending.shortfall(job) is not None:
             return False
         self.assign(job, account)
         return True
@@ -138,6 +146,8 @@ class Scheduler:
             return None
         job, account = ready[chosen]
         self.queue.remove(job)
+        self.spending.asks(job)
+        self._memory.asks(job.member)
         self.assign(job, account)
         return job
 
@@ -147,18 +157,18 @@ class Scheduler:
         job.charge = self.shares.charge(job.member, self.member(job.member).weight)
         self._accounts_shares.charge(account.name, 1.0)
         account.health.sent()
-        self._budget_holds.asks(job)
         self._set_slot(job, SlotState.GIVEN)
         self.version += 1
 
     def give_back(self, job: LiveJob) -> None:
         """Take slot and turn from a job that was not sent after all, if it has them."""
+        if self.spending.release(job):
+            self.changed()
         if _is_placed(job):
             self._leave(job)
             self._accounts[job.account].health.unsettled()
             self.shares.give_back(job.member, self.member(job.member).weight, job.charge)
             job.charge, job.account = 0.0, ""
-            self._budget_holds.gave_back(job)
             self.changed()
 
     def free(self, job: LiveJob) -> None:
@@ -212,8 +222,8 @@ class Scheduler:
                 health.renewed()
                 if not was_well:
                     self.changed()
-            case OverBudget():
-                self._budget_holds.refused(job, outcome)
+            case OutOfMemory():
+                self._memory.refused(job.member)
             case Elsewhere(refusal=refusal, fault=fault, retry_after=retry_after):
                 self._suspend(job.account, fault, refusal, retry_after)
 
@@ -257,7 +267,7 @@ class Scheduler:
         rests = [
             account.health.until for account in self._accounts.values() if not account.health.well
         ]
-        times = (*rests, *self._budget_holds.ends(), self.paused_until)
+        times = (*rests, *self.spending.ends(), *self._memory.ends(), self.paused_until)
         return min((at for at in times if at > after), default=None)
 
     # --- what is kept ----------------------------------------------------------------------
@@ -297,10 +307,17 @@ class Scheduler:
     def _candidate(self, member: str) -> tuple[LiveJob, Account] | None:
         """Return the member's next job and its account: the first job, unless its client is busy or
         it waits for accounts with its models."""
+        if self.spending.is_asking(member):
+            return None
         found: dict[frozenset[str] | None, Account | None] = {}
         for job in self.queue.of(member):
-            if self.is_held(job) or self.over_budget(job) is not None:
+            if self.is_held(job):
                 continue
+            shortfall = self.spending.shortfall(job)
+            if shortfall is not None:
+                if shortfall.is_certain:
+                    continue
+                return None
             accounts = None if job.needs is None else job.needs.accounts
             if accounts not in found:
                 found[accounts] = self._account_for(job)
@@ -351,26 +368,44 @@ class Scheduler:
             return "disabled"
         if limit is not None and self._on_cloud[member] >= limit:
             return "limit"
-        return self._budget_holds.holds_all(member)
+        if self._memory.waits(member):
+            return "memory"
+        return "ceiling" if self.waits_for_ends(member) is not None else None
 
-    def over_budget(self, job: LiveJob) -> OverBudget | None:
-        """Return what the hard budgets of a job's member say against it, as far as is known."""
-        return self._budget_holds.holding(job)
+    def waits_for_ends(self, member: str) -> Shortfall | None:
+        """Return why the next job of the member has to wait until it is known what others cost, if
+        it has to: none overtakes it."""
+        for job in self.queue.of(member):
+            if self.is_held(job):
+                continue
+            shortfall = self.spending.shortfall(job)
+            if shortfall is None or not shortfall.is_certain:
+                return shortfall
+        return None
 
-    def admitted(self, job: LiveJob) -> None:
-        """Note that the budgets of its member allow a job: another one may ask them now."""
-        if self._budget_holds.admitted(job):
-            self.changed()
-
-    def cost_known(self, member: str) -> None:
-        """Note that the cost of a job of the member is known: others may have waited for that."""
-        if self._budget_holds.cost_known(member):
-            self.changed()
-
-    def members_changed(self) -> None:
-        """Note that members may have other limits and budgets."""
-        self._budget_holds.clear()
+    def claim(self, job: LiveJob, ceiling: int) -> int:
+        """Note what a job may cost at most that is about to be sent; return what the others of its
+        member may."""
+        reserved = self.spending.claim(job, ceiling)
         self.changed()
+        return reserved
+
+    def spent(self, member: str, spending: Spending, at: float) -> None:
+        """Note what a member has spent, as the storage says `at` a time in seconds since 1970."""
+        self.spending.learned(member, spending, at)
+        self.changed()
+
+    def has_room(self, job: LiveJob) -> None:
+        """Note that there is room in memory for a job that is about to be sent."""
+        if self._memory.has_room(job.member):
+            self.changed()
+
+    def released(self, job: LiveJob) -> None:
+        """Note that a job costs nothing more, and holds no memory: others may have waited for
+        that."""
+        freed = self._memory.freed(job.member)
+        if self.spending.release(job) or freed:
+            self.changed()
 
     def allowed(self, member: str) -> list[Account]:
         """Return the accounts that take the member's jobs."""

@@ -45,8 +45,8 @@ class JobTable:
 
     Each change of a job is a method here, which checks the transition, notes the row and tells the
     feed, while the `term` lasts. Beside it the scheduler sets what a turn gives (`account`,
-    `charge`, `slot`), the recorder what is still to be written (`row`, `start`), and the `content`
-    is set where it is loaded and dropped.
+    `charge`, `slot`), the gate what a budget is asked for (`estimate`), the recorder what is still
+    to be written (`row`, `start`), and the `content` is set where it is loaded and dropped.
     """
 
     def __init__(self, recorder: JobRecorder, feed: LiveFeed, term: Term, metrics: Metrics) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import structlog
 from cachetools import LRUCache
 
-from proxy.costs.budgets import Budget, Budgets, Stage
+from proxy.costs.budgets import Budget, Budgets, Shortfall, Stage
 from proxy.costs.credits import to_credits
 from proxy.runtime import clock
 from proxy.storage.budget_notices import BudgetNotice, BudgetNoticeRepository
@@ -71,9 +71,10 @@ class BudgetRefusals:
         default_factory=lambda: LRUCache(MAX_REMEMBERED)
     )
 
-    async def add(self, member: str, budget: Budget, spent: int) -> None:
-        """Add a notice that a budget, of which so much is spent, has refused a job. Never raises:
-        the job is refused either way."""
+    async def add(self, member: str, shortfall: Shortfall) -> None:
+        """Add a notice that a budget has refused a job. Never raises: the job is refused either
+        way."""
+        budget, spent = shortfall.budget, shortfall.spent
         notice = _notice(member, budget, "reached", spent, clock.now(), refused=True)
         if notice.key in self._known:
             return

@@ -77,7 +77,7 @@ _WISHES = frozenset({"cancel_requested", "interrupted"})
 
 #: The columns that the engine writes again; the others never change.
 _MAY_CHANGE = (
-    *("state", "account", "cloud_id", "started_at", "outputs_to_execute"),
+    *("state", "account", "cloud_id", "started_at", "outputs_to_execute", "estimate"),
     *("watched", "accepted", "cancel_requested", "interrupted", "charge"),
 )
 

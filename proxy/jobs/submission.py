@@ -139,19 +139,15 @@ class SubmissionService(Generic[AnyJob]):
             found = await self.checks.check(member, request)
             prompt_id = str(randomness.uuid4())
             job = job_of_request(Job, member, request, found, prompt_id=prompt_id)
-            reservation = await self.limits.reservation(job)
+            estimate = await self.limits.estimator.estimate(job)
         except LocalError as error:
             return ValidationResult(error, error.node_errors)
-        spending, typical_ms = await self.repository.expectation(
-            member, reservation.day, reservation.shape
-        )
         refusal = None
         try:
-            reservation.decide(spending, typical_ms)
+            await self.repository.check(member, self.limits.decision(job, estimate))
         except OverBudgetError as error:
             refusal = self.limits.refusal(member, error)
-        cost = await self.limits.estimator.cost(job, typical_ms)
-        return ValidationResult(refusal, {} if found is None else found.node_errors, cost)
+        return ValidationResult(refusal, {} if found is None else found.node_errors, estimate.cost)
 
     async def _insert(self, job: Job, numbering: Numbering | None) -> None:
         """Put a new job into the storage, which numbers it if it has no number. Raises

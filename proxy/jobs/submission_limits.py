@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from proxy.jobs.budget_notices import BudgetRefusals
 from proxy.jobs.conversion import used
-from proxy.jobs.estimates import JobEstimator, JobReservation, OverBudgetError
+from proxy.jobs.estimates import BudgetDecision, JobEstimate, JobEstimator, OverBudgetError
 from proxy.jobs.models import Job
 from proxy.jobs.views import LiveJobs
 from proxy.members.accounting import Limiter
@@ -66,23 +66,24 @@ class SubmissionLimits:
         limit, live = member.limits.max_queued, self.live.of(member.name)
         return limit is not None and len(live.jobs) + live.answering >= limit - _COUNTED
 
-    async def reservation(self, job: Job) -> JobReservation:
+    def decision(self, job: Job, estimate: JobEstimate) -> BudgetDecision:
         """Return the decision of the member's budgets on a job."""
-        return await self.estimator.reservation(job, self.limiter.budgets(job.member))
+        day, budgets = day_of(job.created_at / 1000), self.limiter.budgets(job.member)
+        return BudgetDecision(day, budgets, estimate)
 
     async def conditions(self, job: Job, numbering: Numbering | None) -> Conditions:
         """Return under which conditions the storage takes a job, which gets what is known of its
         cost."""
-        has_budgets = bool(self.limiter.budgets(job.member).all)
-        reservation = await self.reservation(job) if has_budgets else None
-        if reservation is not None:
-            job.shape = reservation.shape or ""
-            job.partner_nodes = reservation.partner_nodes.amount
+        decision = None
+        if self.limiter.budgets(job.member).all:
+            estimate = await self.estimator.estimate(job)
+            decision = self.decision(job, estimate)
+            job.shape, job.partner_nodes = estimate.shape or "", estimate.partner_nodes
         member = self.member(job.member)  # its limits may have changed during the checks
         return Conditions(
             usage=used(job, submitted=1),
             numbering=numbering,
-            reservation=reservation,
+            decision=decision,
             max_per_day=member.limits.jobs_per_day,
             max_waiting=member.limits.max_queued if self._may_be_full(member) else None,
             payloads=self.payloads,
@@ -94,7 +95,7 @@ class SubmissionLimits:
         """Return what the client is told of a job that the storage does not take, once a refusal of
         a budget has its notice."""
         if isinstance(error, OverBudgetError):
-            await self.refusals.add(member, error.budget, error.budget.spent(error.spent))
+            await self.refusals.add(member, error.shortfall)
         return self.refusal(member, error)
 
     def refusal(
@@ -106,10 +107,7 @@ class SubmissionLimits:
                 return self.limiter.day_is_full(member)
             case QueueFullError(waiting=waiting):
                 return self.limiter.queue_is_full(member, waiting)
-        left = error.budget.left(error.spent)
-        return self.limiter.over_budget(
-            error.budget, left=left, estimate=error.estimate, is_guess=error.is_guess
-        )
+        return self.limiter.over_budget(error.shortfall, is_guess=error.is_guess)
 
 
 def payloads_full() -> LocalError:

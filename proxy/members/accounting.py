@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from proxy.costs.budgets import NO_BUDGETS, Budget, BudgetAmounts, Budgets, budgets_of, renewal
+from proxy.costs.budgets import NO_BUDGETS, BudgetAmounts, Budgets, Shortfall, budgets_of, renewal
 from proxy.costs.credits import credits_text, to_credits
 from proxy.members.audit import Audit
 from proxy.members.member import Member
@@ -176,13 +176,12 @@ class Limiter:
         """Return the budgets of a member."""
         return budgets_of(self._member(member).limits, self.default_budgets)
 
-    def over_budget(
-        self, budget: Budget, *, left: int, estimate: int, is_guess: bool = False
-    ) -> LocalError:
-        """Return the error of a job that would exceed a budget, of which only so much is left.
+    def over_budget(self, shortfall: Shortfall, *, is_guess: bool = False) -> LocalError:
+        """Return the error of a job that would exceed a budget.
 
         With `is_guess` it is not known how long such a job runs.
         """
+        budget, left, estimate = shortfall.budget, max(0, shortfall.left), shortfall.estimate
         now = clock.time()
         end = renewal(budget.period, now)
         guess = " (nobody has run this workflow here, so 10 s are assumed)" if is_guess else ""
@@ -190,12 +189,12 @@ class Limiter:
             budget.name,
             to_credits(budget.limit),
             f"This job is expected to cost about {credits_text(estimate, digits=2)}{guess}, but "
-            f"{credits_text(max(0, left))} are left of your {credits_text(budget.limit)} a "
+            f"{credits_text(left)} are left of your {credits_text(budget.limit)} a "
             f"{budget.period}, besides what your unfinished jobs are expected to cost. The budget "
             f"renews at {end:%Y-%m-%d %H:%M} UTC.",
             end.timestamp() - now,
             ends_at=end.isoformat(),
-            left=to_credits(max(0, left)),
+            left=to_credits(left),
             estimate=to_credits(estimate),
         )
 

@@ -13,8 +13,7 @@ from proxy.sharing.pool import Pool
 from proxy.storage.database import UnitRefusedError
 from proxy.storage.job_tables import Number, job_numbers, jobs
 from proxy.storage.payloads import payload_bytes
-from proxy.storage.run_times import typical_run
-from proxy.storage.spending import Reservation, lock_spending, spending_on
+from proxy.storage.spending import Decision, lock_spending, spending_on
 from proxy.storage.statements import Upsert, run
 from proxy.storage.usage import UsageRow, add_to_day, add_usage
 
@@ -54,15 +53,15 @@ _WAITING = (
 class Conditions(Struct, frozen=True):
     """The conditions of a new job of a member, and what it counts as.
 
-    `usage` counts the job, `numbering` is that of a job without a number of its own, and
-    `reservation` decides what is reserved. With the job no more than `max_per_day` are submitted on
-    the day of the usage, and before it fewer than `max_waiting` wait. The bytes of all payloads
-    are shared as `payloads` says.
+    `usage` counts the job, `numbering` is that of a job without a number of its own, and the
+    `decision` is that of its member's budgets. With the job no more than `max_per_day` are
+    submitted on the day of the usage, and before it fewer than `max_waiting` wait. The bytes of all
+    payloads are shared as `payloads` says.
     """
 
     usage: UsageRow | None = None
     numbering: Numbering | None = None
-    reservation: Reservation | None = None
+    decision: Decision | None = None
     max_per_day: int | None = None
     max_waiting: int | None = None
     payloads: Pool | None = None
@@ -74,18 +73,17 @@ class Conditions(Struct, frozen=True):
             following = {"member": member, "next": self.numbering.least + 1}
             number = run(connection, _NUMBERED, following).scalar_one() - 1
             return -number if self.numbering.front else int(number)
-        if self.reservation is not None:
+        if self.decision is not None:
             lock_spending(connection, member)
         return number
 
     def estimate(self, connection: Connection, member: str) -> int:
-        """Return what the job is expected to cost, 0 without a reservation, whose errors are
+        """Return what the job is expected to cost, 0 without a decision, whose errors are
         raised."""
-        if self.reservation is None:
+        if self.decision is None:
             return 0
-        spending = spending_on(connection, member, self.reservation.day)
-        typical_ms = typical_run(connection, member, self.reservation.shape)
-        return self.reservation.decide(spending, typical_ms)
+        self.decision.check(spending_on(connection, member, self.decision.day))
+        return self.decision.estimate
 
     def count(self, connection: Connection, member: str) -> None:
         """Count the job, which is inserted. Raises `DayFullError`, `QueueFullError`,

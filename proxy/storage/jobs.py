@@ -43,14 +43,12 @@ from proxy.storage.payloads import (
     delete_payloads,
     forget_credentials,
 )
-from proxy.storage.run_times import typical_run
 from proxy.storage.shares import Shares, put_shares, read_shares
 from proxy.storage.spending import (
     WAITING,
-    Claim,
+    Decision,
     Spending,
     lock_spending,
-    spending_beside,
     spending_by_member,
     spending_on,
 )
@@ -125,7 +123,6 @@ _CLAIM = _UPDATE.values(
     estimate=bindparam("expected", type_=BigInteger),
     ceiling=bindparam("most", type_=BigInteger),
 )
-_DISCLAIM = _UPDATE.values(estimate=bindparam("expected", type_=BigInteger), ceiling=0)
 _REESTIMATE = (
     update(jobs)
     .where(jobs.c.member == bindparam("m"), jobs.c.shape == bindparam("s"))
@@ -187,17 +184,13 @@ class JobRepository(Repository):
             lambda connection: spending_by_member(connection, day, member)
         )
 
-    async def expectation(
-        self, member: str, day: str, shape: str | None
-    ) -> tuple[Spending, float | None]:
-        """Return what a member has spent, and how long its jobs of a shape run (ms, `None` if
-        none has run)."""
-        return await self.database.read(
-            lambda connection: (
-                spending_on(connection, member, day),
-                typical_run(connection, member, shape),
-            )
+    async def check(self, member: str, decision: Decision) -> None:
+        """Check whether a member may spend what a job is expected to cost, as far as is known
+        before it is stored. The errors of the `decision` are raised."""
+        spending = await self.database.read(
+            lambda connection: spending_on(connection, member, decision.day)
         )
+        decision.check(spending)
 
     async def withdraw(self, order: int, *, usage: Sequence[UsageRow] = ()) -> bool:
         """Remove a job that the engine has not started; returns false if it has, or the job is
@@ -238,22 +231,26 @@ class JobRepository(Repository):
 
         return await self.database.write(work)
 
-    async def claim(self, claim: Claim[T], state: str, also: EngineWrite = _ALONE) -> T | None:
-        """Let a job take the `state` in which it is sent, and hold what it may cost at most, unless
-        the `claim` refuses; return what it refuses with."""
+    async def claim(
+        self,
+        member: str,
+        order: int,
+        state: str,
+        decision: Decision,
+        ceiling: int,
+        also: EngineWrite = _ALONE,
+    ) -> Spending:
+        """Let a job take the `state` in which it is sent, and hold what it may cost at most, if the
+        `decision` allows it, whose errors are raised; return what its member has spent."""
+        values = {"job_order": order, "next": state, "expected": decision.estimate, "most": ceiling}
 
-        def work(connection: Connection) -> T | None:
+        def work(connection: Connection) -> Spending:
             also.check(connection)
-            lock_spending(connection, claim.member)
-            spending = spending_beside(connection, claim.member, claim.day, claim.order)
-            refusal = claim.refusal(spending)
-            values: dict[str, Any] = {"job_order": claim.order, "expected": claim.estimate}
-            if refusal is None:
-                values |= {"next": state, "most": claim.ceiling}
-                run(connection, _CLAIM, values)
-            else:
-                run(connection, _DISCLAIM, values)
-            return refusal
+            lock_spending(connection, member)
+            spending = spending_on(connection, member, decision.day)
+            decision.check(spending)
+            run(connection, _CLAIM, values)
+            return spending
 
         return await self.database.write(work)
 

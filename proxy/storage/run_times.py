@@ -11,7 +11,6 @@ from sqlalchemy import Connection, bindparam, delete, select
 from proxy.storage.database import Repository
 from proxy.storage.statements import Upsert, run_many
 from proxy.storage.tables import PlainText, table_of
-from proxy.translate import codec
 
 
 class RunTimeRow(Struct, frozen=True):
@@ -34,27 +33,11 @@ _DROP = delete(run_times).where(
     run_times.c.kind == bindparam("k"), run_times.c.name == bindparam("n")
 )
 
-_JOBS = select(run_times.c.name, run_times.c.value).where(
-    run_times.c.kind == JOB, run_times.c.name.in_(bindparam("names", expanding=True))
-)
-
 
 def job_name(shape: str, member: str = "") -> str:
     """Return the name of what is measured of a member's jobs of a shape, or of those of several
     members, which begins all of their names."""
     return f"{shape} {member}"
-
-
-def typical_run(connection: Connection, member: str, shape: str | None) -> float | None:
-    """Return how long a member's jobs of a shape run, or else those of several members (ms), in the
-    caller's unit; `None` if that is not known."""
-    if shape is None:
-        return None
-    own, all_ = job_name(shape, member), job_name(shape)
-    rows = connection.execute(_JOBS, {"names": [own, all_]})
-    found = {name: codec.loads(value) for name, value in rows}
-    typical = found.get(own, found.get(all_))
-    return typical if isinstance(typical, int | float) else None
 
 
 class RunTimeRepository(Repository):

@@ -6,16 +6,14 @@ Amounts are in millionths of a credit.
 from __future__ import annotations
 
 from datetime import date, timedelta
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from msgspec import Struct
-from sqlalchemy import BigInteger, Connection, bindparam, case, func, select
+from sqlalchemy import Connection, bindparam, case, func, select
 
 from proxy.storage.job_tables import job_numbers, jobs
 from proxy.storage.statements import Upsert, run
 from proxy.storage.usage import usage
-
-T_co = TypeVar("T_co", covariant=True)
 
 
 class Spending(Struct, frozen=True):
@@ -30,42 +28,19 @@ class Spending(Struct, frozen=True):
     reserved: int = 0
 
 
-class Reservation(Protocol):
-    """Decides in the transaction that inserts a job whether its member may spend so much.
+class Decision(Protocol):
+    """Decides in the transaction that inserts a job, or begins to send it, whether its member may
+    spend what it is expected to cost, its `estimate`.
 
-    `day` is that of the submission, `shape` that of the job's graph. `decide` gets what the member
-    has spent without the job, and how long such graphs run (ms, `None` if none has run). It returns
-    the estimate to reserve, or raises a `StorageError`. It has no side effects, because a
-    transaction may be repeated.
+    `check` gets what the member has spent on the `day` and in its month, and raises a
+    `StorageError`. It has no side effects, because a transaction may be repeated.
     """
 
-    @property
-    def day(self) -> str: ...
-    @property
-    def shape(self) -> str | None: ...
-    def decide(self, spending: Spending, typical_ms: float | None) -> int: ...
-
-
-class Claim(Protocol[T_co]):
-    """Decides in the transaction that begins to send a job whether its member may spend so much.
-
-    `estimate` is what the job of this `order` is expected to cost now, `ceiling` what it may cost
-    at most. `refusal` gets what the member has spent on the `day` and in its month, where
-    `reserved` is what the other jobs that were sent may cost at most. It has no side effects,
-    because a transaction may be repeated.
-    """
-
-    @property
-    def member(self) -> str: ...
-    @property
-    def order(self) -> int: ...
     @property
     def day(self) -> str: ...
     @property
     def estimate(self) -> int: ...
-    @property
-    def ceiling(self) -> int: ...
-    def refusal(self, spending: Spending) -> T_co | None: ...
+    def check(self, spending: Spending) -> None: ...
 
 
 _CREDITS = usage.c.credits_reported + usage.c.credits_estimated
@@ -80,11 +55,6 @@ _RESERVED = select(func.coalesce(func.sum(jobs.c.estimate), 0)).where(
 )
 #: The states of jobs that were not sent yet.
 WAITING = ("received", "queued")
-_HELD = select(func.coalesce(func.sum(jobs.c.ceiling), 0)).where(
-    jobs.c.member == bindparam("m"),
-    jobs.c.order != bindparam("job_order", type_=BigInteger),
-    jobs.c.state.not_in(WAITING),
-)
 _LOCK = Upsert(job_numbers, "next", how="highest")
 
 
@@ -102,18 +72,7 @@ def lock_spending(connection: Connection, member: str) -> None:
 
 def spending_on(connection: Connection, member: str, day: str) -> Spending:
     """Return what a member has spent on a day and in its month, in the caller's unit."""
-    reserved = connection.execute(_RESERVED, {"m": member}).scalar_one()
-    return _spending(connection, member, day, int(reserved))
-
-
-def spending_beside(connection: Connection, member: str, day: str, order: int) -> Spending:
-    """Return what a member has spent on a day and in its month, in the caller's unit; `reserved`
-    is what its jobs that were sent may cost at most, without the one of this order."""
-    held = connection.execute(_HELD, {"m": member, "job_order": order}).scalar_one()
-    return _spending(connection, member, day, int(held))
-
-
-def _spending(connection: Connection, member: str, day: str, reserved: int) -> Spending:
+    reserved = int(connection.execute(_RESERVED, {"m": member}).scalar_one())
     days = {"m": member, "days": days_of_month(day)}
     spent = {found: int(amount) for found, amount in connection.execute(_SPENT, days)}
     return Spending(spent.get(day, 0), sum(spent.values()), reserved)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from proxy.costs.budgets import NO_BUDGETS, Budget, Budgets, budgets_of, renewal
+from proxy.costs.budgets import NO_BUDGETS, Budget, Budgets, Shortfall, budgets_of, renewal
 from proxy.members.member import Limits
 from proxy.storage.spending import Spending
 
@@ -33,11 +33,36 @@ ALL = Budgets((DAY, MONTH, SOFT))
 def test_a_job_is_refused_by_the_budget_that_it_would_exceed(
     spent: Spending, estimate: int, exceeded: Budget | None
 ) -> None:
-    assert ALL.exceeded_by(spent, estimate) == exceeded
+    shortfall = ALL.shortfall(spent, estimate)
+    assert (None if shortfall is None else shortfall.budget) == exceeded
+
+
+@pytest.mark.parametrize(
+    ("spent", "estimate", "found"),
+    [
+        (Spending(40, 40), 61, Shortfall(DAY, 61, 40, 60)),
+        (Spending(120, 120), 0, Shortfall(DAY, 0, 120, -20)),
+        (Spending(40, 40, reserved=50), 10, None),
+        (Spending(40, 40, reserved=51), 10, Shortfall(DAY, 10, 40, 9)),
+        (Spending(95, 95, reserved=900), 6, Shortfall(DAY, 6, 95, -895)),
+        (Spending(40, 40, reserved=960), 10, Shortfall(MONTH, 10, 40, 0)),
+    ],
+)
+def test_a_job_fits_alone_and_beside_others(
+    spent: Spending, estimate: int, found: Shortfall | None
+) -> None:
+    assert ALL.shortfall(spent, estimate) == found
+
+
+def test_what_is_certain_does_not_depend_on_others() -> None:
+    assert Shortfall(DAY, 61, 40, 60).is_certain
+    beside = Shortfall(DAY, 60, 40, 9)
+    assert (beside.is_certain, beside.unspent, beside.reserved) == (False, 60, 51)
+    assert Shortfall(DAY, 0, 100, 0).is_certain
 
 
 def test_a_soft_budget_refuses_nothing() -> None:
-    assert Budgets((SOFT,)).exceeded_by(Spending(day=10**9, month=10**9), 10**9) is None
+    assert Budgets((SOFT,)).shortfall(Spending(day=10**9, month=10**9), 10**9) is None
 
 
 @pytest.mark.parametrize(

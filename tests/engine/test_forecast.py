@@ -7,6 +7,7 @@ from engine.test_scheduler import scheduler
 from jobs.samples import job
 
 from proxy.catalog.owners import Needs
+from proxy.costs.budgets import Budget, Budgets
 from proxy.engine.accounts import Account, Slots
 from proxy.engine.forecast import (
     RESTORED,
@@ -14,7 +15,7 @@ from proxy.engine.forecast import (
     WAITS_FOR_MODEL,
     Forecast,
 )
-from proxy.engine.outcomes import OverBudget
+from proxy.engine.member_spending import MemberSpending
 from proxy.members.member import Limits, Member
 from proxy.translate.errors import LocalError
 
@@ -101,13 +102,17 @@ def test_a_backup_is_why_a_job_waits() -> None:
     assert [position.reason for position in Forecast(jobs).positions()] == ["restored"]
 
 
-@pytest.mark.parametrize(("left", "reason"), [(4, "budget"), (None, "ceiling")])
-def test_a_budget_is_why_a_job_waits(left: int | None, reason: str) -> None:
-    jobs = scheduler()
+@pytest.mark.parametrize(
+    ("limit", "reason", "sentence"),
+    [(4, "budget", "expected to cost more than"), (5, "ceiling", "The running jobs")],
+)
+def test_a_budget_is_why_a_job_waits(limit: int, reason: str, sentence: str) -> None:
+    budgets = Budgets((Budget("credits_per_day", "day", limit, hard=True),))
+    jobs = scheduler(spending=MemberSpending(lambda _: budgets))
+    jobs.claim(job("under way"), 1)
     waiting = job("a", estimate=5)
-    assert jobs.assign_at_once(waiting)
-    jobs.judge(waiting, OverBudget(5, left, 60.0, "sentence"))
-    jobs.give_back(waiting)
     jobs.queue.add(waiting)
-    assert list(Forecast(jobs).waiting("anna", [waiting])) == [(waiting, reason, "sentence")]
+    ((found, why, message),) = Forecast(jobs).waiting("anna", [waiting])
+    assert (found, why) == (waiting, reason)
+    assert sentence in str(message)
     assert [position.reason for position in Forecast(jobs).positions()] == [reason]

@@ -19,6 +19,7 @@ from proxy.engine.outcomes import (
     NotNow,
     NotThere,
     Outcome,
+    OutOfMemory,
     OverBudget,
     Refused,
     Sent,
@@ -45,7 +46,8 @@ STEPS: list[tuple[Outcome, Any, Any]] = [
     (DISK_FULL, Wait(pause=True), Wait(pause=True)),
     (BROKEN, Discard(WHY), Wait(pause=True)),
     (NotThere(), Discard(), Wait()),
-    (OverBudget(9, 1, 60.0), Wait(), Wait()),
+    (OverBudget(), Wait(), Wait()),
+    (OutOfMemory(), Wait(), Wait()),
 ]
 
 

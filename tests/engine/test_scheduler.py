@@ -13,13 +13,15 @@ from hypothesis import strategies as st
 from jobs.samples import job
 
 from proxy.catalog.owners import Needs
+from proxy.costs.budgets import Budget, Budgets
 from proxy.engine.accounts import Account, Slots
 from proxy.engine.fair_share import FairShare, JobQueue, MemberQueue
-from proxy.engine.live_job import LiveJob
-from proxy.engine.outcomes import OverBudget
+from proxy.engine.member_spending import MemberSpending
+from proxy.engine.outcomes import OutOfMemory
 from proxy.engine.scheduler import Scheduler
 from proxy.members.member import Limits, Member
 from proxy.storage.shares import Share, Shares
+from proxy.storage.spending import Spending
 
 WEIGHTS = st.dictionaries(
     st.sampled_from("abcdefgh"), st.sampled_from([0.5, 1.0, 2.0, 3.0]), min_size=1
@@ -183,7 +185,9 @@ def test_each_members_jobs_stand_by_number_and_then_as_they_came() -> None:
     assert (len(queue), len(queue.of("ben")), sorted(queue.members())) == (3, 1, ["anna", "ben"])
 
 
-def scheduler(*accounts: Account, **members: Member) -> Scheduler:
+def scheduler(
+    *accounts: Account, spending: MemberSpending | None = None, **members: Member
+) -> Scheduler:
     given = accounts or (Account("one", None, "", slots=Slots(1)),)  # type: ignore[arg-type]
     return Scheduler(
         {account.name: account for account in given},
@@ -191,6 +195,7 @@ def scheduler(*accounts: Account, **members: Member) -> Scheduler:
         "jobs",
         clock=lambda: 0.0,
         turn=asyncio.Event(),
+        spending=spending,
     )
 
 
@@ -303,58 +308,80 @@ def test_held_jobs_wait_and_others_overtake_them() -> None:
     assert jobs.next() is held
 
 
-def held_back(estimate: int, left: int | None) -> tuple[Scheduler, LiveJob]:
-    """A scheduler with two slots, and a job that waits because a budget has only so much left."""
-    jobs = scheduler(Account("one", None, "", slots=Slots(2)))  # type: ignore[arg-type]
-    dear = job("dear", order=1, estimate=estimate)
-    assert jobs.assign_at_once(dear)
-    jobs.judge(dear, OverBudget(estimate, left, 60.0))
-    jobs.give_back(dear)
-    jobs.queue.add(dear)
-    return jobs, dear
+def budgeted(limit: int) -> Scheduler:
+    """A scheduler with two slots, and a hard budget of each member."""
+    budgets = Budgets((Budget("credits_per_day", "day", limit, hard=True),))
+    one = Account("one", None, "", slots=Slots(2))  # type: ignore[arg-type]
+    return scheduler(one, spending=MemberSpending(lambda _: budgets, lambda: 0.0))
 
 
 def test_a_job_beyond_a_budget_is_overtaken_by_one_within_it() -> None:
-    jobs, dear = held_back(5, left=4)
-    cheap = job("cheap", order=2, estimate=4)
+    jobs, dear, cheap = budgeted(4), job("dear", estimate=5), job("cheap", order=2, estimate=4)
+    jobs.queue.add(dear)
     jobs.queue.add(cheap)
     assert (jobs.next(), jobs.next()) == (cheap, None)
-    assert jobs.over_budget(dear) is not None
 
 
 def test_nothing_new_is_sent_beyond_a_budget() -> None:
-    jobs, _ = held_back(5, left=4)
-    assert not jobs.assign_at_once(job("other", order=2, estimate=5))
+    jobs = budgeted(4)
+    assert not jobs.assign_at_once(job("dear", estimate=5))
+    assert jobs.assign_at_once(job("cheap", estimate=4))
 
 
-def test_a_job_beyond_a_budget_is_tried_again_after_some_time() -> None:
-    jobs, _ = held_back(5, left=4)
+def test_what_members_have_spent_is_read_again_after_some_time() -> None:
+    jobs = budgeted(4)
+    jobs.spent("anna", Spending(4, 4), 43_200.0)
     assert jobs.next_try(0.0) == 60.0
 
 
-def test_a_job_beyond_a_budget_is_tried_again_when_members_change() -> None:
-    jobs, dear = held_back(5, left=4)
-    jobs.members_changed()
-    assert jobs.next() is dear
-
-
 def test_jobs_that_wait_for_a_budget_leave_the_queue_one_after_the_other() -> None:
-    jobs, waiting = held_back(5, left=None)
-    others = [job(str(order), order=order, estimate=5) for order in (2, 3)]
-    for other in others:
-        jobs.queue.add(other)
-    jobs.cost_known("anna")
-    assert (jobs.next(), jobs.next()) == (waiting, None)
-    jobs.admitted(waiting)
-    assert jobs.next() is others[0]
-    jobs.judge(others[0], OverBudget(5, None, 60.0))
-    jobs.give_back(others[0])
-    jobs.queue.add(others[0])
-    assert (jobs.next(), len(jobs.queue)) == (None, 2)
+    jobs = budgeted(10)
+    waiting = [job(str(order), order=order, estimate=5) for order in (1, 2, 3)]
+    for each in waiting:
+        jobs.queue.add(each)
+    assert (jobs.next(), jobs.next()) == (waiting[0], None)
+    jobs.claim(waiting[0], 5)
+    assert jobs.next() is waiting[1]
+    jobs.claim(waiting[1], 5)
+    assert (jobs.next(), jobs.limited("anna")) == (None, "ceiling")
+
+
+def test_a_job_that_is_not_sent_lets_others_ask() -> None:
+    jobs = budgeted(10)
+    waiting = [job(str(order), order=order, estimate=5) for order in (1, 2)]
+    for each in waiting:
+        jobs.queue.add(each)
+    first = jobs.next()
+    assert first is waiting[0]
+    jobs.give_back(first)
+    assert jobs.next() is waiting[1]
 
 
 def test_a_job_that_waits_for_others_of_its_member_goes_when_one_has_ended() -> None:
-    jobs, waiting = held_back(5, left=None)
+    jobs, under_way, waiting = budgeted(10), job("first"), job("second", order=2, estimate=5)
+    jobs.claim(under_way, 6)
+    jobs.queue.add(waiting)
     assert (jobs.next(), jobs.limited("anna")) == (None, "ceiling")
-    jobs.cost_known("anna")
+    jobs.released(under_way)
     assert jobs.next() is waiting
+
+
+def test_no_job_overtakes_one_that_waits_for_others_of_its_member() -> None:
+    jobs, first = budgeted(10), job("first", order=2, estimate=5)
+    jobs.claim(job("under way"), 6)
+    jobs.queue.add(first)
+    cheap = job("cheap", order=3, estimate=1)
+    assert not jobs.assign_at_once(cheap)
+    jobs.queue.add(cheap)
+    assert jobs.next() is None
+
+
+def test_jobs_without_memory_go_when_one_of_their_member_has_ended() -> None:
+    jobs, large = budgeted(10), job("large")
+    assert jobs.assign_at_once(large)
+    jobs.judge(large, OutOfMemory())
+    jobs.give_back(large)
+    jobs.queue.add(large)
+    assert (jobs.next(), jobs.limited("anna"), jobs.next_try(0.0)) == (None, "memory", 2.0)
+    jobs.released(job("ended"))
+    assert jobs.next() is large

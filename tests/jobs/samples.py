@@ -89,7 +89,7 @@ class NoChecks(Checks):
 def estimator() -> JobEstimator:
     """An estimator without prices."""
     pricing = Pricing(known=lambda _: None, price_of=lambda _info, _inputs: None, rate=0)
-    return JobEstimator(pricing, allowed=lambda _: (), turns=thread_turns())
+    return JobEstimator(pricing, lambda _: (), lambda _member, _shape: None, thread_turns())
 
 
 def new(prompt_id: str, number: float = 0, **fields: Any) -> LiveJob:

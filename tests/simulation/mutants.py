@@ -192,7 +192,7 @@ MUTANTS = {
         "engine.tracker", "elif snapshot.ended and detail and snapshot.settled and", "elif"
     ),
     # budgets
-    "budget_not_asked": Mutant("jobs.estimates", "if budget is not None:", "if False:"),
+    "budget_not_asked": Mutant("jobs.estimates", "if shortfall is not None:", "if False:"),
     "reservations_not_counted": Mutant(
         "costs.budgets", "- self.spent(spent) - spent.reserved", "- self.spent(spent)"
     ),

@@ -24,8 +24,8 @@ from hypothesis.stateful import (
 from storage.samples import PAYLOAD, ended, job
 
 from proxy.costs.budgets import Budget, Budgets
-from proxy.costs.job_cost import PartnerCosts
-from proxy.jobs.estimates import JobReservation, OverBudgetError
+from proxy.costs.job_cost import Charge, JobCost
+from proxy.jobs.estimates import BudgetDecision, JobEstimate, OverBudgetError
 from proxy.storage.conditions import Conditions, Numbering
 from proxy.storage.database import Database
 from proxy.storage.job_tables import StoredJob
@@ -91,8 +91,9 @@ class Replicas(RuleBasedStateMachine):
     # --- what happens ----------------------------------------------------------------------
 
     async def insert(self, replica: int, estimate: int) -> StoredJob | OverBudgetError:
-        reservation = JobReservation(self.day, None, 0, PartnerCosts(estimate), self.budgets)
-        conditions = Conditions(numbering=Numbering(0), reservation=reservation)
+        cost = JobCost((Charge("", "estimated", estimate),))
+        decision = BudgetDecision(self.day, self.budgets, JobEstimate(cost))
+        conditions = Conditions(numbering=Numbering(0), decision=decision)
         new = job(str(next(self.ids)), self.member, state="received")
         try:
             return await self.repositories[replica].insert(new, PAYLOAD, conditions)
@@ -112,7 +113,7 @@ class Replicas(RuleBasedStateMachine):
     def submit(self, replica: int, estimate: int) -> None:
         before = self.spending
         answer = self.run(self.insert(replica, estimate))
-        refused = self.budgets.exceeded_by(before, estimate) is not None
+        refused = self.budgets.shortfall(before, estimate) is not None
         assert refused == isinstance(answer, OverBudgetError)
         if isinstance(answer, StoredJob):
             self.take(answer)

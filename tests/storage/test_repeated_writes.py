@@ -46,13 +46,13 @@ MESSAGE = WebhookMessage("m", "job.completed", "anna", b"{}", 1)
 BATCH = Batch("usage 1", 1)
 
 
-class Claimed:
-    """A claim of the job that nothing refuses."""
+class Allowed:
+    """A decision on the job that allows it."""
 
-    member, order, day, estimate, ceiling = "anna", 1, DAY, 7, 70
+    day, estimate = DAY, 7
 
-    def refusal(self, spending: Spending) -> str | None:
-        return "nothing is left" if spending.reserved else None
+    def check(self, spending: Spending) -> None:
+        pass
 
 
 class Room:
@@ -95,7 +95,7 @@ REPEATED: dict[str, Callable[[Room], Awaitable[Any]]] = {
     "jobs that are taken out": Room.discard,
     "the end of a job": Room.finish,
     "what a job may cost": lambda room: room.jobs.claim(
-        Claimed(), "submitting", EngineWrite(room.fence)
+        "anna", room.job.order, "submitting", Allowed(), 70, EngineWrite(room.fence)
     ),
     "an estimate": lambda room: room.jobs.reestimate("anna", "shape", 9),
     "a withdrawal": lambda room: room.jobs.withdraw(room.job.order, usage=[TAKEN_BACK]),
@@ -109,10 +109,10 @@ REPEATED: dict[str, Callable[[Room], Awaitable[Any]]] = {
     "run times": lambda room: RunTimeRepository(room.database).put(
         [MEASURED], forgotten=[("job", "K")]
     ),
-    "troubles of accounts": lambda room: room.webhooks.tell_accounts(
+    "troubles of accounts": lambda room: room.webhooks.send_account_messages(
         {}, {"main": "no_credits"}, [replace(MESSAGE, member=GATEWAY)], fence=room.fence
     ),
-    "notices of budgets": lambda room: BudgetNoticeRepository(room.database).tell(
+    "notices of budgets": lambda room: BudgetNoticeRepository(room.database).send(
         [UNTOLD], lambda _: MESSAGE, fence=room.fence
     ),
     "a notice": lambda room: BudgetNoticeRepository(room.database).add(NEAR),

@@ -15,7 +15,6 @@ from proxy.storage.conditions import Conditions, Numbering
 from proxy.storage.database import Database, StorageError
 from proxy.storage.job_tables import StoredJob
 from proxy.storage.jobs import EngineWrite, JobRepository
-from proxy.storage.run_times import JOB, RunTimeRepository, RunTimeRow, job_name
 from proxy.storage.spending import Spending, days_of_month
 from proxy.storage.usage import UsageRepository, UsageRow
 
@@ -30,19 +29,18 @@ class NoCreditError(StorageError):
 
 @dataclass
 class Wallet:
-    """A reservation of `estimate` where `limit` is not exceeded, and what it was asked."""
+    """A decision for jobs that cost the `estimate`, where `limit` is not exceeded, and what it was
+    asked."""
 
     limit: int = 10**9
     estimate: int = 10
     day: str = DAY
-    shape: str | None = None
-    asked: list[tuple[Spending, float | None]] = field(default_factory=list)
+    asked: list[Spending] = field(default_factory=list)
 
-    def decide(self, spending: Spending, typical_ms: float | None) -> int:
-        self.asked.append((spending, typical_ms))
+    def check(self, spending: Spending) -> None:
+        self.asked.append(spending)
         if spending.day + spending.reserved + self.estimate > self.limit:
             raise NoCreditError("no credit is left")
-        return self.estimate
 
 
 @pytest.fixture
@@ -52,7 +50,7 @@ def jobs(database: Database) -> JobRepository:
 
 async def put(jobs: JobRepository, wallet: Wallet, id_: str, member: str = "anna") -> StoredJob:
     new = job(id_, member)
-    conditions = Conditions(numbering=Numbering(0), reservation=wallet)
+    conditions = Conditions(numbering=Numbering(0), decision=wallet)
     return await jobs.insert(new, PAYLOAD, conditions)
 
 
@@ -77,10 +75,10 @@ async def test_a_job_is_reserved_until_its_end_which_corrects_the_estimate(
     assert first.estimate == 10
     assert await jobs.get("anna", "a") == first
     second = await put(jobs, wallet, "b")
-    assert [spending for spending, _ in wallet.asked] == [Spending(), Spending(reserved=10)]
+    assert wallet.asked == [Spending(), Spending(reserved=10)]
     assert await finish(jobs, first, 25) == Spending(25, 25, reserved=10)
     await put(jobs, wallet, "c")
-    assert wallet.asked[-1][0] == Spending(25, 25, 10)
+    assert wallet.asked[-1] == Spending(25, 25, 10)
     assert await jobs.spending(DAY) == {"anna": Spending(25, 25, 20)}
     await jobs.discard([second.order])
     assert await jobs.spending(DAY, "anna") == {"anna": Spending(25, 25, 10)}
@@ -90,7 +88,7 @@ async def test_a_job_is_reserved_until_its_end_which_corrects_the_estimate(
 async def test_a_refused_job_leaves_no_trace(jobs: JobRepository, database: Database) -> None:
     usage = UsageRow(DAY, "anna", submitted=1)
     with pytest.raises(NoCreditError):
-        await jobs.insert(job(), PAYLOAD, Conditions(usage, reservation=Wallet(limit=9)))
+        await jobs.insert(job(), PAYLOAD, Conditions(usage, decision=Wallet(limit=9)))
     assert await jobs.live() == []
     assert await UsageRepository(database).days(DAY, DAY) == []
     assert await jobs.spending(DAY) == {}
@@ -107,7 +105,7 @@ async def test_of_many_jobs_at_once_none_spends_what_another_has(
                 both[number % 2].insert(
                     job(str(number)),
                     PAYLOAD,
-                    Conditions(numbering=numbering, reservation=Wallet(limit=35)),
+                    Conditions(numbering=numbering, decision=Wallet(limit=35)),
                 )
                 for number in range(12)
             ),
@@ -128,30 +126,12 @@ async def test_a_month_is_that_of_the_day_whatever_other_members_spend(
     )
     wallet = Wallet()
     await put(jobs, wallet, "a")
-    assert wallet.asked == [(Spending(day=4, month=14), None)]
+    assert wallet.asked == [Spending(day=4, month=14)]
     await put(jobs, wallet, "b", "ben")
     assert await jobs.spending(DAY) == {
         "anna": Spending(4, 14, 10),
         "ben": Spending(1000, 1000, 10),
     }
-
-
-async def test_the_typical_time_is_the_members_or_else_that_of_all(
-    jobs: JobRepository, database: Database
-) -> None:
-    rows = [
-        RunTimeRow(JOB, job_name("shape"), b"2000.0", 1),
-        RunTimeRow(JOB, job_name("shape", "anna"), b"7000.0", 1),
-        RunTimeRow(JOB, job_name("other", "anna"), b"null", 1),
-    ]
-    await RunTimeRepository(database).put(rows)
-    wallet = Wallet(shape="shape")
-    await put(jobs, wallet, "a")
-    await put(jobs, wallet, "b", "ben")
-    for shape in ("unknown", "other", None):
-        wallet.shape = shape
-        await put(jobs, wallet, f"c {shape}")
-    assert [typical for _, typical in wallet.asked] == [7000.0, 2000.0, None, None, None]
 
 
 def test_the_days_of_every_month_are_whole() -> None:
@@ -164,40 +144,16 @@ def test_the_days_of_every_month_are_whole() -> None:
         assert [found[8:] for found in days] == [f"{n:02}" for n in range(1, len(days) + 1)]
 
 
-@dataclass
-class JobClaim:
-    """A claim that is refused beside what others may cost, if that is more than `limit`."""
-
-    order: int
-    limit: int = 10**9
-    member: str = "anna"
-    day: str = DAY
-    estimate: int = 5
-    ceiling: int = 40
-
-    def refusal(self, spending: Spending) -> Spending | None:
-        return spending if spending.reserved > self.limit else None
-
-
-async def test_a_claim_holds_what_a_job_may_cost_until_it_waits_again(jobs: JobRepository) -> None:
+async def test_a_claim_keeps_what_a_job_may_cost_and_is_refused_without_a_trace(
+    jobs: JobRepository,
+) -> None:
     first, second = [await jobs.insert(job(name), PAYLOAD) for name in "ab"]
-    assert await jobs.claim(JobClaim(first.order), "submitting") is None
-    refused = await jobs.claim(JobClaim(second.order, limit=39), "submitting")
-    assert refused == Spending(reserved=40)
+    spent = await jobs.claim("anna", first.order, "submitting", Wallet(estimate=5), 40)
+    assert spent == Spending()
+    with pytest.raises(NoCreditError):
+        await jobs.claim("anna", second.order, "submitting", Wallet(limit=9), 40)
     found = {row.prompt_id: (row.state, row.estimate, row.ceiling) for row in await jobs.live()}
-    assert found == {"a": ("submitting", 5, 40), "b": ("queued", 5, 0)}
-    await jobs.update([(first.order, {"state": "queued"})])
-    assert await jobs.claim(JobClaim(second.order, limit=0), "submitting") is None
-
-
-async def test_two_claims_at_once_see_each_other(jobs: JobRepository, database: Database) -> None:
-    stored = [await jobs.insert(job(name), PAYLOAD) for name in "ab"]
-    async with other_connection(database) as other:
-        refusals = await asyncio.gather(
-            jobs.claim(JobClaim(stored[0].order, limit=0), "submitting"),
-            JobRepository(other).claim(JobClaim(stored[1].order, limit=0), "submitting"),
-        )
-    assert refusals.count(None) == 1
+    assert found == {"a": ("submitting", 5, 40), "b": ("queued", 0, 0)}
 
 
 async def test_an_estimate_follows_the_runs_of_its_shape_while_the_job_waits(
