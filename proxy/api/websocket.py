@@ -44,6 +44,8 @@ MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 MAX_FLAGS_LENGTH = 64 * 1024
 #: Seconds in which a client must answer the close frame.
 CLOSE_TIMEOUT = 2.0
+#: The close code by which a leader tells a standby that a newer socket has the client's id.
+SUPERSEDED = 4001
 #: Seconds of silence after which a socket gets a ping. Routers forget a connection after a minute.
 PING_INTERVAL = 30.0
 
@@ -70,6 +72,7 @@ class ClientSocket(Struct, eq=False):
     _sid: str
     _queue: SendQueue
     _sockets: Sockets
+    _is_passed: bool
     _writing: asyncio.Task[None] | None = None
     _written_at: float = 0.0
     _ping_due: bool = False
@@ -112,8 +115,11 @@ class ClientSocket(Struct, eq=False):
         return self._queue.metadata
 
     def superseded(self) -> None:
-        """Send nothing more, but keep the connection open: a newer socket has the client's id."""
+        """Send nothing more, but keep the client's connection open: a newer socket has its id. A
+        standby would open it again at the next leader, in the place of that one."""
         self._silent = True
+        if self._is_passed:
+            self.leave(SUPERSEDED, "A newer websocket has this clientId.")
 
     def greet(self) -> None:
         """Send the first message: the queue with the `sid`."""
@@ -308,7 +314,8 @@ async def _open(request: web.Request, web_socket: web.WebSocketResponse) -> Clie
     dropped = app[ACCOUNTING].metrics.previews_dropped
     queue = SendQueue(count_dropped=dropped.labels(member).inc)
     client = ClientSocket(
-        web_socket, transport, connection.driver, app, member, sid, queue, app[SOCKETS]
+        *(web_socket, transport, connection.driver, app, member, sid, queue, app[SOCKETS]),
+        connection.passes_on,
     )
     # A socket that was opened as one of Comfy Cloud has a `token` in its query.
     receives_all = bool(prefix_of(request).query_tokens) or "token" in request.query

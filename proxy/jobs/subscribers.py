@@ -71,8 +71,7 @@ class Subscriber(Protocol):
         """Whether the client's feature flags say that it knows previews."""
 
     def superseded(self) -> None:
-        """Close the socket: a newer one has taken the `clientId`, and no further message will
-        come."""
+        """Note that a newer one has taken the `clientId`, and no further message will come."""
 
 
 class _Socket(Struct):

@@ -11,7 +11,7 @@ import structlog
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from proxy.api.requests import connection_of
-from proxy.api.websocket import CLOSE_TIMEOUT, MAX_MESSAGE_BYTES
+from proxy.api.websocket import CLOSE_TIMEOUT, MAX_MESSAGE_BYTES, SUPERSEDED
 from proxy.edge.addressing import STANDBY
 from proxy.edge.connections import GOING_AWAY, Connection
 from proxy.leader.addresses import LeaderAddress
@@ -107,6 +107,9 @@ class PassedSockets:
                 await leader.close(code=client.close_code or WSCloseCode.GOING_AWAY)
                 return
             code = None if gone.done() and not leader.closed else leader.close_code
+            if code == SUPERSEDED:
+                await _keep(connection_of(request), client)
+                return
             if code not in _ELSEWHERE:
                 await client.close(code=code or WSCloseCode.OK)
                 return
@@ -182,6 +185,15 @@ async def _copy_up(
             elif message.type is WSMsgType.BINARY:
                 await leader.send_bytes(message.data)
             elif message.type is WSMsgType.PING:
+                await client.pong(message.data)
+
+
+async def _keep(connection: Connection, client: web.WebSocketResponse) -> None:
+    """Keep a websocket until its client closes it, as a local ComfyUI does: it hears no more."""
+    async for message in client:
+        connection.received(message)
+        if message.type is WSMsgType.PING:
+            with contextlib.suppress(ConnectionError):
                 await client.pong(message.data)
 
 

@@ -12,6 +12,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from leader.passing import TIMEOUT, Passing, leader, sign, standing_by
 from yarl import URL
 
+from proxy.api.websocket import SUPERSEDED
 from proxy.edge.addressing import STANDBY
 from proxy.edge.connections import GOING_AWAY
 from proxy.storage.database import Database
@@ -128,6 +129,25 @@ async def test_a_websocket_that_the_leader_ends_has_ended(
         message = await received(client)
         assert (message.type, message.data) == (WSMsgType.CLOSE, code)
         await closing
+
+
+async def test_a_websocket_whose_id_a_newer_one_has_stays_open_and_goes_to_no_other_leader(
+    standby: Passing, session: aiohttp.ClientSession, leaders: list[SocketLeader]
+) -> None:
+    await standby.leads(leaders[0].url)
+    async with session.ws_connect(ws(standby)) as older, session.ws_connect(ws(standby)) as newer:
+        there = [await leaders[0].next() for _ in range(2)]
+        closing = asyncio.ensure_future(there[0].close(code=SUPERSEDED))
+        await closing
+        await standby.leads(leaders[1].url)
+        await (await leaders[1].next()).send_str("to the newer one")
+        assert await text_of(newer) == "to the newer one"
+        await older.ping()
+        await older.send_str("still here")
+        assert leaders[1].sockets.empty()
+        assert not older.closed
+        await older.close()
+        assert older.close_code == WSCloseCode.OK
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 429])

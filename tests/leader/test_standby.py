@@ -20,6 +20,7 @@ from leader.passing import TIMEOUT, leader, sign, standing_by
 from stack import QUICK, Client
 from yarl import URL
 
+from proxy.api.websocket import SUPERSEDED
 from proxy.app import lead, new_process
 from proxy.app.server import Server
 from proxy.app.standbys import Listening, Standby, open_standby
@@ -266,6 +267,18 @@ async def test_a_job_runs_through_a_standby(pair: Pair) -> None:
     assert entry["status"]["completed"]
     (item,) = entry["outputs"]["2"]["images"]
     assert await pair.beside.view(item) == await pair.here.view(item)
+
+
+async def test_a_standby_hears_that_a_newer_websocket_has_the_id_of_a_client(pair: Pair) -> None:
+    url = (pair.here.url / "ws").with_query(clientId="one")
+    async with (
+        pair.here.session.ws_connect(url, headers={STANDBY: pair.proof}) as older,
+        pair.here.session.ws_connect(url) as newer,
+    ):
+        assert (await newer.receive_json(timeout=TIMEOUT))["type"] == "status"
+        assert (await older.receive_json(timeout=TIMEOUT))["type"] == "status"
+        assert (await older.receive(timeout=TIMEOUT)).data == SUPERSEDED
+        assert not newer.closed
 
 
 async def test_a_job_has_the_id_that_a_standby_gave_its_submission(pair: Pair) -> None:
