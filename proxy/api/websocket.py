@@ -46,6 +46,8 @@ MAX_FLAGS_LENGTH = 64 * 1024
 CLOSE_TIMEOUT = 2.0
 #: The close code by which a leader tells a standby that a newer socket has the client's id.
 SUPERSEDED = 4001
+#: Seconds for what waits for sockets when the server stops.
+_LAST_WRITES = 0.5
 #: Seconds of silence after which a socket gets a ping. Routers forget a connection after a minute.
 PING_INTERVAL = 30.0
 
@@ -73,7 +75,7 @@ class ClientSocket(Struct, eq=False):
     _queue: SendQueue
     _sockets: Sockets
     _is_passed: bool
-    _writing: asyncio.Task[None] | None = None
+    writing: asyncio.Task[None] | None = None
     _written_at: float = 0.0
     _ping_due: bool = False
     _negotiated: bool = False
@@ -147,14 +149,14 @@ class ClientSocket(Struct, eq=False):
 
     def ping_if_silent(self, since: float) -> None:
         """Send a ping if nothing was sent since then."""
-        if 0 < self._written_at <= since and self._writing is None and not self._silent:
+        if 0 < self._written_at <= since and self.writing is None and not self._silent:
             self._ping_due = True
             self._start_writing()
 
     def _start_writing(self) -> None:
         """Start the task that writes the queue, unless it runs; an idle socket has none."""
-        if self._writing is None and not self._ended:
-            self._writing = asyncio.create_task(self._driven(), name="write to a socket")
+        if self.writing is None and not self._ended:
+            self.writing = asyncio.create_task(self._driven(), name="write to a socket")
 
     async def _driven(self) -> None:
         await self._driver.drive(self._deliver())
@@ -181,7 +183,7 @@ class ClientSocket(Struct, eq=False):
                 self._fits()
             self._ping_due = False
             self._written_at = asyncio.get_running_loop().time()
-            self._writing = None
+            self.writing = None
 
     def leave(self, code: int, reason: str, timeout: float = CLOSE_TIMEOUT) -> asyncio.Task[None]:
         """Send a close frame, and end the connection at its answer or after `timeout` seconds."""
@@ -211,7 +213,7 @@ class ClientSocket(Struct, eq=False):
         self._held.release()
         if self._left is not None and not self._left.done():
             self._left.set_result(None)
-        await stop(self._writing)
+        await stop(self.writing)
         if self._leaving is None:
             await self._web_socket.close(drain=False)
         else:
@@ -262,6 +264,9 @@ class Sockets:
 
     async def close(self, code: int) -> None:
         """Close all sockets, because the server stops."""
+        writing = [socket.writing for socket in self.open if socket.writing is not None]
+        if writing:
+            await asyncio.wait(writing, timeout=_LAST_WRITES)
         closing = [socket.leave(code, GOING_AWAY) for socket in self.open]
         if closing:
             await asyncio.wait(closing)

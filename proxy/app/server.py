@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 from collections.abc import Sequence
@@ -36,6 +37,7 @@ from proxy.edge.context import ConnectionLimits, EdgeContext
 from proxy.edge.listener import Application, Handle, HttpListener
 from proxy.edge.tls import Certificate
 from proxy.leader.standby import AmongStandbys
+from proxy.runtime import clock
 from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)
@@ -59,15 +61,13 @@ def make_app(services: Services, *, admin: bool = False) -> web.Application:
         add_routes(app, of_clients(services))
         allow_some(app, services[OPTIONS].cors_origins)
 
-    async def close_sockets(_: web.Application) -> None:
-        if not admin:
-            await app[SOCKETS].close(services[OPTIONS].close_code)
+    async def end_feeds(_: web.Application) -> None:
         app[STATE_FEEDS].end()
 
     async def close_feeds(_: web.Application) -> None:
         await app[STATE_FEEDS].close()
 
-    app.on_shutdown.append(close_sockets)
+    app.on_shutdown.append(end_feeds)
     app.on_cleanup.append(close_feeds)
     return app
 
@@ -143,6 +143,11 @@ class Server:
         """The open connections."""
         return self._listener.manager.counted.all()
 
+    @property
+    def is_unused(self) -> asyncio.Event:
+        """An event that is set while no connection is open."""
+        return self._listener.manager.counted.empty
+
     async def start(
         self, sockets: Sequence[socket.socket], certificate: Certificate | None = None
     ) -> None:
@@ -152,16 +157,21 @@ class Server:
             self._services[POOLS]["connections"] = self._listener.manager.pool
 
     async def retire(self, *, spent: float = 0.0) -> None:
-        """Finish the answers under way, and close the websockets, before `stop`: what still comes
-        on a connection is passed on to the next leader."""
-        await self._listener.retire(spent=spent)
+        """Finish the answers under way, let the engine rest, and close the websockets, before
+        `stop`. Among standbys what still comes on a connection is passed on to the next leader."""
+        await self._listener.retire(spent=spent, keep_idle=self._among is not None)
+        if not self._admin:
+            await self._services[JOBS].stop()
+            await self.app[SOCKETS].close(self._services[OPTIONS].close_code)
 
     async def stop(self, *, spent: float = 0.0) -> None:
         """Accept no more, finish the answers under way, and close the websockets.
 
         All ends within `stop_timeout`, of which `spent` seconds are over.
         """
-        await self._listener.stop(spent=spent)
+        began = clock.monotonic()
+        await self.retire(spent=spent)
+        await self._listener.stop(spent=spent + clock.monotonic() - began)
 
 
 #: All routes. The last one of the local API matches any path.

@@ -29,7 +29,7 @@ from proxy.metrics import Metrics
 from proxy.runtime import clock
 from proxy.runtime.allocator import keep_freed_memory
 from proxy.runtime.supervisor import Supervisor
-from proxy.runtime.waits import stop
+from proxy.runtime.waits import stop, until_set
 from proxy.settings import ConfigError, Settings
 from proxy.storage.database import StorageError
 
@@ -42,6 +42,8 @@ _YOUNG = 10_000
 _PASSING_ON = 1.5
 #: Seconds before a process that could not lead stands for it again.
 _AGAIN = 1.0
+#: Seconds after which the idle connections of a term that is over are closed.
+_UNUSED = 75.0
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -102,7 +104,7 @@ class Serving:
     async def _lead(self, term: Term, ends: Sequence[asyncio.Task[bool]]) -> None:
         """Answer until the term is over, or one of `ends`."""
         process = self.process
-        self.records.supervisor.spawn(self._stop_retired(), "close connections of a term")
+        self.records.supervisor.spawn(self._leave_retired(), "close connections of a term")
         if self.standby is not None:  # what is counted for members and accounts is of the term
             process = new_process(
                 self.settings,
@@ -121,6 +123,15 @@ class Serving:
         finally:
             if self.standby is not None:
                 await self.standby.begin()
+
+    async def _leave_retired(self) -> None:
+        """Close the connections of terms that are over once they are not used any more: a client
+        may be sending a request on one."""
+        for server in list(self._retired):
+            await until_set(server.is_unused, _UNUSED)
+            if server in self._retired:
+                self._retired.remove(server)
+                await server.stop()
 
     async def _stop_retired(self, spent: float = 0.0) -> None:
         """Close the connections of terms that are over."""

@@ -171,9 +171,9 @@ class HttpListener:
         )
         return lambda: InputProtocol(make(), buffer)
 
-    async def retire(self, *, spent: float = 0.0) -> None:
-        """Accept no more, finish the answers under way, and close the websockets; idle connections
-        stay until `stop`, since a reverse proxy may be sending a request on one.
+    async def retire(self, *, spent: float = 0.0, keep_idle: bool) -> None:
+        """Accept no more, and finish the answers under way. With `keep_idle` idle connections stay
+        until `stop`, since a reverse proxy may be sending a request on one.
 
         Requests that take too long are answered with 503, so that all ends within `stop_timeout`,
         of which `spent` seconds are over.
@@ -181,7 +181,7 @@ class HttpListener:
         self.is_retired = True
         if self._acceptor is not None:
             self._acceptor.stop()
-            await self._finish(self._left(spent), keep_idle=True)
+            await self._finish(self._left(spent), keep_idle=keep_idle)
 
     async def stop(self, *, spent: float = 0.0) -> None:
         """Accept no more, finish the answers under way, and close all connections, in the same

@@ -117,12 +117,17 @@ class Engine:
             keep(output.run, "write missing outputs")
         keep(self._dispatcher.run, "dispatch jobs")
 
-    async def close(self, *, write: bool = True) -> None:
-        """Stop following; the jobs continue on the cloud. With `write` all that has changed is on
-        disk then; without, another process may lead by now."""
+    async def stop(self) -> None:
+        """Change no job any more; the jobs continue on the cloud. Each end that is stored has been
+        told."""
         self._dispatcher.close()
         await self._workers.close()
         await self.background.supervisor.close()
+
+    async def close(self, *, write: bool = True) -> None:
+        """Stop. With `write` all that has changed is on disk then; without, another process may
+        lead by now."""
+        await self.stop()
         for job in self.table:
             job.release_memory()
         if write:

@@ -23,7 +23,7 @@ from proxy.engine.tracker import Ended, JobStarted, OutputsSent
 from proxy.jobs.conversion import run_of
 from proxy.jobs.models import JobState
 from proxy.runtime.clock import now
-from proxy.runtime.waits import until_set
+from proxy.runtime.waits import finish, until_set
 from proxy.sharing.loop_turns import Driver
 from proxy.storage.database import ValueRefusedError
 from proxy.translate.events import Message
@@ -40,6 +40,8 @@ _TURN_TIMEOUT = 2.0
 #: Seconds that an end, which may be read as soon as a leader begins, waits for the list of nodes,
 #: also for a second attempt to fetch it, 10 s after one that failed.
 _CATALOG_TIMEOUT = 15.0
+#: Seconds for which an end is still stored and told when the engine stops.
+_END_TIMEOUT = 1.0
 
 
 class Following:
@@ -176,7 +178,12 @@ class Following:
         if self._resources.files.output_directory is not None:
             await self._resources.files.output_directory.save(job.member, end.outputs)
         self._scheduler.ended(job, end.ms / 1000)
-        ended = await self._record(job, follower, replace(ended, end=end))
+        # A next leader does not tell of an end that is stored.
+        await finish(self._end(job, follower, replace(ended, end=end)), _END_TIMEOUT)
+
+    async def _end(self, job: LiveJob, follower: JobFollower, ended: Ended) -> None:
+        """Store an end, then tell it."""
+        ended = await self._record(job, follower, ended)
         end = ended.end
         if end.outcome == "completed":
             self._resources.run_times.learn(job.graph, end.node_times, job.member, end.ms)

@@ -112,3 +112,7 @@ class RunningEngine(Protocol[_TakenJob]):
 
     def account_views(self) -> tuple[AccountView, ...]:
         """Return the accounts as they are now."""
+
+    async def stop(self) -> None:
+        """Change no job any more; the jobs continue on the cloud. Each end that is stored has been
+        told."""

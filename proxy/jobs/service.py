@@ -145,6 +145,10 @@ class JobService:
         """Return the accounts as they are now."""
         return self._engine.account_views()
 
+    async def stop(self) -> None:
+        """Change no job any more, before the sockets that hear of them close."""
+        await self._engine.stop()
+
     async def release_held(self) -> int:
         """Let the jobs of a restored backup that wait be sent; return how many there are. Raises
         `StorageError`."""

@@ -42,6 +42,8 @@ _ELSEWHERE = frozenset(
     {None, WSCloseCode.GOING_AWAY, WSCloseCode.SERVICE_RESTART, WSCloseCode.ABNORMAL_CLOSURE}
 )
 
+#: Seconds for what a leader has sent before the next one leads.
+_LAST_MESSAGES = 0.5
 #: The status of a handshake whose client has gone.
 _CLIENT_GONE = 499
 
@@ -101,6 +103,8 @@ class PassedSockets:
             gone = asyncio.ensure_future(self.forwarding.leadership.superseded(epoch))
             try:
                 await asyncio.wait({up, down, gone}, return_when=asyncio.FIRST_COMPLETED)
+                if gone.done():  # its last messages may be on the way
+                    await asyncio.wait([down], timeout=_LAST_MESSAGES)
             finally:
                 await stop(up, down, gone)
             if client.closed:

@@ -27,8 +27,9 @@ async def stop(*tasks: asyncio.Future[Any] | None) -> None:
     await asyncio.gather(*begun, return_exceptions=True)
 
 
-async def finish(work: Coroutine[Any, Any, T]) -> T:
-    """Await `work` to its end; a cancellation of the caller is raised after that.
+async def finish(work: Coroutine[Any, Any, T], seconds: float | None = None) -> T:
+    """Await `work` to its end; a cancellation of the caller is raised after that, or after so many
+    `seconds`, when the work is cancelled as well.
 
     Nobody could know how far work that was cancelled halfway had come.
     """
@@ -36,7 +37,9 @@ async def finish(work: Coroutine[Any, Any, T]) -> T:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait([task])
-        if not task.cancelled():
+        await asyncio.wait([task], timeout=seconds)
+        if not task.done():
+            await stop(task)
+        elif not task.cancelled():
             task.exception()  # the caller, who is gone, does not fetch it
         raise

@@ -57,6 +57,28 @@ async def test_an_end_is_written_until_the_storage_takes_it(
         assert refusals == []
 
 
+async def test_an_end_that_is_stored_while_the_engine_stops_is_told(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_engine(simulator, tmp_path) as rig:
+        finish, stored, stopping = rig.repository.finish, asyncio.Event(), asyncio.Event()
+
+        async def slow(*args: Any, **kwargs: Any) -> Recorded:
+            recorded = await finish(*args, **kwargs)
+            stored.set()
+            await stopping.wait()
+            return recorded
+
+        monkeypatch.setattr(rig.repository, "finish", slow)
+        job, _ = await rig.submit(graphs.plain())
+        await asyncio.wait_for(stored.wait(), TIMEOUT)
+        stop = asyncio.create_task(rig.engine.stop())
+        await asyncio.sleep(0)  # the tasks of the engine are cancelled
+        stopping.set()
+        await asyncio.wait_for(stop, TIMEOUT)
+        assert rig.messages_of(job)[-2:] == ["execution_success", "executing None"]
+
+
 async def test_an_end_that_the_database_does_not_take_is_a_failure(
     simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -143,6 +143,9 @@ class SilentEngine:
     def account_views(self) -> tuple[AccountView, ...]:
         return ()
 
+    async def stop(self) -> None:
+        pass
+
 
 @dataclass
 class Room:

@@ -355,7 +355,7 @@ async def retired(
         own = URL(address_of(sockets, "127.0.0.1", tls=False))
         async with session.get(own / "queue") as answer:
             assert await answer.text() == "from the one before"
-        await listener.retire()
+        await listener.retire(keep_idle=True)
         for listening in sockets:
             listening.close()
         assert len(listener.manager.counted.all()) == 1
