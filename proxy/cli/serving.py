@@ -38,8 +38,9 @@ log = structlog.get_logger(__name__)
 #: Objects that are made before those that are unreachable are looked for. Few are in circles, and a
 #: look at each 700 (Python's own bound) takes a twentieth of the time of a busy server.
 _YOUNG = 10_000
-#: Seconds for which a process that stops passes on what still comes.
-_PASSING_ON = 1.5
+#: Seconds for which a process that stops passes on what still comes, and for which it waits for the
+#: next leader before that: a load balancer sends requests anywhere until there is one.
+_PASSING_ON, _NEXT_LEADER = 1.5, 3.0
 #: Seconds before a process that could not lead stands for it again.
 _AGAIN = 1.0
 #: Seconds after which the idle connections of a term that is over are closed.
@@ -59,7 +60,8 @@ class Serving:
     banner: Banner | None
     standby: Standby | None
     stop_timeout: float
-    _said: bool = field(init=False, default=False)
+    #: The epoch of the last term.
+    _epoch: int = field(init=False, default=0)
     #: Those of terms that are over, on whose connections requests may still come.
     _retired: list[Server] = field(init=False, default_factory=list)
 
@@ -87,6 +89,7 @@ class Serving:
                 if elected.cancelled():
                     break
                 term = elected.result()
+                self._epoch = term.lease.epoch
                 async with leadership.leading(term):
                     await self._lead(term, ends)
                 if standby is None or any(end.done() for end in ends):
@@ -95,6 +98,7 @@ class Serving:
             if standby is not None:
                 began = clock.monotonic()
                 standby.among.stops = True
+                await standby.leadership.known(_NEXT_LEADER, after=self._epoch)
                 await asyncio.sleep(_PASSING_ON)
                 await self._stop_retired(clock.monotonic() - began)
                 spent = clock.monotonic() - began

@@ -108,6 +108,9 @@ class AmongStandbys:
         }.get(request.path.removeprefix(self.base_path))
 
     async def _health(self, _: web.Request) -> web.StreamResponse:
+        """Return whether load balancers may send requests here while nobody leads."""
+        if self.stops:
+            return bodies.json({"status": "stopping"}, 503)
         return bodies.json({"status": "ok"})
 
     async def _leader(self, _: web.Request) -> web.StreamResponse:

@@ -52,6 +52,16 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 # --- a standby -----------------------------------------------------------------------------
 
 
+async def test_no_request_should_come_to_a_standby_that_stops(
+    database: Database, session: aiohttp.ClientSession
+) -> None:
+    async with standing_by(database) as standby:
+        standby.among.stops = True
+        for path in ("healthz", "readyz"):
+            async with session.get(standby.url / path) as answer:
+                assert answer.status == 503
+
+
 @pytest.mark.parametrize(
     ("path", "status", "told"),
     [
