@@ -35,14 +35,14 @@ class ConnectionManager:
 
     async def drain(self, seconds: float, *, keep_idle: bool = False) -> bool:
         """Close idle connections, unless they are kept, and wait up to `seconds` for the answers
-        under way. Their connections end then, unless idle ones are kept.
+        under way, after which their connections end.
 
         Return whether all of them were sent. Websockets are left alone.
         """
         tasks = []
         for connection in self.counted.all():
             if connection.task is not None:
-                connection.is_ending |= not keep_idle
+                connection.is_ending = True
                 tasks.append(connection.task)
             elif not connection.is_websocket and not keep_idle:
                 connection.end()
