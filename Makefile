@@ -37,7 +37,7 @@ test-probe: $(DEV) ## test the probe, a program of its own
 	$(BIN)/python -m pytest -n auto -q probe/tests
 
 test-cluster: $(DEV) ## test leader and standbys with real servers: PostgreSQL, PgBouncer, HAProxy; run chaos once
-	$(BIN)/python -m pytest -n 3 --dist loadfile -q -m cluster tests/cluster tests/chaos tests/simulation
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m cluster tests/cluster tests/chaos tests/simulation
 	$(BIN)/python -m pytest -n auto -q --backend=postgresql $(ON_POSTGRESQL)
 
 check: $(DEV) ## check style, formatting, types, generated pages, settings and routes

@@ -33,27 +33,17 @@ class ConnectionManager:
                 if not holds[admission]:
                     connection.revoke()
 
-    async def drain(self, seconds: float, *, keep_idle: bool = False) -> bool:
-        """Close idle connections, unless they are kept, and wait up to `seconds` for the answers
-        under way, after which their connections end.
-
-        Return whether all of them were sent. Websockets are left alone.
-        """
-        tasks = []
+    def end(self, *, keep_idle: bool = False) -> set[asyncio.Task[Any]]:
+        """Let the connections of answers under way end after them, and return the tasks that send
+        these; close idle connections unless they are kept. Websockets are left alone."""
+        tasks = set()
         for connection in self.counted.all():
             if connection.task is not None:
                 connection.is_ending = True
-                tasks.append(connection.task)
+                tasks.add(connection.task)
             elif not connection.is_websocket and not keep_idle:
                 connection.end()
-        if not tasks:
-            return True
-        _, pending = await asyncio.wait(tasks, timeout=max(0.0, seconds))
-        return not pending
-
-    def cancel(self) -> int:
-        """Cancel the running handlers, and return their number; the middleware answers then."""
-        return sum(task.cancel() for task in self._running())
+        return tasks
 
     async def close(self, seconds: float) -> None:
         """Abort the refused connections, let websockets close, abort all that are not closed after

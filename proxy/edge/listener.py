@@ -93,6 +93,14 @@ def address_of(sockets: Sequence[socket.socket], host: str, *, tls: bool) -> str
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
+async def _pending(tasks: set[asyncio.Task[Any]], seconds: float) -> set[asyncio.Task[Any]]:
+    """Wait up to so many seconds for tasks, and return those that have not ended."""
+    if not tasks:
+        return tasks
+    _, pending = await asyncio.wait(tasks, timeout=max(0.0, seconds))
+    return pending
+
+
 class SentAnswers(AbstractAccessLogger):
     """Tells connections that an answer was sent, or cannot be because its client disconnected."""
 
@@ -178,7 +186,6 @@ class HttpListener:
         Requests that take too long are answered with 503, so that all ends within `stop_timeout`,
         of which `spent` seconds are over.
         """
-        self.is_retired = True
         if self._acceptor is not None:
             self._acceptor.stop()
             await self._finish(self._left(spent), keep_idle=keep_idle)
@@ -197,13 +204,16 @@ class HttpListener:
         return max(0.1, self._stop_timeout - spent)
 
     async def _finish(self, timeout: float, *, keep_idle: bool = False) -> None:
-        loop, manager = asyncio.get_running_loop(), self.manager
+        loop = asyncio.get_running_loop()
         end, margin = loop.time() + timeout, min(MAX_CANCEL_TIME, timeout / 4)
         await asyncio.sleep(0)  # let received requests reach their handlers
+        # What has begun by now is answered here, and nothing that begins later is waited for.
+        self.is_retired, answering = True, self.manager.end(keep_idle=keep_idle)
         closing = asyncio.create_task(self._runner.shutdown())
-        if not await manager.drain(end - loop.time() - margin, keep_idle=keep_idle):
-            log.warning("requests_cancelled", count=manager.cancel())
-            await manager.drain(margin / 2, keep_idle=keep_idle)
+        late = await _pending(answering, end - loop.time() - margin)
+        if late:  # the middleware answers them
+            log.warning("requests_cancelled", count=sum(task.cancel() for task in late))
+            await _pending(late, margin / 2)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(end - margin / 2):
                 await closing

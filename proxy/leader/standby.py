@@ -56,7 +56,7 @@ class AmongStandbys:
             connection = connection_of(request)
             if STANDBY in request.headers and not connection.passes_on:
                 return not_leading()  # to the leader of another term
-            if is_retired():
+            if is_retired() and not connection.is_ending:  # what had begun by then is answered here
                 connection.is_ending = True  # the next ones come to who answers here then
                 return await self.handle(request)
             if not leads():
