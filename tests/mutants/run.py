@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import math
 import os
 import queue
@@ -129,13 +130,17 @@ def judge_all(
             judges.put(Judge(copy, defects, near, alone=alone))
         looking = threading.Lock()
 
+        @functools.cache
+        def found_of_whole() -> Reached:
+            return what_reaches(defects, WHOLE, (), processes, of_whole)
+
         def judged(number: int) -> Judged:
             judge = judges.get()
             try:
                 first, simulated = judge.judged(number)
                 if not first.by:
-                    with looking:
-                        whole = what_reaches(defects, WHOLE, (), processes, of_whole)
+                    with looking:  # once: then its copy has probes
+                        whole = found_of_whole()
                     first = judge.judged_by_whole(number, whole)
             finally:
                 judges.put(judge)
@@ -145,9 +150,8 @@ def judge_all(
             try:
                 for future in as_completed([pool.submit(judged, number) for number in numbers]):
                     yield future.result()
-            except EndedError:
+            finally:
                 pool.shutdown(cancel_futures=True)
-                raise
 
 
 def show(judged: Judged) -> None:
