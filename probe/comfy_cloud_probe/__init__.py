@@ -140,7 +140,6 @@ async def _run(wire: Wire, findings: Findings, classes: dict[str, Any]) -> None:
             running.v2,
             pick.observe,
             v2.cloud,
-            running.userdata,
         ):
             await attempt(findings, step(run))
 
@@ -298,10 +297,6 @@ async def _routes(wire: Wire, findings: Findings) -> None:
     findings.see("local_routes", ", ".join(dict.fromkeys(statuses)))
     unknown = await wire.call("GET", f"api/jobs/{uuid4()}")
     findings.see("unknown_job", f"{unknown.status} {unknown.form()}".strip())
-    absent = await wire.call("GET", f"api/settings/comfy-cloud-proxy.{uuid4()}")
-    findings.see("settings_absent", str(absent.status))
-    listing = await wire.call("GET", "api/userdata", query={"dir": "workflows"})
-    findings.see("userdata_dir", str(listing.status))
 
 
 async def _sockets(wire: Wire, findings: Findings) -> None:

@@ -80,8 +80,6 @@ local_history | GET /api/history | 404 | 200
 history_v2 | GET /api/history_v2 | history list | 404
 local_routes | GET of i18n, embeddings and internal/logs | 404 | [\d, ]+
 unknown_job | A job that does not exist | 404 code and message | 404.*
-settings_absent | A setting that is not set | 404 | 200
-userdata_dir | dir of GET /api/userdata without a slash | 400 | 200 | 404
 socket_token! | Socket with the key in the query | open
 socket_header | Socket with the key in a header | refused 401 | open | refused \d+
 socket_cap | Three sockets at once | 3 open | 2 open
@@ -170,7 +168,6 @@ throttle_retry_after | Retry-After of a throttled answer | none | \d+ s
 free | POST /api/free | 404 | \d{3}\b.*
 upload_name_kinds | Names of a JPEG and a WebP | like a PNG's | in another form | refused
 history_delete | Body of POST /api/history | empty | object
-userdata_modified | modified of user data | milliseconds | seconds | date
 """
 
 #: Which server of API v2: Comfy Cloud, or the first deployment of the accounts.

@@ -363,19 +363,7 @@ async def idle(wire: Wire, findings: Findings, seconds: float) -> None:
         await socket.close()
 
 
-# --- the user's data, and the end ----------------------------------------------------------
-
-
-async def userdata(run: ProbeRun) -> None:
-    """Write a file of a few bytes among the user's data, and remove it."""
-    path = f"api/userdata/comfy-cloud-proxy-probe-{uuid4().hex}.txt"
-    written = (await run.wire.call("POST", path, data=b"probe")).dict()
-    modified = written.get("modified")
-    if isinstance(modified, int | float):
-        run.findings.see("userdata_modified", "milliseconds" if modified > 1e11 else "seconds")
-    elif isinstance(modified, str):
-        run.findings.see("userdata_modified", "date")
-    await run.wire.call("DELETE", path)
+# --- the end -------------------------------------------------------------------------------
 
 
 async def clean_up(run: ProbeRun) -> None:

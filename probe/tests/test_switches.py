@@ -204,11 +204,6 @@ SEEN: list[tuple[str, Any, str, str | None]] = [
     ("executors", True, "job_executor", "executor and deployment"),
     ("healthy", True, "health", "200"),
     ("healthy", False, "health", "503"),
-    ("userdata_modified", "ms", "userdata_modified", "milliseconds"),
-    ("userdata_modified", "s", "userdata_modified", "seconds"),
-    ("userdata_modified", "iso", "userdata_modified", "date"),
-    ("userdata_dir_slash", True, "userdata_dir", "400"),
-    ("userdata_dir_slash", False, "userdata_dir", "200"),
 ]
 
 #: What must be set too for a switch to show.

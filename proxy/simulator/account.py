@@ -19,14 +19,6 @@ Plan: TypeAlias = Literal["free", "standard", "creator", "pro", "team"]
 SLOTS: dict[Plan, int] = {"free": 1, "standard": 1, "creator": 3, "pro": 5, "team": 25}
 
 
-@dataclass(slots=True)
-class SimulatedUserFile:
-    """A file of the user's data; `modified` in seconds since 1970."""
-
-    data: bytes
-    modified: float = field(default_factory=time.time)
-
-
 @dataclass(eq=False)
 class SimulatedAccount:
     """Who has the key. `credits` are the submissions that are still paid for, `None` any number.
@@ -47,8 +39,6 @@ class SimulatedAccount:
     jobs: dict[str, SimulatedJob] = field(default_factory=dict)
     library: AssetLibrary = field(default_factory=AssetLibrary)
     cache: NodeCache = field(default_factory=NodeCache)
-    settings: dict[str, Any] = field(default_factory=dict)
-    userdata: dict[str, SimulatedUserFile] = field(default_factory=dict)
     submitted: int = 0
     idempotency_keys: set[str] = field(default_factory=set)
     _counters: Counter[tuple[str, str]] = field(default_factory=Counter)

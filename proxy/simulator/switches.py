@@ -224,10 +224,6 @@ class Switches:
     gives no cookie, or lets what comes with the cookie see and use the deployment."""
     healthy: bool = True
     """Whether `GET /health` says so."""
-    userdata_modified: Literal["ms", "s", "iso"] = "ms"
-    """`modified` of user data: integer ms, float seconds, or RFC 3339."""
-    userdata_dir_slash: bool = True
-    """Whether `dir` of `GET /api/userdata` must end with a slash."""
 
     def __setattr__(self, name: str, value: object) -> None:
         hint = _hints().get(name)
