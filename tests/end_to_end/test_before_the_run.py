@@ -59,11 +59,11 @@ async def test_a_client_has_its_answer_before_the_engine_goes_on_with_the_job(
         order.append("the engine goes on")
         return follow(follower)
 
-    def note(*_: object, **__: object) -> None:
+    def record(*_: object, **__: object) -> None:
         order.append("the answer was sent")
 
     monkeypatch.setattr(JobFollower, "follow", begin)
-    monkeypatch.setattr(jobs, "note", note)
+    monkeypatch.setattr(jobs, "record_action", record)
     await client.submit(graphs.plain())
     await until(lambda: len(order) == 2)
     assert order == ["the answer was sent", "the engine goes on"]
