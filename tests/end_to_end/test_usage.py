@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import io
 import json
-import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from stack import Client, Proxy, running_proxy
 from team import limited_member
 from yarl import URL
 
-from proxy.admin import usage
 from proxy.api.keys import ACCOUNTING, MEMBERS
 from proxy.members.accounting import BURST_SECONDS
 from proxy.members.member import LOCAL, Member
@@ -195,32 +193,6 @@ async def test_what_members_do_is_recorded(client: Client) -> None:
     assert page["has_more"] is True
     _, page = await client.get("proxy/api/audit", action="submit", member=LOCAL)
     assert len(page["entries"]) == 1
-
-
-@pytest.mark.parametrize(
-    ("query", "maker"),
-    [
-        ({}, "usage_shown"),
-        ({"format": "csv"}, "usage_csv"),
-        ({"rows": "costs"}, "cost_of_day"),
-        ({"rows": "costs", "format": "csv"}, "costs_csv"),
-    ],
-)
-async def test_answers_are_made_in_threads_because_they_may_be_long(
-    client: Client, monkeypatch: pytest.MonkeyPatch, query: dict[str, str], maker: str
-) -> None:
-    threads, make = set(), getattr(usage, maker)
-
-    def noted(rows: Any) -> Any:
-        threads.add(threading.get_ident())
-        return make(rows)
-
-    await client.run(graphs.plain(1))
-    monkeypatch.setattr(f"proxy.admin.usage.{maker}", noted)
-    async with client.session.get(client.url / "proxy/api/usage", params=query) as answer:
-        assert answer.status == 200
-    assert threads
-    assert threading.get_ident() not in threads
 
 
 async def test_odd_queries_are_refused_with_a_sentence(client: Client) -> None:
