@@ -289,7 +289,6 @@ async def test_run_says_that_the_server_cannot_write_the_outputs(
     [
         ((), {"ComfyUI-Cloud/simulated"}),
         (("--no-save-outputs",), set()),
-        (("--output-directory", "own"), {"own"}),
     ],
 )
 async def test_a_person_alone_finds_the_pictures_in_the_home_folder(
