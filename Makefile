@@ -12,7 +12,7 @@ HAS_CHROMIUM = command -v "$${CHROMIUM:-chromium}" >/dev/null || command -v chro
 
 # What of the suite `make test-cluster` runs on PostgreSQL, too. All of it can, but for what has the mark
 # `sqlite`: tests of the file of SQLite, its copies and its disk, and of what only a single process does.
-END_TO_END := main_path refusals restart_order dashboard_api
+END_TO_END := main_path refusals dashboard_api
 ON_POSTGRESQL := tests/jobs/test_service.py tests/engine/test_recorder.py tests/files/test_service.py \
 	tests/api/test_userdata.py $(END_TO_END:%=tests/end_to_end/test_%.py)
 
