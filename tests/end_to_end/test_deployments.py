@@ -150,30 +150,6 @@ async def test_a_prompt_that_is_also_the_name_of_a_file_stays_a_prompt(
     assert job.graph["6"]["inputs"]["text"] == "cat.png"
 
 
-async def test_the_key_is_in_no_request_to_the_storage(client: Client, place: Place) -> None:
-    await client.upload("cat.png", graphs.png())
-    graph = stamped("cat.png")
-    entry = await client.run(graph)
-    await client.view(entry["outputs"]["3"]["images"][0])
-    assert place.deployment.storage.requests
-    assert place.deployment.storage.leaks == []
-
-
-async def test_a_failure_has_its_node_type_and_traceback(client: Client, place: Place) -> None:
-    graph = framed()
-    graph["2"] = {"class_type": "ContactSheet", "inputs": {"image": ["1", 0], "steps": 3}}
-    graph["1"] = {"class_type": "LoadImage", "inputs": {"image": "broken.png"}}
-    await client.upload("broken.png", graphs.png())
-    place.deployment.storage.get = lambda _: b"no picture"  # type: ignore[method-assign]
-    async with client.listening() as listener:
-        prompt_id = await client.submit(graph)
-        await listener.until_end(prompt_id)
-    error = listener.of("execution_error")[0]
-    assert error["node_id"] == "1"
-    assert error["node_type"] == "LoadImage"
-    assert error["traceback"]
-
-
 async def test_a_cancelled_run_is_interrupted(client: Client, place: Place) -> None:
     place.deployment.switches.pace = 0.05
     async with client.listening() as listener:

@@ -186,28 +186,9 @@ async def test_a_model_of_ones_own_cannot_be_uploaded(place: Place) -> None:
 # --- outputs -------------------------------------------------------------------------------
 
 
-async def test_names_count_over_all_workers(client: Client) -> None:
-    """Each worker counts from 1."""
-    names = [(await saved(client, color=number))["filename"] for number in (1, 2)]
-    assert names == ["ComfyUI_00001_.png", "ComfyUI_00002_.png"]
-
-
 async def test_the_folder_of_an_output_is_that_of_its_prefix(client: Client) -> None:
     item = await saved(client, prefix="a/b/pic")
     assert item == {"filename": "pic_00001_.png", "subfolder": "a/b", "type": "output"}
-
-
-async def test_a_shown_picture_is_temporary(client: Client) -> None:
-    graph = {**framed(), "4": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}}}
-    entry = await client.run(graph)
-    types = {node: entry["outputs"][node]["images"][0]["type"] for node in ("3", "4")}
-    assert types == {"3": "output", "4": "temp"}
-
-
-async def test_a_part_of_an_output_can_be_read(client: Client) -> None:
-    url = (client.url / "view").with_query(await saved(client))
-    async with client.session.get(url, headers={"Range": "bytes=1-3"}) as answer:
-        assert (answer.status, await answer.read()) == (206, b"PNG")
 
 
 async def test_outputs_are_here_when_the_deployment_has_them_no_longer(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
@@ -30,12 +29,6 @@ def only_job(place: Place) -> DeploymentJob:
     """The only job of the deployment."""
     (job,) = place.deployment.jobs.values()
     return job
-
-
-def ms(at: datetime | None) -> int:
-    """A time of the deployment as local servers tell it."""
-    assert at is not None
-    return int(at.timestamp() * 1000)
 
 
 def after_a_frame(node: dict[str, Any]) -> dict[str, Any]:
@@ -131,17 +124,6 @@ async def test_the_order_of_jobs_that_were_not_sent_can_be_changed(place: Place)
 # --- messages ------------------------------------------------------------------------------
 
 
-async def test_times_are_those_of_the_deployment(client: Client, place: Place) -> None:
-    entry = await client.run(framed())
-    job = only_job(place)
-    told = {type_: data["timestamp"] for type_, data in entry["status"]["messages"]}
-    assert told["execution_start"] == ms(job.started)
-    assert told["execution_success"] == ms(job.completed)
-    _, shown = await client.get(f"api/jobs/{entry['prompt'][1]}")
-    assert shown["execution_start_time"] == ms(job.started)
-    assert shown["execution_end_time"] == ms(job.completed)
-
-
 async def test_states_are_those_of_nodes_that_were_seen_while_it_runs(
     client: Client, place: Place
 ) -> None:
@@ -208,12 +190,6 @@ async def test_values_of_output_nodes_are_not_made_up_and_the_log_names_their_no
     assert place.deployment.workers.billed == 1
 
 
-async def test_a_text_is_shown_as_one(client: Client) -> None:
-    told = {"class_type": "PreviewAny", "inputs": {"source": ["2", 0]}}
-    entry = await client.run(after_a_frame(told))
-    assert isinstance(entry["outputs"]["4"]["text"][0], str)
-
-
 # --- ends ----------------------------------------------------------------------------------
 
 
@@ -235,22 +211,6 @@ async def test_a_failure_tells_what_ran_and_with_which_inputs(client: Client) ->
     assert error["current_outputs"] == []
 
 
-@pytest.mark.parametrize("status", ["failed", "expired"])
-async def test_an_end_without_a_word_is_told_in_plain_ones(
-    client: Client, place: Place, status: str
-) -> None:
-    place.deployment.switches.pace = 0.05
-    async with client.listening() as listener:
-        prompt_id = await client.submit(stepped(1000))
-        await listener.until("progress", node="2")
-        place.deployment.workers.crash(only_job(place), status)
-        await listener.until_end(prompt_id)
-    (error,) = listener.of("execution_error")
-    assert error["exception_type"] == status
-    assert "deployment" in error["exception_message"]
-    assert error["node_id"] == "2"
-
-
 async def test_a_cancelled_run_of_which_nothing_was_seen_names_the_first_node(
     place: Place,
 ) -> None:
@@ -263,19 +223,6 @@ async def test_a_cancelled_run_of_which_nothing_was_seen_names_the_first_node(
         await listener.until_end(prompt_id)
     (error,) = listener.of("execution_interrupted")
     assert (error["node_id"], error["node_type"]) == ("1", "EmptyImage")
-
-
-async def test_what_expires_after_a_cancel_is_interrupted(client: Client, place: Place) -> None:
-    place.deployment.switches.pace = 0.05
-    workers = place.deployment.workers
-    async with client.listening() as listener:
-        prompt_id = await client.submit(stepped(1000))
-        await listener.until("progress", node="2")
-        workers.cancel = lambda job: workers.crash(job, "expired")  # type: ignore[method-assign]
-        await client.post("interrupt", {"prompt_id": prompt_id})
-        await listener.until_end(prompt_id)
-    assert listener.of("execution_interrupted")[0]["node_id"] == "2"
-    assert not listener.of("execution_error")
 
 
 @pytest.mark.parametrize("form", ["json", "text"])
