@@ -71,8 +71,8 @@ class Submission:
     in_history: bool = False
     heard_over_at: float | None = None
     refusal: str = ""
-    #: Whether the client used the id again because it heard no answer.
-    submitted_again: bool = False
+    #: How often the client used the id, since it heard no answer.
+    attempts: int = 0
     #: Whether its client was told that it is not known whether the job arrived.
     is_unconfirmed: bool = False
     #: Whether a poll has found it in a queue.
@@ -81,6 +81,11 @@ class Submission:
     front: bool = False
     wanted: float | None = None
     number: float | None = None
+
+    @property
+    def submitted_again(self) -> bool:
+        """Whether the client used the id more than once."""
+        return self.attempts > 1
 
 
 @dataclass(eq=False)
@@ -242,7 +247,7 @@ class SimulatedClient:
             if replica is None:
                 await asyncio.sleep(1.0)
                 continue
-            job.submitted_again = attempt > 0
+            job.attempts += 1
             self.world.to_end.discard(job.prompt_id)  # this is another one
             job.outcome, job.refusal = await self._submit(replica, request, attempt)
             if job.outcome != "unknown":

@@ -63,10 +63,15 @@ def _check_refusals(own: list[Submission], limits: dict[str, int | None]) -> Non
     for job in own:
         if job.refusal in limits:
             before = [each for each in own if each.at <= job.answered_at]
-            taken = [each for each in before if each.refusal not in limits or each.submitted_again]
+            # A job that had ended when its id came again was taken once more.
+            taken = sum(
+                each.attempts
+                for each in before
+                if each.refusal not in limits or each.submitted_again
+            )
             limit = limits[job.refusal]
-            if limit is None or len(taken) < limit:
-                about = f"{job.prompt_id} was refused by {job.refusal} after {len(taken)}"
+            if limit is None or taken < limit:
+                about = f"{job.prompt_id} was refused by {job.refusal} after {taken}"
                 raise BrokenPromiseError("limit_passed", about)
 
 
