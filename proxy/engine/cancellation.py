@@ -101,7 +101,8 @@ class Cancellation:
         """Cancel a job that has left the queue.
 
         One that is on its way to the cloud meets the wish at its next step. On the cloud one that
-        does not run is gone at once, a running one or with `interrupt` when the cloud says so.
+        is not known to run is gone at once, unless the cloud says that it has run; a running one or
+        with `interrupt` is there until the cloud says that it has ended.
         """
         worker, follower = self._workers.get(job.account), job.follower
         is_unsent = job.state in (JobState.RECEIVED, JobState.SUBMITTING, JobState.UNKNOWN)
@@ -129,10 +130,9 @@ class Cancellation:
                 details=job.prompt_id,
                 retry_after=error.retry_after or _RETRY_AFTER,
             ) from error
-        waits = job.state is JobState.SUBMITTED and job in self._table
-        if not cancelled or interrupt or not waits:
-            follower.read_detail()
-            return cancelled
-        follower.withdraw()
-        await follower.finished.wait()
-        return True
+        follower.read_detail()
+        if cancelled and not interrupt and job.state is JobState.SUBMITTED and job in self._table:
+            self._table.advance(job, wish=Wish.CANCEL)
+            follower.withdraw()
+            await self._recorder.flush()  # before it is promised
+        return cancelled

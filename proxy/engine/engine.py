@@ -29,7 +29,7 @@ from proxy.engine.scheduler import Scheduler
 from proxy.engine.table import MAX_ENDED, JobTable
 from proxy.engine.workers import Workers
 from proxy.jobs.engine_calls import OverviewAnswered, RunAnswered, Submitted
-from proxy.jobs.models import AccountView, JobState, Wish
+from proxy.jobs.models import AccountView, JobState
 from proxy.logging import FailureLines
 from proxy.runtime.supervisor import Supervisor
 from proxy.sharing.owners import ENGINE, acting_for
@@ -148,12 +148,7 @@ class Engine:
         if isinstance(outcome, Lost | NotThere) and not job.accepted:
             # Its client, who had no answer, looks into the queue: what is there has an end.
             self.table.advance(job, accepted=True)
-        unwanted = job.cancel_requested and job.state is JobState.RUNNING
-        if unwanted:  # it is followed until the cloud has ended it
-            self.table.change(job, wish=Wish.NONE)
         self._spawn(self._life.run(job, outcome), job.key)
-        if unwanted:
-            self.cancel([job.key])
 
     def _resume_waiting(self, job: LiveJob) -> None:
         if job.state is JobState.RECEIVED:

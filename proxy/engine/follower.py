@@ -36,7 +36,7 @@ from proxy.engine.tracker import (
     SnapshotReceived,
     Tracker,
 )
-from proxy.jobs.models import Job
+from proxy.jobs.models import Job, JobState
 from proxy.runtime import clock
 from proxy.runtime.backoff import Backoff
 from proxy.runtime.clock import now
@@ -129,7 +129,8 @@ class JobFollower:
     #: Whether the inbox waits for more than a turn: for the answer, or while an input is taken.
     _is_held_up: bool = field(init=False, default=True)
     _news: asyncio.Event = field(init=False, default_factory=asyncio.Event)
-    _withdrawn: bool = field(init=False, default=False)
+    #: Whether the job is to leave no trace if it turns out that it has not begun.
+    _unwanted: bool = field(init=False, default=False)
     _detail_wanted: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     # --- what others see and ask -----------------------------------------------------------
@@ -170,9 +171,8 @@ class JobFollower:
         self._news.set()
 
     def withdraw(self) -> None:
-        """Follow the job no further: it was cancelled before it ran."""
-        self._withdrawn = True
-        self._news.set()
+        """Report no end of a job that has not begun, since its client no longer wants it."""
+        self._unwanted = True
 
     def events_lost(self) -> None:
         """Note that events of the job may have been lost."""
@@ -206,17 +206,19 @@ class JobFollower:
     # --- the way to the end ----------------------------------------------------------------
 
     async def follow(self) -> AsyncGenerator[Happening, None]:
-        """Yield what happens to the job, in order; the last is its end, unless it is withdrawn."""
+        """Yield what happens to the job, in order; the last is its end, of one that is withdrawn
+        only if it has begun."""
         ended, taken = False, 0
-        while not ended and not self._withdrawn:
+        while not ended:
             if self.inbox and not self.held:
                 self._is_held_up = True
                 if self.tracker.started_at is None:
                     yield Starting()
-                for happening in await self._follow_from(self.inbox.pop()):
-                    if self._withdrawn:  # meanwhile: its client hears of no start without an end
-                        break
-                    ended = isinstance(happening, Ended)
+                happenings = await self._follow_from(self.inbox.pop())
+                ended = self.tracker.ended
+                if ended and self._unwanted and not self._has_begun(happenings):
+                    break
+                for happening in happenings:
                     yield happening
                 self._is_held_up = False
                 taken += 1
@@ -226,6 +228,11 @@ class JobFollower:
                 self._news.clear()
                 await self._news.wait()
         self.inbox.clear()
+
+    def _has_begun(self, happenings: list[Happening]) -> bool:
+        """Return whether the job has begun, which ends with these."""
+        ends = [each for each in happenings if isinstance(each, Ended)]
+        return self.job.state is JobState.RUNNING or any(end.has_run for end in ends)
 
     async def _follow_from(self, what: Input) -> list[Happening]:
         """Return what follows from an input."""

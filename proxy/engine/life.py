@@ -18,7 +18,6 @@ from proxy.engine.inbox import Inbox
 from proxy.engine.live_job import LiveJob
 from proxy.engine.localiser import Localiser
 from proxy.engine.outcomes import (
-    CancelOnCloud,
     Discard,
     Elsewhere,
     Fail,
@@ -122,8 +121,6 @@ class JobLife:
         match step:
             case Follow(sent=sent):
                 await self._follow(job, sent)
-            case CancelOnCloud(sent=sent):
-                await self._cancel(job, sent)
             case Wait() | TryOther():
                 await self._wait(job, step)
             case Fail(cause=cause):
@@ -260,7 +257,11 @@ class JobLife:
                     await asyncio.sleep(0)  # the client has its answer before anything else is done
                 elif sent.node_errors:
                     log.warning("nodes_omitted", nodes=sorted(sent.node_errors))
-                beside = [self._interrupt_on_cloud(job, follower)] if job.interrupted else []
+                beside = []
+                if job.cancel_requested:
+                    follower.withdraw()
+                if job.cancel_requested or job.interrupted:
+                    beside.append(self._end_on_cloud(job, follower))
                 await self.following.lead_to_end(job, follower, beside)
         finally:
             worker.leave(job.cloud_id)
@@ -285,42 +286,26 @@ class JobLife:
         job.loaded.keep_for_run()
         self._hold_anyway(job)
 
-    async def _cancel(self, job: LiveJob, sent: Sent) -> None:
-        """Have the cloud end a job that its client cancelled while it was on its way.
-
-        A submission that has no answer yet is told that it was accepted: the job may have begun to
-        run.
-        """
-        was_accepted = job.accepted
-        self._accept(job, sent)
-        with suppress(StorageError):
-            await self._recorder.save(job)
-        await self._end_on_cloud(job)
-        log.info("job_cancelled", cloud_job=job.cloud_id)
-        await self.following.withdraw(job, is_answered=was_accepted)
-
-    async def _interrupt_on_cloud(self, job: LiveJob, follower: JobFollower) -> None:
-        """Have the cloud end a job that was interrupted while it was on its way."""
-        await self._end_on_cloud(job)
-        follower.read_detail()
-
-    async def _end_on_cloud(self, job: LiveJob) -> None:
-        """Ask the cloud to end a job, again and again until it answers; one that it does not know
-        for a minute is not there."""
+    async def _end_on_cloud(self, job: LiveJob, follower: JobFollower) -> None:
+        """Have the cloud end a job that its client cancelled or interrupted while it was on its
+        way, then follow it to the end that it has. One that it does not know for a minute is not
+        there."""
         failures = 0
         while True:
             try:
                 await self._workers[job.account].cancel(job.cloud_id)
-                return
+                break
             except (CloudError, StorageError) as error:
                 log.warning("cancel_failed", error=str(error))
                 is_unknown = isinstance(error, CloudRefused) and error.status == 404
                 if is_unknown and failures == _MAX_UNKNOWN:
-                    return
+                    break
             except Exception:
                 log.exception("cancel_crashed")
             failures += 1
             await asyncio.sleep(_RETRY.after(failures))
+        log.info("job_cancelled", cloud_job=job.cloud_id)
+        follower.read_detail()
 
     # --- not on the cloud ------------------------------------------------------------------
 

@@ -118,12 +118,6 @@ class Follow(Struct, frozen=True):
     sent: Sent
 
 
-class CancelOnCloud(Struct, frozen=True):
-    """Have the cloud end the job, then discard it."""
-
-    sent: Sent
-
-
 class LookFor(Struct, frozen=True):
     """Find out whether the cloud has the job."""
 
@@ -154,7 +148,7 @@ class Discard(Struct, frozen=True):
     refusal: LocalError | None = None
 
 
-Step: TypeAlias = Follow | CancelOnCloud | LookFor | Wait | TryOther | Fail | Interrupt | Discard
+Step: TypeAlias = Follow | LookFor | Wait | TryOther | Fail | Interrupt | Discard
 
 
 def next_step(job: Job, outcome: Outcome, *, has_other: bool = False) -> Step:
@@ -166,7 +160,7 @@ def next_step(job: Job, outcome: Outcome, *, has_other: bool = False) -> Step:
     """
     match outcome:
         case Sent():
-            return CancelOnCloud(outcome) if job.cancel_requested else Follow(outcome)
+            return Follow(outcome)
         case Lost():
             return LookFor()
         case Withdrawn() if not (job.accepted and job.interrupted):

@@ -147,7 +147,7 @@ class JobTable:
         self._live.put(job)
         self._changed(job, tell=state in _TOLD or not was_shown)
         if was_shown and not is_shown(job):
-            self._discarded(job)
+            self._tell(self._feed.left, job, more=False)
         if answers and job.accepted and not was_accepted:
             self._accepted(job)
         if self._term.lasts and state is JobState.SUBMITTED and is_shown(job):
@@ -238,7 +238,14 @@ class JobTable:
             job.state = JobState.CANCELLED
         self._remove(job)
         if was_shown:
-            self._discarded(job, more=more)
+            self._tell(self._feed.left, job, more=more)
+        if not job.accepted:
+            return
+        log.info(
+            "job_discarded", job=job.prompt_id, member=job.member, cloud_job=job.cloud_id or None
+        )
+        if self._term.lasts:
+            self._metrics.jobs_ended.labels(job.member, job.account, "withdrawn").inc()
 
     def _remove(self, job: LiveJob) -> None:
         """Take a job out; a new one with the same id, which was taken in meanwhile, stays."""
@@ -271,15 +278,6 @@ class JobTable:
         self.answer(job, job.omitted)
         if self._term.lasts:
             self._metrics.jobs_accepted.labels(job.member).inc()
-
-    def _discarded(self, job: LiveJob, *, more: bool = False) -> None:
-        """Tell that a job has left the queue without a trace, with `more` as one of several."""
-        log.info(
-            "job_discarded", job=job.prompt_id, member=job.member, cloud_job=job.cloud_id or None
-        )
-        self._tell(self._feed.left, job, more=more)
-        if self._term.lasts and job.accepted:
-            self._metrics.jobs_ended.labels(job.member, job.account, "withdrawn").inc()
 
     def _count_end(self, job: LiveJob, end: JobEnd) -> None:
         metrics, labels = self._metrics, (job.member, job.account)

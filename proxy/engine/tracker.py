@@ -84,12 +84,14 @@ class Ended(Struct, frozen=True):
     """The job has ended, and nothing follows.
 
     The end is recorded, on disk, before the client gets the `result`. After that the job leaves the
-    queue, and only then the client gets the `last` message.
+    queue, and only then the client gets the `last` message. What the cloud has ended before it
+    `has_run` has begun for the client alone.
     """
 
     end: JobEnd
     result: Event
     last: Event
+    has_run: bool = True
 
 
 #: A message is sent, the others say what they are.
@@ -266,7 +268,7 @@ class Tracker:
         self._history.append([type_, data])
         last = Event("executing", {"node": None, "prompt_id": self.prompt_id})
         end = self._record(snapshot, started_at, ended_at)
-        self._commands.append(Ended(end, Event(type_, data), last))
+        self._commands.append(Ended(end, Event(type_, data), last, has_run))
         self.ended = True
         self.nodes.current = None
 

@@ -19,7 +19,7 @@ from proxy.engine.follower import JobFollower, Starting
 from proxy.engine.inbox import Inbox
 from proxy.engine.localiser import Localiser, Secrets
 from proxy.engine.policy import DetailTimeouts
-from proxy.engine.tracker import Ended, EventReceived, Tracker
+from proxy.engine.tracker import Ended, EventReceived, SnapshotReceived, Tracker
 from proxy.jobs.models import JobState
 from proxy.sharing.budget import MemoryBudget
 from proxy.sharing.loop_turns import LoopAccount, LoopTurns
@@ -28,6 +28,7 @@ from proxy.storage.database import ValueRefusedError
 from proxy.translate import codec
 from proxy.translate.events import Preview
 from proxy.translate.frames import CloudPicture
+from proxy.translate.snapshots import Snapshot
 
 SUBMIT, DETAIL = "POST /api/prompt", "GET /api/jobs/{id}"
 
@@ -205,23 +206,52 @@ async def test_what_happens_to_a_job_is_charged_to_its_member(
         await rig.ended(job)
 
 
-async def test_a_job_that_is_withdrawn_as_it_starts_tells_nothing() -> None:
-    live_job = job(state=JobState.SUBMITTED)
+def withdrawn(state: JobState = JobState.SUBMITTED) -> JobFollower:
+    """A follower of a job that its client no longer wants."""
+    live_job = job(state=state)
     unused: Any = None
+    files: Any = Files()
     follower = JobFollower(
         live_job,
         Tracker(live_job.prompt_id, live_job.graph),
-        Localiser(live_job, unused, unused, Secrets(())),
+        Localiser(live_job, files, unused, Secrets(())),
         None,
         DetailTimeouts(),
         unused,
         inbox(),
     )
-    follower.post(EventReceived("execution_start", {}))
-    happenings = follower.follow()
-    assert isinstance(await anext(happenings), Starting)  # it waits for previous jobs here
     follower.withdraw()
-    assert [happening async for happening in happenings] == []
+    return follower
+
+
+async def happenings_of(follower: JobFollower) -> list[object]:
+    return [each async for each in follower.follow() if not isinstance(each, Starting)]
+
+
+@pytest.mark.parametrize(
+    ("start_time", "state", "has_run"),
+    [
+        (None, JobState.SUBMITTED, False),
+        (1000, JobState.SUBMITTED, True),
+        (None, JobState.RUNNING, True),
+    ],
+)
+async def test_a_job_that_is_withdrawn_has_an_end_if_the_cloud_had_begun_it(
+    start_time: int | None, state: JobState, has_run: bool
+) -> None:
+    follower = withdrawn(state)
+    snapshot = Snapshot("c", "cancelled", settled=True, start_time=start_time)
+    follower.post(SnapshotReceived(snapshot))
+    happenings = await happenings_of(follower)
+    assert [each for each in happenings if isinstance(each, Ended)] == happenings[-1:]
+    assert bool(happenings) is has_run
+
+
+async def test_a_job_that_is_withdrawn_as_it_starts_has_an_end() -> None:
+    follower = withdrawn()
+    follower.post(EventReceived("execution_start", {}))
+    follower.post(SnapshotReceived(Snapshot("c", "cancelled", settled=True)))
+    assert isinstance((await happenings_of(follower))[-1], Ended)
 
 
 async def test_what_slow_readings_take_counts_for_a_job_that_is_gone(

@@ -8,7 +8,6 @@ import pytest
 from jobs.samples import job
 
 from proxy.engine.outcomes import (
-    CancelOnCloud,
     Discard,
     Elsewhere,
     Fail,
@@ -73,10 +72,10 @@ def test_nothing_is_sent_again_or_recorded_that_its_client_has_cancelled(
     assert isinstance(step, Discard)
 
 
-def test_what_the_cloud_may_have_is_looked_for_before_it_is_cancelled_there() -> None:
+def test_what_the_cloud_may_have_is_followed_though_its_client_has_cancelled_it() -> None:
     unwanted = job(accepted=True, cancel_requested=True)
     assert next_step(unwanted, LOST) == LookFor()
-    assert next_step(unwanted, SENT) == CancelOnCloud(SENT)
+    assert next_step(unwanted, SENT) == Follow(SENT)
 
 
 def test_a_job_that_another_replica_has_withdrawn_is_forgotten() -> None:

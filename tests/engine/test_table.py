@@ -75,7 +75,7 @@ def test_a_job_is_counted_when_its_client_learns_of_it(world: World) -> None:
     assert world.counted("jobs_accepted_total", member="anna") == 1
 
 
-def test_a_wish_to_cancel_takes_a_job_out_of_sight_at_once(world: World) -> None:
+async def test_a_wish_to_cancel_takes_a_job_out_of_sight_at_once(world: World) -> None:
     live_job = world.add(job(state=JobState.SUBMITTING, accepted=True))
     world.received.clear()
     world.table.advance(live_job, wish=Wish.CANCEL)
@@ -83,7 +83,10 @@ def test_a_wish_to_cancel_takes_a_job_out_of_sight_at_once(world: World) -> None
     world.table.advance(live_job, JobState.SUBMITTED, cloud_id="c")
     assert published(world) == [("left", None)]
     withdrawn = {"member": "anna", "account": "", "outcome": "withdrawn"}
+    assert world.counted("jobs_ended_total", **withdrawn) is None  # it may have begun
+    await world.table.discard(live_job)
     assert world.counted("jobs_ended_total", **withdrawn) == 1
+    assert published(world) == [("left", None)]
 
 
 def test_why_a_job_waits_is_published_when_that_changes(world: World) -> None:
