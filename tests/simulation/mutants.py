@@ -258,8 +258,8 @@ MUTANTS = {
     "error_believed": Mutant("engine.submitter", "frozenset({500, 502, 504})", "frozenset()"),
     "interrupted_while_sent_runs": Mutant(
         "engine.life",
-        "[self._interrupt_on_cloud(job, follower)] if job.interrupted else []",
-        "[]",
+        "if job.cancel_requested or job.interrupted:",
+        "if job.cancel_requested:",
     ),
     "cancelled_while_sent_runs": Mutant(
         "engine.life", "await self._workers[job.account].cancel(job.cloud_id)", "pass"
