@@ -157,7 +157,7 @@ def test_the_key_is_in_no_text_of_the_settings(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_there_is_no_option_for_a_secret() -> None:
-    secrets = ["api_key", "database", "database_direct"]
+    secrets = ["api_key", "database"]
     assert [setting.name for setting in SETTINGS if setting.option is None] == secrets
     assert [setting.name for setting in SETTINGS if setting.secret] == secrets
 
@@ -333,7 +333,6 @@ def test_one_process_needs_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     ("variable", "value"),
     [
         ("DATABASE", "mysql://u:canary@db/x"),
-        ("DATABASE_DIRECT", POSTGRESQL),
         ("BLOBS", "gs://bucket/x"),
         ("BLOBS", "s3:///x"),
     ],

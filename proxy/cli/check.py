@@ -119,17 +119,15 @@ async def _data_folder(folder: Path) -> str:
 
 
 async def _database(settings: Settings) -> str:
-    """Look at the PostgreSQL database, at both of its addresses, and change nothing."""
-    schema, usable = None, True
+    """Look at the PostgreSQL database, and change nothing."""
     try:
-        for direct in (False, True) if settings.database_direct is not None else (False,):
-            database = await open_server(settings, direct=direct)
-            try:
-                schema = await database.read(revision)
-                version = await database.read(_server_version)
-                usable = await database.read(is_usable)
-            finally:
-                await database.close()
+        database = await open_server(settings)
+        try:
+            schema = await database.read(revision)
+            version = await database.read(_server_version)
+            usable = await database.read(is_usable)
+        finally:
+            await database.close()
     except StorageError as error:
         raise CheckError(
             f"It cannot be used ({error}): start it, or correct COMFY_PROXY_DATABASE."

@@ -121,7 +121,3 @@ def _refuse_contradictions(settings: Settings, sources: Mapping[str, str]) -> No
             f"There are accounts in {where} and a separate key: unset "
             f"{single_key.replace(f'in {where}', 'in it')}, or add an account for that key."
         )
-    if settings.database is None and settings.database_direct is not None:
-        raise ConfigError(
-            "database_direct is set and database is not: set COMFY_PROXY_DATABASE too."
-        )

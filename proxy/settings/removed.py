@@ -22,6 +22,7 @@ REMOVED: Mapping[str, str] = {
     "catalog_max_age": "the lists of nodes and models are reloaded after an hour",
     "compress": "`/object_info` is always compressed; a reverse proxy can compress the rest",
     "credentials_key": "write the secret into a file, and name it with `secret_file`",
+    "database_direct": "migrations also run through a connection pooler",
     "engine_lease": "a standby leads when the leader has not renewed its lease for 6 seconds",
     "helper_nodes": "the proxy always runs the helper nodes that Comfy Cloud lacks",
     "history_size": "the history has the last 10,000 jobs of each member, as many as in ComfyUI",

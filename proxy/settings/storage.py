@@ -27,14 +27,6 @@ class ClusterSettings(SettingsTable):
         shown="sqlite",
         example="postgresql://comfy:...@db.internal/comfy",
     )
-    database_direct: DatabaseAddress = setting(
-        None,
-        "The direct address of PostgreSQL, for migrations, if `database` is a connection pooler "
-        "such as PgBouncer.",
-        expects="postgresql://USER:PASSWORD@HOST/NAME, or file:PATH of a file that holds it",
-        shown="the setting database",
-        example="postgresql://comfy:...@db.internal/comfy",
-    )
     blobs: BlobPlace | None = setting(
         None,
         "Where uploads are stored in addition to Comfy Cloud: a folder, or a bucket of an "

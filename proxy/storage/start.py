@@ -223,9 +223,8 @@ async def opened_database(settings: Settings) -> AsyncIterator[Database]:
         await database.close()
 
 
-async def open_server(settings: Settings, *, direct: bool = False) -> Database:
-    """Open the PostgreSQL database of the settings; `direct` bypasses a connection pooler. Raises
-    `StorageError`."""
+async def open_server(settings: Settings) -> Database:
+    """Open the PostgreSQL database of the settings. Raises `StorageError`."""
     try:
         from proxy.storage.postgresql import open_postgresql
     except ModuleNotFoundError as error:
@@ -233,14 +232,13 @@ async def open_server(settings: Settings, *, direct: bool = False) -> Database:
             "a PostgreSQL database needs the extra `cluster`: install the package with it"
         ) from error
     assert settings.database is not None  # noqa: S101 (who calls has looked)
-    address = settings.database_direct if direct else None
-    return await open_postgresql((address or settings.database).get_secret_value())
+    return await open_postgresql(settings.database.get_secret_value())
 
 
 async def migrate_server(settings: Settings) -> str | None:
     """Bring the PostgreSQL database of the settings to the newest schema; the one before. Raises
     `StorageError`."""
-    database = await open_server(settings, direct=True)
+    database = await open_server(settings)
     try:
         before = await database.read(revision)
         await migrate(database)
