@@ -124,6 +124,9 @@ class RoomOfJobs:
         yield {"prompt_id": request.prompt_id or JOB, "number": number, "node_errors": {}}
         self.asked.append(("release", member))
 
+    async def stop(self) -> None:
+        pass
+
     def queue_remaining(self, member: str) -> int:
         return self.remaining
 

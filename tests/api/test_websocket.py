@@ -349,6 +349,8 @@ async def test_when_the_server_goes_it_says_so(client: Client) -> None:
 class Leaver:
     """A socket that is told to go."""
 
+    writing = None
+
     def leave(self, code: int, reason: str) -> asyncio.Task[None]:
         self.goodbye = (code, reason)
         return asyncio.create_task(asyncio.sleep(0))
