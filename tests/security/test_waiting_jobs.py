@@ -89,24 +89,16 @@ async def test_jobs_with_megabytes_of_extra_data(start: Start, tmp_path: Path) -
     assert stored < 700 * MB
 
 
-async def test_graphs_of_running_jobs_have_a_share_of_memory(start: Start) -> None:
+async def test_graphs_of_running_jobs_have_a_share_of_memory(
+    start: Start, simulator: Simulator
+) -> None:
     graph = graphs.waiting(600)
     graph["1"]["inputs"]["more"] = [{"a": number} for number in range(VALUES)]
     body, headers = json.dumps({"prompt": graph}).encode(), {"Content-Type": "application/json"}
-    async with start("--slots", "12") as target:
-        async with target.attacked_by(MEMBER):
-            answers = {
-                await target.request("POST", "prompt", data=io.BytesIO(body), headers=headers)
-                for _ in range(12)
-            }
-        assert answers == {200}
-        async with (
-            aiohttp.ClientSession(headers=target.bearer()) as session,
-            session.get(target.url / "api/jobs") as answer,
-        ):
-            ids = [job["id"] for job in (await answer.json())["jobs"]]
-            reasons = []
-            for id_ in ids:
-                async with session.get(target.url / "api/jobs" / id_) as one:
-                    reasons.append((await one.json()).get("queue_reason"))
-    assert 12 // 2 < reasons.count("memory") < 12
+    async with start("--slots", "12") as target, target.attacked_by(MEMBER):
+        answers = {
+            await target.request("POST", "prompt", data=io.BytesIO(body), headers=headers)
+            for _ in range(12)
+        }
+    assert answers == {200}
+    assert 0 < len(simulator.jobs) < 12
