@@ -141,11 +141,11 @@ def test_a_service_needs_a_key(home: Path, capsys: pytest.CaptureFixture[str]) -
 def test_a_secret_is_not_written_into_the_file_of_the_service(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COMFY_PROXY_CREDENTIALS_KEY", "x" * 44)
+    monkeypatch.setenv("COMFY_PROXY_DATABASE", "postgresql://proxy:a-secret@db/comfy")
     code, _, err = ended(capsys, "service", "install", "--simulate")
     assert code != 0
     assert not (home / UNIT).exists()
-    assert "COMFY_PROXY_CREDENTIALS_KEY" in err
+    assert "COMFY_PROXY_DATABASE is a secret" in err
 
 
 def test_launchd_gets_an_agent(

@@ -24,7 +24,7 @@ from yarl import URL
 from proxy.api.keys import OBSERVATIONS
 from proxy.cloud.client import CloudClient
 from proxy.cloud.observations import MAX_ANOMALIES, AccountObservations, Observations
-from proxy.logging import without_secrets, word
+from proxy.logging import public_word, without_secrets
 from proxy.simulator import HttpFault, Simulator
 from proxy.storage.database import StorageError
 from proxy.storage.leases import Batch
@@ -105,8 +105,8 @@ async def test_what_could_not_be_written_is_not_lost(tmp_path: Path) -> None:
 
 
 def test_a_word_of_the_cloud_is_shown_and_a_sentence_is_not() -> None:
-    assert word("QUOTA_EXCEEDED") == "QUOTA_EXCEEDED"
-    assert word("a red fox") == "<text of 9>"
+    assert public_word("QUOTA_EXCEEDED") == "QUOTA_EXCEEDED"
+    assert public_word("a red fox") == "<text of 9>"
 
 
 # --- seen by the way -----------------------------------------------------------------------

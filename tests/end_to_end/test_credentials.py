@@ -24,27 +24,31 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("setting", [{}, {"COMFY_PROXY_CREDENTIALS_KEY": SECRET}])
+@pytest.mark.parametrize("has_secret_file", [False, True])
 async def test_a_waiting_job_has_its_client_s_key_after_a_kill(
-    tmp_path: Path, setting: dict[str, str]
+    tmp_path: Path, has_secret_file: bool
 ) -> None:
+    folder, setting = tmp_path / "data", {}
+    if has_secret_file:
+        (tmp_path / "secret").write_text(SECRET)
+        setting["COMFY_PROXY_SECRET_FILE"] = str(tmp_path / "secret")
     opened = asyncio.Event()
     async with (
         Simulator(plan="standard", extra_nodes=[gated.gate(opened)]) as cloud,
         aiohttp.ClientSession() as session,
     ):
         environment = {**before(cloud), "COMFY_PROXY_SLOTS": "1", **setting}
-        async with serving(tmp_path, environment=environment) as process:
+        async with serving(folder, environment=environment) as process:
             await Client(session, process.url).submit(gated.GRAPH)
             waiting = await Client(session, process.url).submit(
                 graphs.plain(), extra_data={"api_key_comfy_org": LENT}
             )
             await process.kill()
-        kept = contents(tmp_path)
+        kept = contents(folder)
         # What replicas share is in their database.
-        assert (SECRET_FILE in kept) is not bool(setting or environment_of(tmp_path))
+        assert (SECRET_FILE in kept) is not bool(setting or environment_of(folder))
         assert not any(LENT.encode() in data for data in kept.values())
-        async with serving(tmp_path, environment=environment) as process:
+        async with serving(folder, environment=environment) as process:
             client = Client(session, process.url)
             async with client.listening() as listener, asyncio.timeout(TIMEOUT):
                 opened.set()

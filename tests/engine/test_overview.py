@@ -68,7 +68,7 @@ def test_a_run_is_shown_with_its_nodes_and_the_last_preview_where_it_is_asked_fo
 def test_a_job_that_does_not_run_has_no_run(world: World) -> None:
     pending = world.follow(job("sent", state=JobState.SUBMITTED))
     assert world.overview.run(pending.job.key, with_preview=False) == RunAnswered(None)
-    assert world.overview.run(JobKey("anna", "gone"), picture=False) == RunAnswered(None)
+    assert world.overview.run(JobKey("anna", "gone"), with_preview=False) == RunAnswered(None)
 
 
 def test_of_many_jobs_that_wait_the_first_are_described_and_all_are_counted(

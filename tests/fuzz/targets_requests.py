@@ -132,9 +132,9 @@ def header(text: str) -> None:
     media_types.charset(text)
     bodies.coding([text], ("deflate", "gzip"))
     owners.parse_address.__wrapped__(text)
-    origins.differs(text, f"http://{text}")
+    origins.is_cross_origin(text, f"http://{text}")
     origins.is_loopback(text)
-    origins.may_be_rebound(text, ["*.example.com"])
+    origins.is_rebindable(text, ["*.example.com"])
     headers = {"Authorization": text, "Cookie": text, "X-API-Key": text}
     if text.isprintable():
         request = make_mocked_request("GET", "/", headers)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from backend import open_database
 
-from proxy.costs.budgets import Budget, Budgets
+from proxy.costs.budgets import Budget, Budgets, Shortfall
 from proxy.jobs.budget_notices import BudgetRefusals, notices_of
 from proxy.storage.budget_notices import BudgetNotice, BudgetNoticeRepository
 from proxy.storage.database import StorageError
@@ -31,7 +31,7 @@ async def test_the_first_refusal_is_noted_and_others_are_not(tmp_path: Path) -> 
     for _ in range(2):  # as after a restart
         refusals = BudgetRefusals(notices, added)
         for _ in range(3):
-            await refusals.add("anna", DAY, 10)
+            await refusals.add("anna", Shortfall(DAY, 0, 10, 0))
     (noted,) = await notices.unsent()
     assert (noted.stage, noted.refused, noted.spent) == ("reached", True, 10)
     assert added.is_set()
@@ -55,6 +55,6 @@ async def test_a_refusal_that_was_not_written_is_written_with_the_next(tmp_path:
     notices = FullRepository(database)
     refusals = BudgetRefusals(notices, asyncio.Event())
     for count in (0, 1):
-        await refusals.add("anna", DAY, 0)
+        await refusals.add("anna", Shortfall(DAY, 0, 0, 0))
         assert len(await notices.unsent()) == count
     await database.close()

@@ -88,7 +88,7 @@ async def test_what_was_sent_about_accounts_is_kept_with_its_messages(room: Room
     assert await room.webhooks.sent_accounts() == {}
     sent: dict[str, Any] = {"main": "no_credits"}
     down = message("m", GATEWAY, "account.unavailable")
-    assert await room.webhooks.tell_accounts({}, sent, [down], fence=room.fence)
+    assert await room.webhooks.send_account_messages({}, sent, [down], fence=room.fence)
     assert await room.webhooks.sent_accounts() == sent
     assert [attempt.message for attempt in await room.claim()] == ["m"]
 
