@@ -24,6 +24,8 @@ _FOLDERS = ("proxy", "tests", "docs", "examples", "requirements", "benchmarks", 
 
 #: Seconds between two looks whether a program is to end.
 _LOOK = 0.5
+#: Bytes of memory of a process: a defect may make a loop that only takes memory.
+_MEMORY = 4 << 30
 
 
 class EndedError(Exception):
@@ -91,7 +93,15 @@ class Copy:
             "PYTHONDONTWRITEBYTECODE": "",
         }
         process = subprocess.Popen(
-            [sys.executable, "-m", *words],
+            [
+                "sh",
+                "-c",
+                f'ulimit -v {_MEMORY >> 10}; exec "$@"',
+                "sh",
+                sys.executable,
+                "-m",
+                *words,
+            ],
             cwd=self.folder,
             env=environment | (variables or {}),
             stdout=subprocess.PIPE,

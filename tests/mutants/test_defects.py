@@ -6,9 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from mutants.copies import ROOT
+from mutants.copies import ROOT, Bound, Copy
 from mutants.defects import KINDS, Defect, defects_of, probed
 from mutants.run import all_defects, drawn, equivalent
 
@@ -168,3 +169,9 @@ def test_the_table_is_printed_when_somebody_interrupts() -> None:
         output, _ = process.communicate()
     assert "0 of 3 were judged." in output
     assert process.returncode == 0
+
+
+def test_a_defect_that_takes_all_memory_ends_its_own_process_alone(tmp_path: Path) -> None:
+    ran = Copy(tmp_path / "copy", Bound()).run("timeit", "-n1", "-r1", "bytearray(5 << 30)")
+    assert ran.code == 1
+    assert "MemoryError" in ran.output
