@@ -40,7 +40,7 @@ _TURN_TIMEOUT = 2.0
 #: Seconds that an end, which may be read as soon as a leader begins, waits for the list of nodes,
 #: also for a second attempt to fetch it, 10 s after one that failed.
 _CATALOG_TIMEOUT = 15.0
-#: Seconds for which an end is still stored and told when the engine stops.
+#: Seconds for which an end is still stored and told when the engine stops, while the term lasts.
 _END_TIMEOUT = 1.0
 
 
@@ -179,7 +179,11 @@ class Following:
             await self._resources.files.output_directory.save(job.member, end.outputs)
         self._scheduler.ended(job, end.ms / 1000)
         # A next leader does not tell of an end that is stored.
-        await finish(self._end(job, follower, replace(ended, end=end)), _END_TIMEOUT)
+        await finish(self._end(job, follower, replace(ended, end=end)), self._time_to_end)
+
+    def _time_to_end(self) -> float:
+        """Return for how long an end is still stored when the engine stops."""
+        return _END_TIMEOUT if self._recorder.term.lasts else 0.0
 
     async def _end(self, job: LiveJob, follower: JobFollower, ended: Ended) -> None:
         """Store an end, then tell it."""

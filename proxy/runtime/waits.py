@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -27,9 +27,9 @@ async def stop(*tasks: asyncio.Future[Any] | None) -> None:
     await asyncio.gather(*begun, return_exceptions=True)
 
 
-async def finish(work: Coroutine[Any, Any, T], seconds: float | None = None) -> T:
+async def finish(work: Coroutine[Any, Any, T], seconds: Callable[[], float] | None = None) -> T:
     """Await `work` to its end; a cancellation of the caller is raised after that, or after so many
-    `seconds`, when the work is cancelled as well.
+    `seconds` as there are then, when the work is cancelled as well.
 
     Nobody could know how far work that was cancelled halfway had come.
     """
@@ -37,7 +37,7 @@ async def finish(work: Coroutine[Any, Any, T], seconds: float | None = None) -> 
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait([task], timeout=seconds)
+        await asyncio.wait([task], timeout=None if seconds is None else seconds())
         if not task.done():
             await stop(task)
         elif not task.cancelled():
