@@ -19,7 +19,6 @@ from sqlalchemy import (
     delete,
     exists,
     func,
-    or_,
     select,
     update,
 )
@@ -87,8 +86,12 @@ _CONTENTS = select(assets.c.id, assets.c.path, assets.c.hash, assets.c.job).wher
     assets.c.path.in_(bindparam("paths", expanding=True)),
 )
 _HASH = bindparam("h", type_=assets.c.hash.type)
+#: In a form for which SQLite takes the index of the path: with that of the hash it would look at
+#: each record of the member whose hash is not known.
 _LEARN = update(assets).where(
-    *_AT, or_(assets.c.hash.is_(None), assets.c.hash == _HASH), assets.c.size.is_(None)
+    *_AT,
+    func.coalesce(assets.c.hash, _HASH).is_not_distinct_from(_HASH),
+    assets.c.size.is_(None),
 )
 _HASH_MADE_BY = (
     select(assets.c.hash)
