@@ -7,7 +7,7 @@ down or stop it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -26,7 +26,7 @@ from proxy.files.input_directory import ON_DISK, InputDirectory, InputGoneError
 from proxy.runtime.supervisor import Supervisor
 from proxy.storage.database import StorageError
 from proxy.storage.file_tables import FileRecord
-from proxy.storage.files import FileRepository, FileUnit
+from proxy.storage.files import FileRepository
 from proxy.storage.leases import Batch
 from proxy.storage.write_behind import WriteBehind
 from proxy.translate.errors import LocalError, from_cloud
@@ -42,8 +42,6 @@ Prefetch = Literal["off", "images", "all"]
 MAX_PREFETCHES = 4
 #: Maximum seconds of such a download.
 PREFETCH_TIMEOUT = 600.0
-#: Outputs whose hash is stored in one unit, so that others write in between.
-_LEARNED_TOGETHER = 50
 
 #: Seconds for which hashes and sizes of outputs are collected before they are written, and before
 #: they are written again if that fails. Those of more outputs are learned at the next download.
@@ -229,14 +227,7 @@ class Library:
     async def _write_learned(
         self, learned: Mapping[tuple[str, Place], tuple[str, int]], _: Batch
     ) -> None:
-        known = list(learned.items())
-        for start in range(0, len(known), _LEARNED_TOGETHER):
-            await self.files.write(partial(_learn, known[start : start + _LEARNED_TOGETHER]))
-
-
-def _learn(learned: Sequence[tuple[tuple[str, Place], tuple[str, int]]], files: FileUnit) -> None:
-    for of, known in learned:
-        files.assets.learn(*of, *known)
+        await self.files.learn([(*of, *known) for of, known in learned.items()])
 
 
 def unavailable(filename: str, error: Exception | None) -> LocalError:

@@ -341,6 +341,17 @@ class FileRepository:
         """Run a unit that writes; what it raises is raised here."""
         return await self._database.write(lambda connection: work(FileUnit(connection)))
 
+    async def learn(self, contents: Sequence[tuple[str, Place, str, int]]) -> None:
+        """Note hash and size of the contents at places of members, in several units."""
+        if not contents:
+            return
+
+        def part(connection: Connection, index: int) -> int | None:
+            AssetUnit(connection).learn(*contents[index])
+            return index + 1 if index + 1 < len(contents) else None
+
+        await self._database.write_in_slices(part, 0)
+
     async def records(self, member: str, type_: str) -> list[FileRecord]:
         """Return the files of a type, the oldest first. Those that are added or removed while pages
         of them are read may be there or not."""
