@@ -60,8 +60,6 @@ class Serving:
     banner: Banner | None
     standby: Standby | None
     stop_timeout: float
-    #: The epoch of the last term.
-    _epoch: int = field(init=False, default=0)
     #: Those of terms that are over, on whose connections requests may still come.
     _retired: list[Server] = field(init=False, default_factory=list)
 
@@ -73,7 +71,7 @@ class Serving:
     async def run(self, *ends: asyncio.Task[bool]) -> None:
         """Lead and stand by in turn, until one of `ends`. Raises `ConfigError` and
         `StorageError`."""
-        standby, spent = self.standby, 0.0
+        standby, spent, epoch = self.standby, 0.0, 0
         leadership = leadership_of(self.records) if standby is None else standby.leadership
         if standby is not None:
             await standby.begin()
@@ -89,7 +87,7 @@ class Serving:
                 if elected.cancelled():
                     break
                 term = elected.result()
-                self._epoch = term.lease.epoch
+                epoch = term.lease.epoch
                 async with leadership.leading(term):
                     await self._lead(term, ends)
                 if standby is None or any(end.done() for end in ends):
@@ -98,7 +96,7 @@ class Serving:
             if standby is not None:
                 began = clock.monotonic()
                 standby.among.stops = True
-                await standby.leadership.known(_NEXT_LEADER, after=self._epoch)
+                await standby.leadership.known(_NEXT_LEADER, after=epoch)
                 await asyncio.sleep(_PASSING_ON)
                 await self._stop_retired(clock.monotonic() - began)
                 spent = clock.monotonic() - began
