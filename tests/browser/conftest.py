@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from browser.frontend import chromium, headless
+from browser.frontend import chromium, headless, opened_page
 from stack import Proxy, running_proxy
 
 from proxy.api import web_interface
 from proxy.simulator import Simulator
 
 if TYPE_CHECKING:
-    from playwright.async_api import Browser
+    from playwright.async_api import Browser, Page
 
 #: Seconds of a test with several long waits on a slow machine.
 _TEST_TIMEOUT = 900
@@ -51,6 +51,17 @@ async def chrome() -> AsyncIterator[Browser]:
         pytest.skip("; ".join(_MISSING))
     async with headless(chromium() or "") as running:
         yield running
+
+
+@pytest.fixture
+async def page() -> AsyncIterator[Page]:
+    """An empty page of the browser, for tests that need no web interface."""
+    pytest.importorskip("playwright", reason="the extra `browser` is not installed")
+    path = chromium()
+    if path is None:
+        pytest.skip("Chromium is not installed")
+    async with headless(path) as browser, opened_page(browser) as opened:
+        yield opened
 
 
 @pytest.fixture

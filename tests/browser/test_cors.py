@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
-from browser.frontend import chromium, headless, opened_page
 from team import Team, running_team
 
 from proxy.simulator import Simulator
@@ -24,16 +23,6 @@ ASK = """async ([url, options]) => {
         return {status: answer.status, text: await answer.text(), headers};
     } catch (error) { return error.name; }
 }"""
-
-
-@pytest.fixture
-async def page() -> AsyncIterator[Page]:
-    pytest.importorskip("playwright", reason="the extra `browser` is not installed")
-    path = chromium()
-    if path is None:
-        pytest.skip("Chromium is not installed")
-    async with headless(path) as browser, opened_page(browser) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import graphs
 import pytest
 from aiohttp import web
-from browser.frontend import chromium, headless, opened_page
 from stack import Client, Proxy, running_proxy
 
 from proxy.simulator import Simulator
@@ -54,16 +53,6 @@ SEND = """([url, type, name, value]) => new Promise((resolve) => {
 })"""
 
 BODY = json.dumps({"prompt": graphs.plain()})
-
-
-@pytest.fixture
-async def page() -> AsyncIterator[Page]:
-    pytest.importorskip("playwright", reason="the extra `browser` is not installed")
-    path = chromium()
-    if path is None:
-        pytest.skip("Chromium is not installed")
-    async with headless(path) as browser, opened_page(browser) as opened:
-        yield opened
 
 
 @pytest.fixture
