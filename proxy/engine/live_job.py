@@ -53,8 +53,8 @@ class LiveJob(Job):
 
     The `slot` is its place with the scheduler; `row` and `start`, a message of webhooks about the
     start of the job, are what is still to be written. A large content has `memory` of the member.
-    While the job is followed, the `follower`
-    takes what happens to it, its messages have the `metadata`, and `preview` is the last picture.
+    While the job is followed, the `follower` takes what happens to it, its messages have the
+    `metadata`, and `preview` is the last picture.
     """
 
     answered: bool = True

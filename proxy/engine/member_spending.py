@@ -88,8 +88,8 @@ class MemberSpending:
         return budgets.shortfall(replace(spent, reserved=reserved), job.estimate)
 
     def explained(self, job: LiveJob, of_next: Shortfall | None = None) -> str | None:
-        """Return to the client of a job what it waits for: itself, or with the next one of its
-        member, which has that shortfall."""
+        """Return the sentence that tells a client what its job waits for. `of_next` is the
+        shortfall of the member's next job, behind which it may wait."""
         shortfall = self.shortfall(job) or of_next
         return None if shortfall is None else waits_for(shortfall, clock.time())
 
@@ -105,7 +105,8 @@ class MemberSpending:
 
 
 def waits_for(shortfall: Shortfall, at: float) -> str:
-    """Return to the client of a job what it waits for, `at` a time in seconds since 1970."""
+    """Return the sentence that tells a client what its job waits for, `at` a time in seconds since
+    1970."""
     budget = shortfall.budget
     unspent = credits_text(max(0, shortfall.unspent))
     of_all = f"the hard budget of {credits_text(budget.limit)} a {budget.period}"
