@@ -74,6 +74,21 @@ def test_few_bytes_are_not_counted_and_many_are_all() -> None:
         assert budget.held()["socket"] == 0
 
 
+def test_jobs_of_a_member_leave_room_for_its_requests() -> None:
+    budget = MemoryBudget(LIMIT)
+    first, second = budget.member("ann", "job"), budget.member("ann", "job")
+    first.grow(HALF - 100)  # alone it may take what a request could
+    with pytest.raises(MemoryLimitError):
+        second.grow(1)
+    budget.member("ann", "body").grow(100)
+    first.resize(HALF // 2 - 1)
+    second.grow(1)
+    with pytest.raises(MemoryLimitError):
+        second.grow(1)
+    first.release()
+    second.resize(HALF // 2)
+
+
 def test_a_cache_gives_way_to_what_is_needed() -> None:
     budget = MemoryBudget(LIMIT)
     cached = budget.spare("ann", "workflow")

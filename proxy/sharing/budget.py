@@ -116,11 +116,17 @@ class ThresholdAllocation:
 
 
 class MemoryBudget:
-    """`limit` bytes for the whole process, of which owners have the shares of a `Pool`."""
+    """`limit` bytes for the whole process, of which owners have the shares of a `Pool`.
+
+    The jobs of an owner hold at most a half of its share, or what one of them needs: the rest is
+    for its requests, so that it can submit more while they run.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._pool = Pool(limit, MIN_SHARE)
+        #: Bytes that the jobs of an owner hold.
+        self._jobs: Counter[Owner] = Counter()
         self._by_purpose: Counter[Purpose] = Counter(dict.fromkeys(get_args(Purpose), 0))
 
     def owner(self, owner: Owner, purpose: Purpose) -> Allocation:
@@ -149,9 +155,21 @@ class MemoryBudget:
     def _charge(self, owner: Owner, purpose: Purpose, growth: int, size: int) -> None:
         if growth <= 0:
             self._pool.give_back(owner, -growth)
-        elif not self._pool.take(owner, growth):
+        elif not (
+            self._leaves_room(owner, purpose, growth, size) and self._pool.take(owner, growth)
+        ):
             raise MemoryLimitError(size, self._pool.most(owner))
         self._by_purpose[purpose] += growth
+        if purpose == "job":
+            self._jobs[owner] += growth
+            if not self._jobs[owner]:
+                del self._jobs[owner]
+
+    def _leaves_room(self, owner: Owner, purpose: Purpose, growth: int, size: int) -> bool:
+        """Return whether the requests of an owner have room beside its jobs."""
+        if purpose != "job":
+            return True
+        return self._jobs[owner] + growth <= max(size, self._pool.most(owner) // 2)
 
     def _charge_spare(self, owner: Owner, purpose: Purpose, growth: int, size: int) -> None:
         if growth <= 0:
