@@ -25,6 +25,7 @@ from proxy.api.holding import CountedStream
 from proxy.api.keys import ACCOUNTING, BUDGET, JOBS, features
 from proxy.api.requests import connection_of, member_of, prefix_of
 from proxy.api.send_queue import SendQueue
+from proxy.edge.addressing import SOCKET_AGE
 from proxy.edge.connections import GOING_AWAY, Connection
 from proxy.runtime import randomness
 from proxy.runtime.supervisor import Supervisor
@@ -85,10 +86,10 @@ class ClientSocket(Struct, eq=False):
     _left: asyncio.Future[None] | None = None
     _held: ThresholdAllocation = field(default_factory=lambda: ThresholdAllocation(_MIN_BUDGETED))
 
-    def begin(self, *, receives_all: bool) -> None:
-        """Send what happens from now on; `receives_all` is as of `Subscribers`."""
+    def begin(self, *, receives_all: bool, age: float) -> None:
+        """Send what happens from now on; `receives_all` and `age` are as of `Subscribers`."""
         jobs, metrics = self._app[JOBS], self._app[ACCOUNTING].metrics
-        jobs.attach(self._member, self._sid, self, self.greet, receives_all=receives_all)
+        jobs.attach(self._member, self._sid, self, self.greet, receives_all=receives_all, age=age)
         self._sockets.join(self)
         metrics.websockets.labels(self._member).inc()
         log.debug("socket_opened", sid=self._sid)
@@ -324,7 +325,8 @@ async def _open(request: web.Request, web_socket: web.WebSocketResponse) -> Clie
     )
     # A socket that was opened as one of Comfy Cloud has a `token` in its query.
     receives_all = bool(prefix_of(request).query_tokens) or "token" in request.query
-    client.begin(receives_all=receives_all)
+    age = float(request.headers.get(SOCKET_AGE, "0")) if connection.passes_on else 0.0
+    client.begin(receives_all=receives_all, age=age)
     connection.upgraded(client.leave)
     return client
 

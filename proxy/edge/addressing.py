@@ -21,9 +21,11 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Headers = CIMultiDict[str] | CIMultiDictProxy[str]
 
 #: What a standby sends to the leader: that it is one, whether its client is on its machine, the id
-#: of a submission, and whether it was sent to a leader before.
+#: of a submission, whether it was sent to a leader before, and for how many seconds a websocket
+#: has been open.
 STANDBY, ON_LOOPBACK = "Comfy-Proxy-Standby", "Comfy-Proxy-On-Loopback"
 PROMPT_ID, AGAIN = "Comfy-Proxy-Prompt-Id", "Comfy-Proxy-Again"
+SOCKET_AGE = "Comfy-Proxy-Socket-Age"
 #: The headers in which a reverse proxy says who its client is, in lower case.
 FORWARDING = frozenset(
     {"forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip"}

@@ -175,12 +175,15 @@ class JobService:
         greet: Callable[[], None],
         *,
         receives_all: bool,
+        age: float,
     ) -> None:
         """Let `subscriber` hear what concerns `client_id` (see `Subscribers.attach`); after the
         greeting comes the node that runs now for this client, if one does."""
-        self.subscribers.attach(member, client_id, subscriber, greet, receives_all=receives_all)
+        hears = self.subscribers.attach(
+            member, client_id, subscriber, greet, receives_all=receives_all, age=age
+        )
         node = self._engine.running_node(member, client_id)
-        if node is not None:
+        if hears and node is not None:
             self.subscribers.send_to(member, client_id, Event("executing", {"node": node}))
 
     # --- what clients end ------------------------------------------------------------------

@@ -31,6 +31,7 @@ from msgspec import Struct
 
 from proxy.jobs.clients import Clients
 from proxy.jobs.message_log import LoggedMessage, MessageLog
+from proxy.runtime import clock
 from proxy.runtime.supervisor import Supervisor
 from proxy.sharing.budget import MemoryBudget
 from proxy.sharing.loop_turns import Driver, LoopTurns
@@ -75,9 +76,11 @@ class Subscriber(Protocol):
 
 
 class _Socket(Struct):
-    """An open socket; `heard` is the number of the last message to all that it was sent."""
+    """An open socket, since when its client has it, and the number of the last message to all that
+    it was sent (`heard`)."""
 
     subscriber: Subscriber
+    opened: float
     receives_all: bool
     heard: int
 
@@ -129,18 +132,24 @@ class Subscribers:
         greet: Callable[[], None] = lambda: None,
         *,
         receives_all: bool = False,
-    ) -> None:
+        age: float = 0.0,
+    ) -> bool:
         """Let `subscriber` hear what concerns `client_id`; an older socket hears no more.
 
         With `receives_all` it learns of jobs without `client_id` as if they were its own. `greet`
-        sends what comes first.
+        sends what comes first. A socket that comes from another leader has an `age` in seconds.
+        Returns false if it is itself the older one.
         """
-        sockets = self._sockets[member]
-        older = sockets.get(client_id)
-        if older is not None:
-            older.subscriber.superseded()
+        sockets, opened = self._sockets[member], clock.monotonic() - age
+        other = sockets.get(client_id)
+        if other is not None and other.opened > opened:
+            subscriber.superseded()
+            return False
+        if other is not None:
+            other.subscriber.superseded()
         log = self._logs.get(member)
-        sockets[client_id] = _Socket(subscriber, receives_all, 0 if log is None else log.last)
+        heard = 0 if log is None else log.last
+        sockets[client_id] = _Socket(subscriber, opened, receives_all, heard)
         greet()
         self._clients.opened(member, client_id)
         if self._missed is not None:
@@ -150,6 +159,7 @@ class Subscribers:
                 for logged in missed.after(0):
                     subscriber.send(logged.message, for_all=False)
                 missed.close()
+        return True
 
     def detach(self, member: str, client_id: str, subscriber: Subscriber) -> None:
         """Forget `subscriber`, unless a newer socket has its place already."""

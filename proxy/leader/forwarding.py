@@ -24,7 +24,14 @@ from yarl import URL
 
 from proxy.api import bodies
 from proxy.api.requests import connection_of, site_of
-from proxy.edge.addressing import AGAIN, FORWARDING, ON_LOOPBACK, PROMPT_ID, STANDBY
+from proxy.edge.addressing import (
+    AGAIN,
+    FORWARDING,
+    ON_LOOPBACK,
+    PROMPT_ID,
+    SOCKET_AGE,
+    STANDBY,
+)
 from proxy.leader.addresses import LeaderAddress
 from proxy.leader.leadership import Leadership
 from proxy.runtime import clock, randomness
@@ -257,7 +264,7 @@ class Forwarding:
         headers = CIMultiDict(
             (name, value) for name, value in request.headers.items() if name.lower() not in left_out
         )
-        for name in (STANDBY, ON_LOOPBACK, PROMPT_ID, AGAIN):
+        for name in (STANDBY, ON_LOOPBACK, PROMPT_ID, AGAIN, SOCKET_AGE):
             headers.popall(name, None)
         headers["X-Forwarded-For"] = connection.address
         headers["X-Forwarded-Proto"], headers["X-Forwarded-Host"] = site

@@ -12,7 +12,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from proxy.api.requests import connection_of
 from proxy.api.websocket import CLOSE_TIMEOUT, MAX_MESSAGE_BYTES, SUPERSEDED
-from proxy.edge.addressing import STANDBY
+from proxy.edge.addressing import SOCKET_AGE, STANDBY
 from proxy.edge.connections import GOING_AWAY, Connection
 from proxy.leader.addresses import LeaderAddress
 from proxy.leader.forwarding import (
@@ -22,6 +22,7 @@ from proxy.leader.forwarding import (
     NotSentError,
     to_leader,
 )
+from proxy.runtime import clock
 from proxy.runtime.supervisor import Supervisor
 from proxy.runtime.waits import stop
 from proxy.storage.leases import Lease
@@ -60,7 +61,8 @@ class PassedSockets:
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """Pass a websocket on until it closes; a handshake that the leader refuses has the
         leader's status. Raises `LocalError`."""
-        leader, epoch = await self._connect(request)
+        opened = clock.monotonic()
+        leader, epoch = await self._connect(request, opened)
         if isinstance(leader, int):
             return web.Response(status=leader)
         client = web.WebSocketResponse(
@@ -74,7 +76,7 @@ class PassedSockets:
             await client.prepare(request)
             connection_of(request).upgraded(leave)
             self._open.add(client)
-            await self._relay(request, client, leader, epoch)
+            await self._relay(request, client, leader, epoch, opened)
         finally:
             self._open.discard(client)
             await leader.close()
@@ -94,6 +96,7 @@ class PassedSockets:
         client: web.WebSocketResponse,
         leader: aiohttp.ClientWebSocketResponse,
         epoch: int,
+        opened: float,
     ) -> None:
         """Pass messages both ways, over one leader after the other."""
         first: list[str] = []  # what the client has announced, for the next leader
@@ -120,7 +123,7 @@ class PassedSockets:
             await leader.close()
             if not request.query.get("clientId"):
                 return
-            found, epoch = await self._connect(request)
+            found, epoch = await self._connect(request, opened)
             if isinstance(found, int):
                 await client.close(code=WSCloseCode.POLICY_VIOLATION)
                 return
@@ -129,9 +132,10 @@ class PassedSockets:
                 await leader.send_str(text)
 
     async def _connect(
-        self, request: web.Request
+        self, request: web.Request, opened: float
     ) -> tuple[aiohttp.ClientWebSocketResponse | int, int]:
         """Return a websocket to the leader, or the status with which it refuses one, and the epoch.
+        The leader is told since when the client has its end, by the monotonic clock in seconds.
         Raises `LocalError`."""
 
         async def send(
@@ -141,7 +145,7 @@ class PassedSockets:
             if request.transport is None or request.transport.is_closing():
                 return _CLIENT_GONE, lease.epoch  # it would silence the one that is open by now
             try:
-                return await self._handshake(request, lease), lease.epoch
+                return await self._handshake(request, lease, opened), lease.epoch
             except aiohttp.WSServerHandshakeError as error:
                 if error.status in (NOT_LEADING, 503):
                     raise NotSentError from error
@@ -153,7 +157,7 @@ class PassedSockets:
         return await to_leader(leadership, send, is_repeated=True, despite_outage=True)
 
     async def _handshake(
-        self, request: web.Request, lease: Lease
+        self, request: web.Request, lease: Lease, opened: float
     ) -> aiohttp.ClientWebSocketResponse:
         forwarding, address = self.forwarding, LeaderAddress.of(lease)
         headers = forwarding.headers(request)
@@ -162,6 +166,7 @@ class PassedSockets:
             if name.lower() in _OF_HANDSHAKE:
                 headers.popall(name, None)
         headers["Host"], headers[STANDBY] = host, forwarding.sign(lease.epoch)
+        headers[SOCKET_AGE] = f"{clock.monotonic() - opened:.3f}"
         async with asyncio.timeout(CONNECT_TIMEOUT):
             return await forwarding.session.ws_connect(
                 forwarding.url(address, request),

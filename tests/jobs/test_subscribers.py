@@ -250,6 +250,15 @@ def test_a_newer_socket_with_the_same_id_takes_over() -> None:
     assert newer.received == [(PREVIEW, False)]
 
 
+def test_an_older_socket_that_comes_from_another_leader_does_not_take_over() -> None:
+    subscribers = Subscribers(Clients(), Supervisor())
+    newer, older = listen(subscribers, "a"), Listener()
+    assert not subscribers.attach("local", "a", older, age=60.0)
+    subscribers.publish("local", "a", PREVIEW)
+    assert (older.replaced, older.received) == (True, [])
+    assert (newer.replaced, newer.received) == (False, [(PREVIEW, False)])
+
+
 def test_the_older_sockets_end_does_not_touch_the_newer_one() -> None:
     subscribers = Subscribers(Clients(), Supervisor())
     older, newer = listen(subscribers, "a"), listen(subscribers, "a")

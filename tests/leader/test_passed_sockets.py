@@ -13,7 +13,7 @@ from leader.passing import TIMEOUT, Passing, leader, sign, standing_by
 from yarl import URL
 
 from proxy.api.websocket import SUPERSEDED
-from proxy.edge.addressing import STANDBY
+from proxy.edge.addressing import SOCKET_AGE, STANDBY
 from proxy.edge.connections import GOING_AWAY
 from proxy.storage.database import Database
 
@@ -197,6 +197,8 @@ async def test_a_websocket_is_connected_to_the_next_leader_with_what_its_client_
             await closing
         there = await leaders[1].next()
         assert leaders[1].requests[0].query["clientId"] == "one"
+        ages = [float(one.requests[0].headers[SOCKET_AGE]) for one in leaders]
+        assert 0 <= ages[0] < ages[1]
         assert await text_of(there) == "feature flags"
         await there.send_str("from the next one")
         assert await text_of(client) == "from the next one"

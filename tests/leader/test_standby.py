@@ -26,7 +26,7 @@ from proxy.app.server import Server
 from proxy.app.standbys import Listening, Standby, open_standby
 from proxy.app.storage import open_records
 from proxy.edge.accepting import listen
-from proxy.edge.addressing import AGAIN, PROMPT_ID, STANDBY
+from proxy.edge.addressing import AGAIN, PROMPT_ID, SOCKET_AGE, STANDBY
 from proxy.edge.connections import GOING_AWAY
 from proxy.edge.context import ConnectionLimits, EdgeContext
 from proxy.edge.listener import HttpListener, address_of
@@ -289,6 +289,24 @@ async def test_a_standby_hears_that_a_newer_websocket_has_the_id_of_a_client(pai
         assert (await older.receive_json(timeout=TIMEOUT))["type"] == "status"
         assert (await older.receive(timeout=TIMEOUT)).data == SUPERSEDED
         assert not newer.closed
+
+
+@pytest.mark.parametrize("through_standby", [True, False])
+async def test_a_websocket_that_comes_from_another_leader_is_no_newer_than_it_was(
+    pair: Pair, through_standby: bool
+) -> None:
+    """An age that a client without a proof gives says nothing."""
+    url = (pair.here.url / "ws").with_query(clientId="one")
+    proof = {STANDBY: pair.proof} if through_standby else {}
+    async with (
+        pair.here.session.ws_connect(url) as newer,
+        pair.here.session.ws_connect(url, headers={**proof, SOCKET_AGE: "60.000"}) as older,
+    ):
+        assert (await newer.receive_json(timeout=TIMEOUT))["type"] == "status"
+        if through_standby:
+            assert (await older.receive(timeout=TIMEOUT)).data == SUPERSEDED
+        else:
+            assert (await older.receive_json(timeout=TIMEOUT))["type"] == "status"
 
 
 async def test_a_job_has_the_id_that_a_standby_gave_its_submission(pair: Pair) -> None:

@@ -131,7 +131,10 @@ class Socket:
             remaining = parts.jobs.queue_remaining(client.member)
             subscriber.send(status(remaining, client.client_id), for_all=False)
 
-        parts.jobs.attach(client.member, client.client_id, subscriber, greet, receives_all=False)
+        age = self.attached_at - self.opened_at
+        parts.jobs.attach(
+            client.member, client.client_id, subscriber, greet, receives_all=False, age=age
+        )
 
     def unheard(self) -> None:
         """Note that its standby has lost the leader."""
