@@ -26,7 +26,7 @@ from proxy.runtime.backoff import Backoff
 from proxy.runtime.waits import until_set
 from proxy.sharing.owners import Owner
 from proxy.sharing.pool import Pool
-from proxy.storage.database import FencedError, StorageError
+from proxy.storage.database import StorageError
 from proxy.storage.encryption import Cipher
 from proxy.storage.leases import Fence
 from proxy.storage.webhook_deliveries import Attempted, Claimed, WebhookDeliveryRepository
@@ -130,8 +130,6 @@ class WebhookDelivery:
                 try:
                     wait = await self._begin(tasks)
                     lines.ended("webhooks_read_failed")
-                except FencedError:
-                    await asyncio.Event().wait()  # another process leads; this one stops
                 except StorageError as error:
                     if (more := lines.due("webhooks_read_failed")) is not None:
                         log.warning("webhooks_read_failed", error=str(error), **more)

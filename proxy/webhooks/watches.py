@@ -15,7 +15,7 @@ import structlog
 from proxy.jobs.models import AccountView
 from proxy.runtime.waits import until_set
 from proxy.storage.budget_notices import BudgetNoticeRepository
-from proxy.storage.database import FencedError, StorageError
+from proxy.storage.database import StorageError
 from proxy.storage.leases import Fence
 from proxy.storage.webhooks import WebhookRepository
 from proxy.webhooks.messages import GATEWAY_TYPES, account_message, budget_message
@@ -73,8 +73,6 @@ class AccountWatch:
                     )
                     sent = troubles if is_told else None
                     self.outbox.news.set()
-            except FencedError:
-                await asyncio.Event().wait()  # another process leads; this one stops
             except StorageError as error:
                 log.warning("webhooks_save_failed", error=str(error))
 
@@ -118,8 +116,6 @@ class BudgetWatch:
                 if notices := await self.repository.unsent():
                     await self.repository.send(notices, budget_message, fence=self.fence)
                     self.outbox.news.set()
-            except FencedError:
-                await asyncio.Event().wait()  # another process leads; this one stops
             except StorageError as error:
                 log.warning("webhooks_save_failed", error=str(error))
                 await asyncio.sleep(_RETRY_DELAY)
