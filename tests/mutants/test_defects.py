@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from mutants.copies import ROOT, Bound, Copy
 from mutants.defects import KINDS, Defect, defects_of, probed
+from mutants.judge import Reached, Run, files_about
 from mutants.run import all_defects, drawn, equivalent
 
 SOURCE = b'''"""A module."""
@@ -175,3 +176,11 @@ def test_a_defect_that_takes_all_memory_ends_its_own_process_alone(tmp_path: Pat
     ran = Copy(tmp_path / "copy", Bound()).run("timeit", "-n1", "-r1", "bytearray(5 << 30)")
     assert ran.code == 1
     assert "MemoryError" in ran.output
+
+
+def test_a_place_that_no_test_reports_is_judged_by_the_files_that_import_its_module() -> None:
+    files = files_about(Path("files/picture_tasks.py"))
+    assert "tests/files/test_conversions.py" in files
+    assert "tests/files/test_service.py" not in files
+    passing = {"tests/a.py::test": Run(1.0, frozenset()), "tests/b.py::test": Run(2.0, frozenset())}
+    assert Reached(passing).tests_in(["tests/b.py"]) == {"tests/b.py::test": 2.0}
