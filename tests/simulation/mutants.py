@@ -73,7 +73,7 @@ MUTANTS = {
         "leader.standby", "elif answer.status >= 500:  # the", "elif False:  # the"
     ),
     "socket_not_connected_again": Mutant(
-        "leader.passed_sockets", "found, epoch = await self._connect(request)", "return"
+        "leader.passed_sockets", "found, epoch = await self._connect(request, opened)", "return"
     ),
     "socket_of_a_client_that_has_gone": Mutant(
         "leader.passed_sockets",
