@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Generic
 
@@ -18,7 +18,7 @@ from proxy.costs.job_cost import JobCost
 from proxy.jobs.checks import Checks
 from proxy.jobs.clients import Clients
 from proxy.jobs.conversion import job_of_request, payload_of, sizes_of, stored_of, used
-from proxy.jobs.engine_calls import RunningEngine
+from proxy.jobs.engine_calls import RunningEngine, Submitted
 from proxy.jobs.estimates import OverBudgetError
 from proxy.jobs.live_feed import LiveFeed
 from proxy.jobs.models import AnyJob, Job, JobRequest
@@ -184,32 +184,42 @@ class SubmissionService(Generic[AnyJob]):
     async def _answer(self, job: AnyJob) -> dict[str, Any]:
         """Return what the cloud found wrong with single nodes of a job, once the engine has
         accepted it. Raises `LocalError`."""
-        try:
-            # The client gets its answer before the engine goes on with the job.
-            async with asyncio.timeout(self.timeout):
-                answer = await self.engine.submit(job)
-        except TimeoutError:
-            return await self._late_answer(job)
+        submitting = self.engine.submit(job)
+        async with asyncio.TaskGroup() as tasks:
+
+            def withdraw() -> None:
+                tasks.create_task(self._withdraw(job, submitting), name="withdraw a late job")
+
+            timer = asyncio.get_running_loop().call_later(self.timeout, withdraw)
+            try:
+                # The client gets its answer before the engine goes on with the job.
+                answer = await submitting
+            finally:
+                timer.cancel()
         if isinstance(answer, LocalError):
             raise answer
         return dict(answer)
 
-    async def _late_answer(self, job: Job) -> dict[str, Any]:
-        """Withdraw a job that the engine has not accepted in time, unless its row says so by now.
-        Raises `LocalError`."""
-        try:
-            is_out = await self.repository.withdraw(job.order, usage=[used(job, submitted=-1)])
-        except StorageError as error:
-            late = LocalError("submission_withdrawn", "The job was not sent in time.")
-            raise unconfirmed_refusal(late) from error
-        if is_out:
-            raise LocalError(
-                "submission_withdrawn",
-                "The job was not sent in time. It will not run; submit it again.",
-                kind="unavailable",
-                retry_after=5.0,
-            )
-        return {}
+    async def _withdraw(self, job: Job, submitting: asyncio.Future[Submitted]) -> None:
+        """Withdraw a job that the engine has not accepted in time, and answer for it, unless the
+        engine does so: it may have decided by now."""
+        answer: Submitted = unconfirmed_refusal(
+            LocalError("submission_withdrawn", "The job was not sent in time.")
+        )
+        with suppress(StorageError):
+            if await self.repository.withdraw(job.order, usage=[used(job, submitted=-1)]):
+                answer = LocalError(
+                    "submission_withdrawn",
+                    "The job was not sent in time. It will not run; submit it again.",
+                    kind="unavailable",
+                    retry_after=5.0,
+                )
+            elif await self._number_of(job.member, job.prompt_id) is not None:
+                answer = {}
+            else:  # the engine has refused it
+                await asyncio.wait([submitting], timeout=self.timeout)
+        if not submitting.done():
+            submitting.set_result(answer)
 
 
 def _in_the_queue(prompt_id: str) -> LocalError:

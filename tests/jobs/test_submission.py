@@ -43,9 +43,11 @@ class AnsweringEngine(SilentEngine):
     def __init__(self) -> None:
         super().__init__()
         self.answer: Callable[[Job], Submitted | None] = lambda _: {}
+        self.answered: list[asyncio.Future[Submitted]] = []
 
     def submit(self, job: Job) -> asyncio.Future[Submitted]:
         answered = super().submit(job)
+        self.answered.append(answered)
         if (answer := self.answer(job)) is not None:
             answered.set_result(answer)
         return answered
@@ -208,6 +210,24 @@ async def test_a_job_that_is_accepted_by_then_is_not_withdrawn(
 
     monkeypatch.setattr(entrance.repository, "withdraw", accepted_first)
     assert (await entrance.submit("a"))["prompt_id"] == "a"
+
+
+async def test_a_job_that_the_engine_refuses_meanwhile_has_its_refusal(
+    entrance: Entrance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a process has slept: the time is over, and the cloud's answer there."""
+    refused = LocalError("no_credits", "No credits are left.")
+    engine, withdraw = entrance.engine, entrance.repository.withdraw
+    engine.answer = lambda _: None
+    entrance.service.timeout = 0.01
+
+    async def refused_first(order: int, **also: Any) -> bool:
+        assert await withdraw(order)
+        asyncio.get_running_loop().call_soon(engine.answered[-1].set_result, refused)
+        return await withdraw(order, **also)
+
+    monkeypatch.setattr(entrance.repository, "withdraw", refused_first)
+    assert (await entrance.refusal("a")).type == "no_credits"
 
 
 async def test_nothing_is_looked_at_while_jobs_come_too_fast(
