@@ -429,6 +429,26 @@ async def test_a_submission_is_sent_again_with_the_id_that_it_had(
         assert found["body"] == b"{}".hex()
 
 
+async def test_a_submission_that_is_denied_when_it_is_sent_again_may_run(
+    standby: Passing, session: aiohttp.ClientSession
+) -> None:
+    """The first leader may have stored the job of a member who was disabled then."""
+
+    async def deny(_: web.Request) -> web.Response:
+        return web.Response(status=401)
+
+    async with raw_leader() as first, leader(deny) as url:
+        await standby.leads(first.url)
+        asking = asyncio.ensure_future(session.post(standby.url / "prompt", data=b"{}"))
+        (await first.next()).cut()
+        await standby.leads(url)
+        async with asyncio.timeout(TIMEOUT), await asking as answer:
+            assert answer.status == 504
+            assert (await answer.json())["error"]["type"] == "leader_lost"
+        async with session.post(standby.url / "prompt", data=b"{}") as answer:
+            assert answer.status == 401
+
+
 async def test_no_two_submissions_have_one_id(
     standby: Passing, session: aiohttp.ClientSession
 ) -> None:

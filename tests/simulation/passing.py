@@ -15,10 +15,12 @@ from aiohttp import WSCloseCode, WSMsgType
 from proxy.api import bodies
 from proxy.edge.addressing import STANDBY
 from proxy.leader.forwarding import (
+    DENIED,
     LEADER_TIMEOUT,
     NOT_LEADING,
     LeaderLostError,
     NotSentError,
+    leader_lost,
     to_leader,
 )
 from proxy.leader.passed_sockets import PassedSockets
@@ -182,6 +184,8 @@ class SimulatedForwarding:
             if answer.status == NOT_LEADING:
                 raise NotSentError
             await self._come_back(leader, gone)
+            if again and request.path == "/prompt" and answer.status in DENIED:
+                raise leader_lost()
             if connection.is_cut or isinstance(answer.error, OutcomeUnknownError):
                 raise LeaderLostError
             return answer
