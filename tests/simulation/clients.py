@@ -278,6 +278,7 @@ class SimulatedClient:
 
     async def _submit(self, replica: Replica, request: JobRequest, attempt: int) -> tuple[str, str]:
         async def work(parts: Parts, send: Callable[[Any], None], asked: Request) -> Any:
+            self._check_access(parts)
             submitted = parts.jobs.submissions.submitted
             async with submitted(self.member, request, again=asked.again) as answer:
                 send(answer)
@@ -311,7 +312,7 @@ class SimulatedClient:
         """An engine that runs takes a job."""
         if (job.outcome, job.refusal) != ("refused", "submission_withdrawn") or job.unwanted:
             return
-        had = job.answered_at - max(job.at, self.run.steady_since)
+        had = job.answered_at - max(job.at, self.world.steady_since)
         if had > _TAKEN_TIMEOUT and not job.submitted_again:
             raise BrokenPromiseError("not_taken", job.prompt_id)
 
@@ -392,6 +393,7 @@ class SimulatedClient:
             return False, None
 
         async def work(parts: Parts, *_: Any) -> Any:
+            self._check_access(parts)
             found = call(parts.jobs)
             return await found if inspect.isawaitable(found) else found
 
@@ -400,6 +402,13 @@ class SimulatedClient:
             return True, await replica.ask(request, _TIMEOUT)
         except (GoneError, TimeoutError, LocalError, StorageError):
             return False, None
+
+    def _check_access(self, parts: Parts) -> None:
+        """Stands for the authentication by a token. Raises `LocalError`."""
+        access = parts.members.access(server().tokens[self.member])
+        self.world.check_access(self.member, granted=access is not None)
+        if access is None:
+            raise LocalError("unauthorized", "The token is not valid.", kind="unauthenticated")
 
     # --- what it watches -------------------------------------------------------------------
 
@@ -520,6 +529,7 @@ class SimulatedClient:
         async def work(parts: Parts, *_: Any) -> None:
             if socket.ended.is_set():
                 return  # its client has gone
+            self._check_access(parts)
             socket.parts = parts
             parts.sockets.add(socket)
             socket.attach_to(parts, socket)

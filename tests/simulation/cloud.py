@@ -64,6 +64,9 @@ CLASSES = {
 }
 _OBJECT_INFO = json.dumps(CLASSES).encode()
 
+#: The answer to a call with a key that is not valid.
+KEY_REFUSED = (401, {"code": "UNAUTHORIZED", "message": "the key is not valid"})
+
 
 def picture(mark: str, node: str = "") -> bytes:
     """Return a picture that shows of which job and node it is."""
@@ -128,8 +131,11 @@ class CloudModel:
         seconds: float,
         previews: bool,
         strangers: int = 0,
+        ids: str = "",
     ) -> None:
         self._world = world
+        #: What becomes of a second job with the same id, if ids are honoured.
+        self._ids = ids
         self._previews = previews
         #: Jobs of others on the account: so many have ended, and one more comes now and then.
         self._strangers = [self._stranger(number, -1000 * number) for number in range(strangers)]
@@ -184,15 +190,20 @@ class CloudModel:
         return 404, {"code": "NOT_FOUND", "message": "no such route"}
 
     def _submit(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        if self._weather.chance("key_refused") or self._weather.lasts("key_refused"):
-            return 401, {"code": "UNAUTHORIZED", "message": "the key is not valid"}
+        if self._weather.chance("key_refused"):
+            return KEY_REFUSED
         if self._weather.chance("no_credits") or self._weather.no_credits():
             return 402, {"code": "INSUFFICIENT_CREDITS", "message": "no credits"}
         if self._weather.chance("throttled"):
             return 429, {"code": "RATE_LIMITED", "message": "too many requests"}
         world = self._world
+        wanted = body.get("prompt_id") if self._ids else None
+        if wanted in self.jobs:  # it is another answer to the same submission
+            if self._ids == "refused":
+                return 400, {"code": "INVALID_REQUEST", "message": "the prompt_id is in use"}
+            return 200, {"prompt_id": wanted, "number": len(self.jobs), "node_errors": {}}
         job = CloudJob(
-            f"{self._name}-{len(self.jobs) + 1}",
+            wanted or f"{self._name}-{len(self.jobs) + 1}",
             str(body["extra_data"].get("comfy_cloud_proxy")),
             body["prompt"],
             body["extra_data"],

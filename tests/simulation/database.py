@@ -35,6 +35,7 @@ from proxy.storage.members import MemberRepository
 from proxy.storage.postgresql import SETTLING, UNIT_TIMEOUT
 from proxy.storage.sqlite import FILE
 from proxy.storage.start import open_folder
+from proxy.storage.usage import FACT
 
 if TYPE_CHECKING:
     from simulation.world import World
@@ -93,6 +94,9 @@ CREATE TRIGGER refuse_end BEFORE INSERT ON history
 """
 
 
+#: What is kept of a token.
+_TOKEN = "member, id, digest, note, created"
+
 _WAITING = "SELECT count(*) FROM jobs WHERE member = ? AND state IN ('received', 'queued')"
 
 
@@ -139,6 +143,9 @@ class Server:
         #: Members of whom more jobs were taken in than may wait.
         self.overfull: set[str] = set()
         self._most_waiting: dict[str, int | None] = {}
+        #: The token of each member.
+        self.tokens: dict[str, str] = {}
+        self._token_rows: dict[str, tuple[Any, ...]] = {}
         self._taken_in: set[str] = set()
         self.raw.create_function("taken_in", 1, self._taken_in.add)
         #: Raises an error while a table is not taken.
@@ -147,7 +154,7 @@ class Server:
         self._refused = 0.0
         self.raw.create_function("refuses", 2, self._refuses)
         self.raw.create_function("julianday", 1, lambda _: self.now() / 86400 + 2440587.5)
-        self._empty = asyncio.run(_empty())
+        self._empty = asyncio.run(_empty(self.tokens))
 
     @property
     def is_migrated(self) -> bool:
@@ -189,10 +196,36 @@ class Server:
         self.unpriced.clear()
         self.overfull.clear()
         self.raw.deserialize(self._empty)
-        self._most_waiting = {member.name: member.limits.max_queued for member in members}
+        self._most_waiting = {}
+        rows = self.raw.execute(f"SELECT {_TOKEN} FROM tokens").fetchall()
+        self._token_rows = {row[0]: row for row in rows}
         for member in members:
-            data = msgspec.json.encode(member)
-            self.raw.execute("UPDATE members SET data = ? WHERE key = ?", (data, member.name))
+            self.change_member(member)
+
+    def change_member(self, member: Member, *, removed: bool = False, token: bool = True) -> None:
+        """Change a member, or remove it, with or without its token, as a command does."""
+        data, name = b"{}" if removed else msgspec.json.encode(member), member.name
+        values = data, removed, name
+        self.raw.execute("UPDATE members SET data = ?, removed = ? WHERE key = ?", values)
+        self.raw.execute("DELETE FROM tokens WHERE member = ?", (name,))
+        if token and not removed:
+            row = self._token_rows[name]
+            self.raw.execute(f"INSERT INTO tokens ({_TOKEN}) VALUES (?, ?, ?, ?, ?)", row)
+        self.raw.execute(
+            "UPDATE meta SET value = CAST(CAST(value AS INTEGER) + 1 AS BLOB) "
+            "WHERE name = 'members_revision'"
+        )
+        most, before = member.limits.max_queued, self._most_waiting.get(name, 0)
+        self._most_waiting[name] = None if None in (most, before) else max(most or 0, before or 0)
+
+    def learn(self, identity: str, **facts: str) -> None:
+        """Store what a probe has found about an account."""
+        for name, value in facts.items():
+            self.raw.execute(
+                "INSERT INTO observations (identity, kind, name, value, count, first_at, last_at) "
+                "VALUES (?, ?, ?, ?, 1, 0, 0)",
+                (identity, FACT, name, msgspec.json.encode(value)),
+            )
 
     @contextlib.contextmanager
     def transaction(self, *, writes: bool) -> Iterator[Connection]:
@@ -219,8 +252,8 @@ def server() -> Server:
     return Server()
 
 
-async def _empty() -> bytes:
-    """Return a database with all tables and the members."""
+async def _empty(tokens: dict[str, str]) -> bytes:
+    """Return a database with all tables and the members, whose `tokens` it adds."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         database = await open_folder(folder)
@@ -228,6 +261,7 @@ async def _empty() -> bytes:
         await directory.load()
         for name in MEMBERS:
             await directory.add(Member(name))
+            tokens[name], _ = await directory.new_token(name)
         await directory.close()
         await database.close()
         raw = sqlite3.connect(folder / FILE)

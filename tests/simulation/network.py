@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from aiohttp import WSMsgType
-from multidict import CIMultiDict
+from multidict import CIMultiDict, CIMultiDictProxy
 from simulation.deployment_files import STORAGE_HOST
 from simulation.event_stream import EventStream
 from simulation.loop import Process
@@ -25,8 +25,15 @@ from proxy.cloud import connections
 if TYPE_CHECKING:
     from simulation.world import World
 
-#: The hosts of the cloud, one for each account, and that of webhooks.
+#: The accounts of Comfy Cloud, their hosts, and that of webhooks.
+ACCOUNTS = ("default", "second")
 CLOUD_HOSTS, HOOK_HOST = ("cloud.test", "other.test"), "hooks.test"
+
+#: The first API key of the accounts.
+KEY = "comfyui-simulated-key-0123456789"
+
+#: What a handshake that was refused has asked.
+_ASKED = aiohttp.RequestInfo(URL("wss://cloud.test/ws"), "GET", CIMultiDictProxy(CIMultiDict()))
 
 #: Where jobs are submitted, on Comfy Cloud and on a deployment.
 _SUBMISSIONS = ("/api/prompt", "/api/v2/jobs")
@@ -207,6 +214,8 @@ class SimulatedSession:
         if world.weather.cloud_away(process, url.host):
             await asyncio.sleep(world.weather.draw(0.0, 10.0))
             raise aiohttp.ClientConnectionError
+        if not world.accepts(url.host, url.query["token"]):
+            raise aiohttp.WSServerHandshakeError(_ASKED, (), status=401, message="refused")
         socket = CloudSocket(world, process, url.host)
         world.clouds[url.host].sockets.append(socket)
         return socket

@@ -72,7 +72,8 @@ class Plan:
     hears of all jobs. Where `reads_often`, the jobs of accounts are read every few seconds. A run
     that `is_long` takes hours, and begins `after_noon` (s). Without `accounts` there is a
     `deployment` alone. An account has as many jobs of `strangers`, and gets more. A second of a job
-    costs `credits_per_second`. The `members` have limits and weights. In a
+    costs `credits_per_second`. The `members` have limits and weights. Where
+    the cloud honours `ids`, they say what becomes of a second job with one. In a
     rush they submit more at once than can run, and nothing goes wrong."""
 
     seed: int
@@ -99,6 +100,7 @@ class Plan:
     deployment: DeploymentPlan | None = None
     members: tuple[Member, ...] = ()
     is_rush: bool = False
+    ids: Literal["", "refused", "the same job"] = ""
 
     def kept(
         self,
@@ -173,6 +175,25 @@ _DEPLOYMENT_FAULTS = {
     "deployment_full": (1, 1.0, 30.0),
 }
 
+#: What people change meanwhile: a member is disabled or removed for a while, or its token revoked;
+#: limits are others; a key is refused for a while, or another one comes into the settings late; an
+#: account is not in the settings for a while.
+_CHANGES = {
+    "member_disabled": (2, 5.0, 60.0),
+    "member_removed": (1, 5.0, 60.0),
+    "token_revoked": (2, 5.0, 60.0),
+    "limits_changed": (2, 0.0, 0.0),
+    "key_refused": (2, 5.0, 40.0),
+    "key_replaced": (2, 0.0, 40.0),
+}
+_ACCOUNT_REMOVED = (5.0, 60.0)
+
+#: How often people change something, and how often an account of two is removed.
+_HAS_CHANGE, _HAS_REMOVAL = 0.3, 0.3
+
+#: How often the cloud honours ids.
+_HONOURS_IDS = 0.15
+
 #: From which seed on there may be a deployment, and how often there is one.
 DEPLOYMENTS, _HAS_DEPLOYMENT = 200_000, 0.7
 
@@ -217,20 +238,25 @@ def _members(rng: random.Random, *, in_turns: bool) -> tuple[Member, ...]:
     own that leaves its turn to others."""
     members = []
     for name in MEMBERS:
-        budget = BUDGET if name == SPENDER else None
-        drawn = [
-            rng.choice(values) if rng.random() < 0.2 else None
-            for values in ((1, 2), (2, 5, 10), (1, 2, 4))
-        ]
-        running, a_day, waiting = (None, None, None) if in_turns else drawn
-        limits = Limits(
-            max_running=running,
-            jobs_per_day=a_day,
-            max_queued=waiting or MAX_QUEUED,
-            credits_per_day=budget,
-        )
+        limits = limits_of(rng, name, 0.2)
+        if in_turns:
+            limits = Limits(credits_per_day=limits.credits_per_day)
         members.append(Member(name, limits=limits, weight=rng.choice((1.0, 1.0, 2.0, 0.5))))
     return tuple(members)
+
+
+def limits_of(rng: random.Random, name: str, often: float) -> Limits:
+    """Draw limits of a member, each of which it has so often."""
+    running, a_day, waiting = (
+        rng.choice(values) if rng.random() < often else None
+        for values in ((1, 2), (2, 5, 10), (1, 2, 4))
+    )
+    return Limits(
+        max_running=running,
+        jobs_per_day=a_day,
+        max_queued=waiting or MAX_QUEUED,
+        credits_per_day=BUDGET if name == SPENDER else None,
+    )
 
 
 def _with_rush(plan: Plan, rng: random.Random) -> Plan:
@@ -269,6 +295,19 @@ def _refusal(rng: random.Random, plan: Plan) -> Fault:
     )
 
 
+def _changes(plan: Plan) -> list[Fault]:
+    """Draw what people change."""
+    rng, weights = random.Random(f"changes {plan.seed}"), [often for often, *_ in _CHANGES.values()]
+    count = rng.choice((1, 1, 2)) if rng.random() < _HAS_CHANGE else 0
+    changes = {kind: _CHANGES[kind][1:] for kind in rng.choices([*_CHANGES], weights, k=count)}
+    if plan.accounts > 1 and rng.random() < _HAS_REMOVAL:
+        changes["account_removed"] = _ACCOUNT_REMOVED
+    return [
+        Fault(rng.uniform(1.0, plan.duration), kind, -1, rng.uniform(*seconds), rng.getrandbits(16))
+        for kind, seconds in changes.items()
+    ]
+
+
 def _with_more(plan: Plan, rng: random.Random) -> Plan:
     """Return a plan with what is drawn beside all that others draw."""
     rates = {
@@ -288,10 +327,12 @@ def _with_more(plan: Plan, rng: random.Random) -> Plan:
     )
     storage = random.Random(f"storage {plan.seed}")
     refused = () if calm or storage.random() > _HAS_REFUSAL else (_refusal(storage, plan),)
+    ids = random.Random(f"ids {plan.seed}")
     return replace(
         plan,
         previews=True,
-        faults=(*plan.faults, *refused),
+        faults=(*plan.faults, *refused, *(() if calm else _changes(plan))),
+        ids=ids.choice(("refused", "the same job")) if ids.random() < _HONOURS_IDS else "",
         actions=tuple(sorted((*plan.actions, *aimed))),
         strangers=rng.choice((0, 0, 0, 0, 3, 150)),
         credits_per_second=random.Random(f"price {plan.seed}").choice((0.0, 0.0, 0.002, 0.27)),

@@ -51,6 +51,8 @@ PROMISES = {
     "limit_passed": "docs/gateway.md: limits of members",
     "out_of_turn": "docs/gateway.md: members take turns by their weights",
     "out_of_order": "docs/how-it-works.md: jobs of a member run in the order of their numbers",
+    "access_differs": "docs/gateway.md: disabled and removed members, revoked tokens",
+    "to_and_fro": "docs/cluster.md: the lead changes only where a standby reaches the cloud",
     "slots_passed": "docs/how-it-works.md: at most `slots` jobs on the cloud",
     "state_not_stored": "docs/how-it-works.md: each job has one state, which is stored with it",
     "two_engines": "docs/cluster.md: one process leads at a time",

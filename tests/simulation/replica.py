@@ -15,6 +15,7 @@ from aiohttp import WSCloseCode
 from msgspec.structs import replace
 from simulation.deployment import DEPLOYMENT_HOST
 from simulation.loop import PROCESS, Process
+from simulation.network import ACCOUNTS, CLOUD_HOSTS
 from simulation.passing import Answer, GoneError, Request, among, refused
 from yarl import URL
 
@@ -34,6 +35,7 @@ from proxy.jobs.service import JobService
 from proxy.leader.handover import Handover
 from proxy.leader.leadership import Leadership
 from proxy.leader.standby import AmongStandbys
+from proxy.members.directory import Directory
 from proxy.metrics import Metrics
 from proxy.runtime.backoff import Backoff
 from proxy.runtime.waits import stop
@@ -54,11 +56,11 @@ T = TypeVar("T")
 #: Webhooks are attempted again within seconds: else a short run would last for hours.
 _QUICK = RetrySchedule(timeout=3.0, backoff=Backoff(0.2, 2.0))
 
+#: Seconds between two looks at the key.
+_KEY_INTERVAL = 2.0
+
 #: Seconds that answers under way have when a leader stops.
 _STOP_TIMEOUT = 8.0
-
-#: The API key of the account.
-KEY = "comfyui-simulated-key-0123456789"
 
 
 class Parts:
@@ -69,6 +71,7 @@ class Parts:
         replica: Replica,
         given: Given,
         term: Term,
+        members: Directory,
         files: Files,
         jobs: JobService,
         engine: Engine,
@@ -77,6 +80,7 @@ class Parts:
         self.replica = replica
         self.given = given
         self.term = term
+        self.members = members
         self.webhooks = webhooks
         self.files = files
         self.jobs = jobs
@@ -100,6 +104,7 @@ class Replica:
         self.name = name
         #: Whether the next process is of the next release.
         self.is_newer = False
+        self._lacks_account = False
         self.process = Process(name)
         self.parts: Parts | None = None
         self.leadership: Leadership | None = None
@@ -122,6 +127,11 @@ class Replica:
         return self.leadership is not None and self.process.alive
 
     @property
+    def is_outdated(self) -> bool:
+        """Whether it lacks an account that the settings have again."""
+        return self._lacks_account and not self.world.lacks_account
+
+    @property
     def leads(self) -> bool:
         """Whether it would act and answer by itself now."""
         return self.parts is not None and self.parts.term.lasts
@@ -141,6 +151,7 @@ class Replica:
     def start(self) -> None:
         """Start a new process with an empty memory."""
         self.process = Process(self.name, self.is_newer)
+        self._lacks_account = self.world.lacks_account
         self.processes.append(self.process)
         self.parts, self.leadership, self._stop = None, None, asyncio.Event()
         self._handlers = []
@@ -281,6 +292,16 @@ class Replica:
     def _hosts(self) -> list[str]:
         return list(self.world.clouds)
 
+    async def _follow_key(self, engine: Engine) -> None:
+        """Take another key of the accounts, as `AccountKeys` does with a file."""
+        used = self.world.settings_key
+        while True:
+            await asyncio.sleep(_KEY_INTERVAL)
+            if used != self.world.settings_key:
+                used = self.world.settings_key
+                for name in ACCOUNTS[: self._plan.accounts - self._lacks_account]:
+                    await engine.use_key(name, used)
+
     def _given(self) -> tuple[Settings, Given]:
         """What every part of the process is given."""
         server = {"database": "postgresql://u:p@database/p"}
@@ -305,15 +326,15 @@ class Replica:
 
     def _access(self) -> list[AccountAccess]:
         slots = self._plan.slots if self._plan.fixed_slots else 0
-        names, hosts = ("default", "second"), self._hosts()
+        key, count = self.world.settings_key, self._plan.accounts - self._lacks_account
         access = [
-            AccountAccess(name, URL(f"https://{host}"), KEY, slots)
-            for name, host in zip(names, hosts[: self._plan.accounts], strict=False)
+            AccountAccess(name, URL(f"https://{host}"), key, slots)
+            for name, host in zip(ACCOUNTS[:count], CLOUD_HOSTS[:count], strict=True)
         ]
         if (deployment := self._plan.deployment) is not None:
             members, nodes = deployment.members, self.world.nodes
             url = URL(f"https://{DEPLOYMENT_HOST}")
-            access.append(AccountAccess("studio", url, KEY, slots, members=members, nodes=nodes))
+            access.append(AccountAccess("studio", url, key, slots, members=members, nodes=nodes))
         return access
 
     @asynccontextmanager
@@ -337,8 +358,18 @@ class Replica:
                 contacts = [account.cloud.contact for account in cloud.accounts.values()]
                 looking = leadership.handover.look(term, contacts)
                 storage.supervisor.spawn(looking, "find a successor")
+            storage.supervisor.keep(lambda: self._follow_key(engine), "follow the keys")
             service = service_of(given, storage, resources, jobs, engine, term)
-            yield Parts(self, given, term, resources.files, service, engine, webhooks.endpoints)
+            yield Parts(
+                self,
+                given,
+                term,
+                storage.members,
+                resources.files,
+                service,
+                engine,
+                webhooks.endpoints,
+            )
 
     # --- requests --------------------------------------------------------------------------
 

@@ -10,24 +10,25 @@ import itertools
 import random
 import sys
 import warnings
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from unittest import mock
 
+from msgspec.structs import replace
 from simulation import promises, sums, turns
 from simulation.balancer import Balancer
 from simulation.clients import SimulatedClient, Submission
 from simulation.database import WRITES, server
 from simulation.deployment import DEPLOYMENT_HOST
 from simulation.loop import PROCESS, DeadlockError
-from simulation.network import CLOUD_HOSTS
+from simulation.network import CLOUD_HOSTS, KEY
 from simulation.passing import GoneError, Request
-from simulation.plan import POINTS, SPENDER, Fault, Plan
+from simulation.plan import MEMBERS, POINTS, SPENDER, Fault, Plan, limits_of
 from simulation.promises import BrokenPromiseError
 from simulation.replica import Parts, Replica
-from simulation.world import HOOK, Line, World
+from simulation.world import HOOK, NOTICED, Line, World
 
 from proxy.storage.database import StorageError
 from proxy.storage.webhooks import GATEWAY
@@ -39,7 +40,7 @@ from proxy.webhooks.messages import JOB_TYPES
 #: Faults that are outages of a kind, of one replica or of all.
 OUTAGES = frozenset(
     {"peer", "peer_out", "peer_in", "stale", "front"}
-    | {"database", "slow_database", "cloud", "half_lost", "no_credits", "disk_full"}
+    | {"database", "slow_database", "cloud", "half_lost", "no_credits", "disk_full", "key_refused"}
     | {"deployment_stopped", "deployment_starting", "deployment_full"}
 )
 
@@ -96,6 +97,7 @@ class Run:
             strangers=plan.strangers,
             deployment=plan.deployment,
             members=plan.members,
+            ids=plan.ids,
         )
         self.jobs: list[Submission] = []
         self.by_id: dict[str, Submission] = {}
@@ -107,8 +109,6 @@ class Run:
         self.broken: BrokenPromiseError | None = None
         self.has_hook = False
         self.healed_at = 0.0
-        #: Since when one engine has run the jobs, and the database has been well.
-        self.steady_since = 0.0
         self._rng = random.Random(f"{plan.seed} run")
         self._tasks: list[asyncio.Task[Any]] = []
         self._failed = False
@@ -338,13 +338,27 @@ class Run:
                         self._disturb_engine, each, point, fault.seconds
                     )
             case "upgrade":
-                for each in self.replicas:
-                    if each.serves and not each.process.frozen and not weather.healed:
-                        await each.stop()
-                        await asyncio.sleep(fault.seconds)
-                        each.is_newer = True
-                        server().migrate()
-                        self._start_killed(each)
+                async for each in self._replaced(fault.seconds):
+                    each.is_newer = True
+                    server().migrate()
+            case "account_removed":
+                world.lacks_account = True
+                async for _ in self._replaced(0.5):
+                    pass
+                await asyncio.sleep(fault.seconds)
+                world.lacks_account = False
+                async for _ in self._replaced(0.5):
+                    pass
+            case "member_disabled" | "member_removed" | "token_revoked":
+                await self._deny(fault, MEMBERS[fault.steps % len(MEMBERS)])
+            case "limits_changed":
+                name = MEMBERS[fault.steps % len(MEMBERS)]
+                limits = limits_of(random.Random(fault.at), name, 0.5)
+                world.change_member(replace(world.members[name], limits=limits))
+            case "key_replaced":
+                world.key = f"{KEY}-{fault.steps}"
+                await asyncio.sleep(fault.seconds)
+                world.settings_key = world.key
             case "restart" if replica is not None and replica.serves and not replica.process.frozen:
                 await replica.stop()
                 await asyncio.sleep(fault.seconds)
@@ -360,6 +374,30 @@ class Run:
                 weather.begin("cloud", fault.seconds, DEPLOYMENT_HOST)
             case _ if fault.kind in OUTAGES:
                 weather.begin(fault.kind, fault.seconds, name)
+
+    async def _replaced(self, seconds: float) -> AsyncIterator[Replica]:
+        """Stop one replica after the other, yield it after a while, and start it again."""
+        for each in self.replicas:
+            if each.serves and not each.process.frozen and not self.world.weather.healed:
+                await each.stop()
+                await asyncio.sleep(seconds)
+                yield each
+                self._start_killed(each)
+
+    async def _deny(self, fault: Fault, name: str) -> None:
+        """Take a member's access for a while. Once that must have been noticed, what waits stays,
+        but for what was on its way before."""
+        world, ends = self.world, self.world.seconds + fault.seconds
+        world.deny(fault.kind, name)
+        if fault.kind != "token_revoked" and fault.seconds > NOTICED:
+            await asyncio.sleep(NOTICED + 0.5)
+            leaders = [each.parts for each in self.replicas if each.parts and each.leads]
+            if world.is_noticed(name) and len(leaders) == 1:
+                table = leaders[0].engine.table
+                waiting = [job for job in table if job.member == name and not job.account]
+                world.held[name] = {job.prompt_id for job in waiting}
+        await asyncio.sleep(max(0.0, ends - world.seconds))
+        world.allow(name)
 
     def _spring(self, replica: Replica, kind: str, seconds: float) -> None:
         if self.world.weather.healed:
@@ -411,7 +449,7 @@ class Run:
             elif self.world.seconds - led_at > _WITHOUT_ENGINE:
                 raise BrokenPromiseError("no_engine", able)
             if active != [leader] or self.world.weather.database_ill:
-                leader, self.steady_since = "".join(active), self.world.seconds
+                leader, self.world.steady_since = "".join(active), self.world.seconds
             await asyncio.sleep(0.5)
 
     def _could_lead(self, replica: Replica) -> bool:
@@ -433,9 +471,14 @@ class Run:
         self.healed_at = self.world.healed_at = self.world.seconds
         self.world.note("", "", "HEALED")
         self.world.weather.heal()
+        self.world.settings_key, self.world.lacks_account = self.world.key, False
+        for name in MEMBERS:
+            self.world.allow(name)
         for replica in self.replicas:
             replica.process.fuse = None
             replica.thaw()
+            if replica.is_outdated:
+                replica.kill()
             if not replica.process.alive:
                 replica.start()
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from simulation.database import server
 from simulation.promises import BrokenPromiseError
+
+from proxy.members.member import Limits
 
 if TYPE_CHECKING:
     from simulation.clients import Submission
@@ -42,8 +44,8 @@ def check_turns(run: Run) -> None:
 
 def _check_limits(run: Run) -> None:
     gives_up = "value_refused" in run.plan.rates  # such a job runs until it is cancelled
-    for member in run.plan.members:
-        limits, name = member.limits, member.name
+    for name, known in run.world.limits.items():
+        limits, least = _loosest(known), _tightest(known)
         own = [job for job in run.jobs if job.client.member == name]
         most = run.world.most_live[name]
         if limits.max_running is not None and not gives_up and most > limits.max_running:
@@ -55,7 +57,23 @@ def _check_limits(run: Run) -> None:
             ran = {job.mark for job in run.world.cloud_jobs() if job.mark.split("/")[1] in kept}
             if len(ran) > limits.jobs_per_day:
                 raise BrokenPromiseError("limit_passed", f"{len(ran)} jobs of {name} on a day")
-        _check_refusals(own, {"jobs_per_day": limits.jobs_per_day, "max_queued": limits.max_queued})
+        _check_refusals(own, {"jobs_per_day": least.jobs_per_day, "max_queued": least.max_queued})
+
+
+def _loosest(known: list[Limits]) -> Limits:
+    """Return the highest of each limit that a member has had."""
+    return Limits(*(None if None in values else max(values) for values in _numbers(known)))
+
+
+def _tightest(known: list[Limits]) -> Limits:
+    """Return the lowest of each limit that a member has had."""
+    found = ([value for value in values if value is not None] for values in _numbers(known))
+    return Limits(*(min(values) if values else None for values in found))
+
+
+def _numbers(known: list[Limits]) -> list[tuple[Any, ...]]:
+    numbers = [(each.max_queued, each.max_running, each.jobs_per_day) for each in known]
+    return list(zip(*numbers, strict=True))
 
 
 def _check_refusals(own: list[Submission], limits: dict[str, int | None]) -> None:

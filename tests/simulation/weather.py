@@ -108,6 +108,8 @@ class Weather:
         self._rates = rates
         self._until: defaultdict[tuple[str, str], float] = defaultdict(lambda: -math.inf)
         self.healed = False
+        #: How often the lead was handed over since the cloud is away for all.
+        self.handovers = 0
         #: Set while there may be an outage.
         self.outage = asyncio.Event()
 
@@ -129,6 +131,8 @@ class Weather:
     def begin(self, kind: str, seconds: float, name: str = "") -> None:
         """Begin an outage of a process, or of all."""
         self.outage.set()
+        if kind == "cloud" and not name and not self.lasts("cloud"):
+            self.handovers = 0
         self._until[kind, name] = max(self._until[kind, name], self._time() + seconds)
 
     def _is(self, kind: str, process: Process | None) -> bool:

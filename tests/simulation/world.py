@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 import random
 import shutil
 import sys
@@ -20,19 +21,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest import mock
 
 import structlog
+from msgspec.structs import replace
 from simulation import database
-from simulation.cloud import CloudJob, CloudModel
+from simulation.cloud import KEY_REFUSED, CloudJob, CloudModel
 from simulation.deployment import DEPLOYMENT_HOST, OBJECT_INFO, DeploymentModel
 from simulation.deployment_files import STORAGE_HOST
 from simulation.hooks import Hooks
 from simulation.loop import PROCESS, Process, SimulatedLoop
-from simulation.network import CLOUD_HOSTS, HOOK_HOST, SimulatedConnections
+from simulation.network import ACCOUNTS, CLOUD_HOSTS, HOOK_HOST, KEY, SimulatedConnections
 from simulation.weather import Weather
 from yarl import URL
 
 from proxy.app import leadership as app_leadership
 from proxy.app import storage as app_storage
 from proxy.cloud.connections import Connections
+from proxy.cloud.observations import identity_of
 from proxy.cloud.v2 import client
 from proxy.engine.live_job import LiveJob
 from proxy.engine.table import JobTable
@@ -63,6 +66,9 @@ _MEMBERS_INTERVAL = 5.0
 
 #: Seconds between two looks at the lease; the product's are a quarter of one.
 _LEASE_INTERVAL = 1.0
+
+#: Seconds after which a leader knows what has become of a member.
+NOTICED = 20.0
 
 #: Seconds after everything has healed within which a job is cancelled that was to be.
 LATEST_CANCEL = 400.0
@@ -117,13 +123,28 @@ class World:
         strangers: int = 0,
         deployment: DeploymentPlan | None = None,
         members: Collection[Member] = (),
+        ids: str = "",
     ) -> None:
         self.rng = random.Random(seed)
         self.loop = SimulatedLoop(random.Random(self.rng.random()))
         self.loop.in_order = in_order
         self.weather = Weather(random.Random(self.rng.random()), self.loop.time, rates)
         self.clock = WorldClock(self.loop, NOON + after_noon)
-        self._members = members
+        self._ids = ids
+        self.members = {member.name: member for member in members}
+        #: The limits that each member has had.
+        self.limits = {member.name: [member.limits] for member in members}
+        #: Members who have no access now, since when each has it or not, and the jobs of each that
+        #: wait until it has.
+        self._denied: set[str] = set()
+        self._access_since: dict[str, float] = {}
+        self.held: dict[str, set[str]] = {}
+        #: Since when one engine has run the jobs, and the database has been well.
+        self.steady_since = 0.0
+        #: The key that the accounts of Comfy Cloud have, and the one that settings name.
+        self.key = self.settings_key = KEY
+        #: Whether the settings lack the last of the accounts.
+        self.lacks_account = False
         #: How many jobs of each member were on the cloud at once, at most.
         self.most_live: Counter[str] = Counter()
         self._value_refused = rates.get("value_refused", 0.0)
@@ -139,6 +160,7 @@ class World:
                 seconds=seconds,
                 previews=previews,
                 strangers=strangers,
+                ids=ids,
             )
             for host in CLOUD_HOSTS[:accounts]
         }
@@ -230,7 +252,9 @@ class World:
 
     def took(self, mark: str) -> None:
         """Count the jobs of the member whose job an account has taken."""
-        member = mark.split("/")[0]
+        member, prompt_id = mark.split("/")[:2]
+        if prompt_id in self.held.get(member, ()):
+            self.problems.append(("limit_passed", f"{mark} ran without a member"))
         counts = [job.counts for job in self.cloud_jobs() if job.mark.startswith(f"{member}/")]
         self.most_live[member] = max(self.most_live[member], sum(counts))
 
@@ -245,10 +269,56 @@ class World:
         """Let the cloud take a request that has arrived."""
         if url.host == STORAGE_HOST and self.deployment is not None:
             found = self.deployment.files.stored(url.path)
+        elif not self.accepts(url.host, headers.get("X-API-Key", self.key)):
+            found = (*KEY_REFUSED, {})
         else:
             found = self.clouds[url.host].handle(method, url.path, dict(url.query), body, headers)
         if not answer.done():
             answer.set_result(found)
+
+    def accepts(self, host: str | None, key: str) -> bool:
+        """Return whether the cloud of a host accepts a key."""
+        is_valid = key == self.key and not self.weather.lasts("key_refused")
+        return host not in CLOUD_HOSTS or is_valid
+
+    def change_member(self, member: Member) -> None:
+        """Give a member other limits."""
+        self.members[member.name] = member
+        self.limits[member.name].append(member.limits)
+        if member.name not in self._denied:
+            database.server().change_member(member)
+
+    def deny(self, kind: str, name: str) -> None:
+        """Disable or remove a member, or revoke its token."""
+        self._denied.add(name)
+        self._access_since[name] = self.seconds
+        member, is_removed = self.members[name], kind == "member_removed"
+        if is_removed:  # what is under way is that of a member without limits, who waits
+            member = Member(name)
+            self.limits[name].append(member.limits)
+        database.server().change_member(
+            replace(member, disabled=kind == "member_disabled"),
+            removed=is_removed,
+            token=kind != "token_revoked",
+        )
+
+    def allow(self, name: str) -> None:
+        """Give a member its access back."""
+        if name in self._denied:
+            self._denied.remove(name)
+            self.held.pop(name, None)
+            self._access_since[name] = self.seconds
+            database.server().change_member(self.members[name])
+
+    def is_noticed(self, name: str) -> bool:
+        """Return whether the leader has had the time to notice whether a member has access."""
+        since = max(self._access_since.get(name, -math.inf), self.steady_since)
+        return self.seconds - since > NOTICED
+
+    def check_access(self, name: str, *, granted: bool) -> None:
+        """Note a problem if a member is answered who has no access, or refused who has it."""
+        if granted == (name in self._denied) and self.is_noticed(name):
+            self.problems.append(("access_differs", f"{name}: {granted}"))
 
     def leader(self) -> Process | None:
         """Return the process that had the lease last."""
@@ -304,29 +374,34 @@ class World:
             self.true_time,
             self._engine_wrote,
             refused=self._value_refused,
-            members=self._members,
+            members=self.members.values(),
         )
+        for name, host in zip(ACCOUNTS, CLOUD_HOSTS, strict=True):
+            if self._ids:
+                facts = {"prompt_id": "honoured", "prompt_id_again": self._ids}
+                identity = identity_of(name, URL(f"https://{host}"))
+                database.server().learn(identity, **facts)
         database.server().takes = self.weather.take
         random.seed(self.rng.random())
         structlog.configure(processors=[self._log])
         structlog.contextvars.clear_contextvars()
         with contextlib.ExitStack() as stack:
-            replace = stack.enter_context
-            replace(mock.patch.object(clock, "source", self.clock))
-            replace(mock.patch.object(randomness, "source", random.Random(self.rng.random())))
-            replace(mock.patch.object(Processes, "run", _carried_out))
-            replace(mock.patch.object(JobTable, "change", self._change))
-            replace(mock.patch.object(directory, "INTERVAL", _MEMBERS_INTERVAL))
-            replace(mock.patch.object(leadership, "INTERVAL", _LEASE_INTERVAL))
-            replace(mock.patch.object(client, "id_by_mark", self._id_by_mark))
-            replace(mock.patch.object(app_leadership, "process_name", self._process_name))
-            replace(mock.patch.object(app_storage, "locked_folder", _unlocked))
-            replace(mock.patch.object(app_storage, "_open_database", self._open_database))
+            enter = stack.enter_context
+            enter(mock.patch.object(clock, "source", self.clock))
+            enter(mock.patch.object(randomness, "source", random.Random(self.rng.random())))
+            enter(mock.patch.object(Processes, "run", _carried_out))
+            enter(mock.patch.object(JobTable, "change", self._change))
+            enter(mock.patch.object(directory, "INTERVAL", _MEMBERS_INTERVAL))
+            enter(mock.patch.object(leadership, "INTERVAL", _LEASE_INTERVAL))
+            enter(mock.patch.object(client, "id_by_mark", self._id_by_mark))
+            enter(mock.patch.object(app_leadership, "process_name", self._process_name))
+            enter(mock.patch.object(app_storage, "locked_folder", _unlocked))
+            enter(mock.patch.object(app_storage, "_open_database", self._open_database))
             for name, module in list(sys.modules.items()):
                 if name.startswith("proxy.") and vars(module).get("Connections") is Connections:
-                    replace(mock.patch.object(module, "Connections", SimulatedConnections))
+                    enter(mock.patch.object(module, "Connections", SimulatedConnections))
                 if name.startswith("proxy.") and vars(module).get("check_fence") is check_fence:
-                    replace(mock.patch.object(module, "check_fence", self._check_fence))
+                    enter(mock.patch.object(module, "check_fence", self._check_fence))
             try:
                 yield
             finally:
@@ -369,6 +444,10 @@ class World:
         if level == "debug" or self.loop.is_closed():
             raise structlog.DropEvent
         event, error = fields.pop("event"), fields.pop("exc_info", None)
+        if event == "leadership_transferred" and self.weather.lasts("cloud"):
+            self.weather.handovers += 1
+            if self.weather.handovers > 1:
+                self.problems.append(("to_and_fro", fields))
         job = fields.pop("job", None) or structlog.contextvars.get_contextvars().get("job", "")
         if error is True:
             error = sys.exception() if hasattr(sys, "exception") else sys.exc_info()[1]
