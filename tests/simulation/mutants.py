@@ -67,6 +67,9 @@ MUTANTS = {
         "engine.term", "or clock.monotonic() < self.until", "or self.until > -math.inf"
     ),
     "fence_without_effect": Mutant("storage.leases", "if epoch != fence.epoch:", "if False:"),
+    "end_priced_without_prices": Mutant(
+        "engine.following", "catalog.fetched(_CATALOG", "catalog.wait_loaded(_CATALOG", first=30000
+    ),
     # what a process answers after its term
     "older_answer_told": Mutant("leader.standby", "if leads() or answer.prepared:", "if True:"),
     "refused_although_stored": Mutant(

@@ -128,19 +128,26 @@ def _check_prices(run: Run) -> None:
 
 def _check_budget(run: Run) -> None:
     """What the jobs of the cloud have cost the member with a budget, whatever the ledger says: one
-    job at most has passed it."""
+    job at most has passed it. Which nodes of a job ran that has not succeeded is known from events
+    alone, which may be lost where anything fails; one that was cancelled while it was sent leaves
+    no trace."""
     rate = from_credits(run.plan.credits_per_second)
     price = from_credits(PRICE)
+    entries = {
+        mark
+        for (mark,) in _rows("SELECT member || '/' || prompt_id || '/' || created_at FROM history")
+    }
     spent, last = 0, 0
     for job in _cloud_jobs(run):
         if job.mark.startswith(f"{SPENDER}/") and job.started is not None and job.ended is not None:
-            partner = sum(node in job.ran for node in _partner_nodes(job)) * price
+            is_known = job.status == "completed" or (not run.plan.faults and job.mark in entries)
+            partner = sum(is_known and node in job.ran for node in _partner_nodes(job)) * price
             last = partner + seconds_cost(job.ended - job.started, rate)
             spent += last
-    is_known = SPENDER not in server().unpriced and not UNHEARD & run.plan.rates.keys()
+    is_priced = SPENDER not in server().unpriced and not UNHEARD & run.plan.rates.keys()
     forgotten = any(job.forgotten for job in _cloud_jobs(run))
     most = from_credits(BUDGET) + (last if rate else 0)
-    if is_known and not forgotten and spent > most:
+    if is_priced and not forgotten and spent > most:
         raise BrokenPromiseError("budget_passed", f"{SPENDER} has spent {spent}")
 
 
