@@ -35,6 +35,9 @@ _TIMEOUT = 60.0
 #: for 15.
 _GLANCES = (0.0, 0.05, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 
+#: Seconds after which a websocket knows that a newer one has its `clientId`.
+_TOLD = 0.5
+
 #: Seconds within which an engine that runs takes a job: a little less than a replica waits for it.
 _TAKEN_TIMEOUT = 25.0
 
@@ -107,6 +110,8 @@ class Socket:
     #: When leaders began to tell it.
     attachments: list[float] = field(default_factory=list)
     silent_since: float | None = None
+    #: Since when a newer one has its `clientId`, as its standby was told, too.
+    replaced_at: float | None = None
     asks_for_previews: bool = True
     previews: int = 0
     opened: asyncio.Event = field(default_factory=asyncio.Event)
@@ -121,6 +126,8 @@ class Socket:
     def attach_to(self, parts: Parts, subscriber: Any) -> None:
         """Let a subscriber at a leader hear for this one."""
         client = self.client
+        if self.replaced_at is not None:
+            client.run.fail(BrokenPromiseError("not_superseded", f"{client.client_id} again"))
         self.attached_at, self.unheard_since = client.world.seconds, None
         self.attachments.append(self.attached_at)
         if not self.opened.is_set():
@@ -160,8 +167,8 @@ class Socket:
             self.client.saw(self, message)
 
     def superseded(self) -> None:
-        """Hear no more."""
-        self.silent_since = self.client.run.world.seconds
+        """Hear no more: a newer one has the `clientId`."""
+        self.silent_since = self.replaced_at = self.client.run.world.seconds
 
     def lose(self, _code: int | None) -> None:
         """End with the term of the leader at which it is open."""
@@ -203,6 +210,8 @@ class SimulatedClient:
             case "reconnect":
                 self.hang_up()
                 await self.listen()
+            case "second":
+                await self._open_second()
             case "look":
                 await self._look(rng)
             case "cancel_sent" | "interrupt_sent":
@@ -554,6 +563,19 @@ class SimulatedClient:
         else:
             socket.lost()
 
+    async def _open_second(self) -> None:
+        """Open a websocket with the same `clientId` beside the one that is open, which is closed if
+        it is not told so: its standby, which has just lost the leader, may open it again later."""
+        async with self._opening:
+            older = self.socket
+            if older is None or not older.is_open:
+                return
+            await self._open()
+            await asyncio.sleep(_TOLD)
+            if older.replaced_at is None:
+                older.silent_since = self.world.seconds
+                older.lost()
+
     def hang_up(self) -> None:
         """Close the socket, of which its process hears."""
         socket, self.socket = self.socket, None
@@ -573,6 +595,8 @@ class SimulatedClient:
 
     def heard(self, socket: Socket, type_: str, data: dict[str, Any]) -> None:
         """Take a message of a socket."""
+        if socket.replaced_at is not None and data.get("prompt_id"):
+            self.run.fail(BrokenPromiseError("not_superseded", f"{self.client_id} {type_}"))
         if socket.silent_since is not None:
             return
         at, id_ = self.world.seconds, str(data.get("prompt_id", ""))

@@ -13,6 +13,7 @@ import aiohttp
 from aiohttp import WSCloseCode, WSMsgType
 
 from proxy.api import bodies
+from proxy.api.websocket import SUPERSEDED
 from proxy.edge.addressing import STANDBY
 from proxy.leader.forwarding import (
     DENIED,
@@ -322,8 +323,14 @@ class LeaderEnd:
             self._travel(self._inbox.append, message)
 
     def superseded(self) -> None:
-        """Hear no more."""
+        """Hear no more; its standby is told."""
         self._silent = True
+        self._parts.sockets.discard(self)
+        self._travel(self._replaced, SUPERSEDED)
+
+    def _replaced(self, code: int) -> None:
+        self._socket.superseded()
+        self.closed, self.close_code = True, code
 
     def lose(self, code: int | None) -> None:
         """Let the connection end, as the leader stops with a code, or is gone."""

@@ -212,6 +212,12 @@ POINTS = ("before", "connected", "sent", "answered")
 #: How often the database refuses writes for a while.
 _HAS_REFUSAL = 0.3
 
+#: How often clients open a second websocket beside their first.
+_HAS_SECOND = 0.2
+
+#: How often all replicas but one do not reach the cloud, so that the lead is handed over.
+_HAS_HANDOVER = 0.08
+
 #: Rates that are not those of the weather alone.
 _HOOKS = {"hook_lost": 0.2, "hook_refused": 0.2}
 
@@ -290,8 +296,9 @@ def _with_rush(plan: Plan, rng: random.Random) -> Plan:
 def _refusal(rng: random.Random, plan: Plan) -> Fault:
     """Draw a fault of the database: its disk is full, or it refuses what is for one table."""
     kind = rng.choice(("disk_full", "table_refused", "table_refused"))
+    longest = 30.0 if kind == "disk_full" else 60.0
     return Fault(
-        rng.uniform(1.0, plan.duration), kind, -1, rng.uniform(2.0, 30.0), rng.randrange(8)
+        rng.uniform(1.0, plan.duration), kind, -1, rng.uniform(2.0, longest), rng.randrange(8)
     )
 
 
@@ -305,6 +312,35 @@ def _changes(plan: Plan) -> list[Fault]:
     return [
         Fault(rng.uniform(1.0, plan.duration), kind, -1, rng.uniform(*seconds), rng.getrandbits(16))
         for kind, seconds in changes.items()
+    ]
+
+
+def _seconds(plan: Plan) -> list[Action]:
+    """Draw second websockets of clients."""
+    rng = random.Random(f"second {plan.seed}")
+    if rng.random() > _HAS_SECOND:
+        return []
+    return [
+        Action(rng.uniform(0.0, plan.duration), number, "second", rng.getrandbits(32))
+        for number, client in enumerate(plan.clients)
+        if client.listens
+    ]
+
+
+def _handover(plan: Plan) -> list[Fault]:
+    """Draw that all replicas but one do not reach the cloud for a while."""
+    rng = random.Random(f"handover {plan.seed}")
+    if plan.replicas == 1 or rng.random() > _HAS_HANDOVER:
+        return []
+    able, at, seconds = (
+        rng.randrange(plan.replicas),
+        rng.uniform(5.0, 15.0),
+        rng.uniform(20.0, 60.0),
+    )
+    return [
+        Fault(at, "cloud", replica, seconds, 0)
+        for replica in range(plan.replicas)
+        if replica != able
     ]
 
 
@@ -328,16 +364,18 @@ def _with_more(plan: Plan, rng: random.Random) -> Plan:
     storage = random.Random(f"storage {plan.seed}")
     refused = () if calm or storage.random() > _HAS_REFUSAL else (_refusal(storage, plan),)
     ids = random.Random(f"ids {plan.seed}")
-    return replace(
+    more = () if calm else (*refused, *_changes(plan), *_handover(plan))
+    plan = replace(
         plan,
         previews=True,
-        faults=(*plan.faults, *refused, *(() if calm else _changes(plan))),
+        faults=(*plan.faults, *more),
         ids=ids.choice(("refused", "the same job")) if ids.random() < _HONOURS_IDS else "",
         actions=tuple(sorted((*plan.actions, *aimed))),
-        strangers=rng.choice((0, 0, 0, 0, 3, 150)),
+        strangers=rng.choice((0, 0, 0, 0, 3, 250)),  # more than a page has
         credits_per_second=random.Random(f"price {plan.seed}").choice((0.0, 0.0, 0.002, 0.27)),
         rates=plan.rates if calm else {**plan.rates, **rates},
     )
+    return replace(plan, actions=tuple(sorted((*plan.actions, *_seconds(plan)))))
 
 
 def _drawn(seed: int) -> Plan:
