@@ -43,7 +43,10 @@ def check_turns(run: Run) -> None:
 
 
 def _check_limits(run: Run) -> None:
-    gives_up = "value_refused" in run.plan.rates  # such a job runs until it is cancelled
+    # Such a job runs until it is cancelled, and one whose answer was lost may not be found.
+    deployment = run.plan.deployment
+    forgets = deployment is not None and deployment.labels != "kept"
+    gives_up = "value_refused" in run.plan.rates or forgets
     for name, known in run.world.limits.items():
         limits, least = _loosest(known), _tightest(known)
         own = [job for job in run.jobs if job.client.member == name]
