@@ -128,7 +128,8 @@ class SimulatedConnections:
             return SimulatedResponse(504, b"<html>")
         if failed:
             return _of_gateway(weather)
-        if weather.chance("garbage") and method == "GET" and url.host != STORAGE_HOST:
+        is_file = url.host == STORAGE_HOST or url.name == "content"
+        if weather.chance("garbage") and method == "GET" and not is_file:
             return SimulatedResponse(200, b"{broken")
         if isinstance(content, EventStream):
             content.process = process

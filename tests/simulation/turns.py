@@ -43,10 +43,12 @@ def check_turns(run: Run) -> None:
 
 
 def _check_limits(run: Run) -> None:
-    # Such a job runs until it is cancelled, and one whose answer was lost may not be found.
+    # Such a job runs until it is cancelled, one whose answer was lost may not be found, and one at
+    # an account that the settings do not name any longer is nobody's to count.
     deployment = run.plan.deployment
     forgets = deployment is not None and deployment.labels != "kept"
-    gives_up = "value_refused" in run.plan.rates or forgets
+    removed = any(fault.kind == "account_removed" for fault in run.plan.faults)
+    gives_up = "value_refused" in run.plan.rates or forgets or removed
     for name, known in run.world.limits.items():
         limits, least = _loosest(known), _tightest(known)
         own = [job for job in run.jobs if job.client.member == name]
