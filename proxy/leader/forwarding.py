@@ -49,7 +49,7 @@ _AGAIN = 0.05
 #: The status by which a process says that it does not lead, and has not read the request.
 NOT_LEADING = 421
 #: The statuses of a client whose access may have ended between two leaders.
-DENIED = frozenset({401, 403})
+_DENIED = frozenset({401, 403})
 #: Bytes that are read at once.
 _PIECE = 64 * 1024
 #: What a client is sent that waits to send its body (RFC 9110, section 10.1.1).
@@ -181,8 +181,8 @@ class Forwarding:
         """Send a request to a leader, and its answer to the client. Raises `NotSentError` and
         `LeaderLostError`."""
         async with self._asked(request, lease, headers, body) as found:
-            if AGAIN in headers and body is not None and found.status in DENIED:
-                raise leader_lost()  # the job may run that the leader before this one has stored
+            if body is not None:
+                check_access(found.status, again=AGAIN in headers)
             answer = web.StreamResponse(status=found.status, reason=found.reason)
             for name, value in found.headers.items():
                 if name.lower() not in _OF_CONNECTION:
@@ -322,6 +322,13 @@ def leader_lost() -> LocalError:
         kind="unconfirmed",
         retry_after=5.0,
     )
+
+
+def check_access(status: int, *, again: bool) -> None:
+    """Check the status of a submission. Raises `LocalError` if its client has no access and it was
+    sent `again`: the job may run that an earlier leader has stored."""
+    if again and status in _DENIED:
+        raise leader_lost()
 
 
 def not_leading() -> web.Response:

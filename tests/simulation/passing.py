@@ -16,12 +16,11 @@ from proxy.api import bodies
 from proxy.api.websocket import SUPERSEDED
 from proxy.edge.addressing import STANDBY
 from proxy.leader.forwarding import (
-    DENIED,
     LEADER_TIMEOUT,
     NOT_LEADING,
     LeaderLostError,
     NotSentError,
-    leader_lost,
+    check_access,
     to_leader,
 )
 from proxy.leader.passed_sockets import PassedSockets
@@ -185,8 +184,8 @@ class SimulatedForwarding:
             if answer.status == NOT_LEADING:
                 raise NotSentError
             await self._come_back(leader, gone)
-            if again and request.path == "/prompt" and answer.status in DENIED:
-                raise leader_lost()
+            if request.path == "/prompt":
+                check_access(answer.status, again=again)
             if connection.is_cut or isinstance(answer.error, OutcomeUnknownError):
                 raise LeaderLostError
             return answer
