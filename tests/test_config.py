@@ -9,7 +9,6 @@ import pytest
 from yarl import URL
 
 from proxy.settings import SETTINGS, ConfigError, Settings, load, read_key, read_secrets, tables_of
-from proxy.settings.removed import REMOVED
 from proxy.storage.encryption import Cipher
 
 
@@ -210,29 +209,6 @@ def test_a_whole_number_is_read_exactly(given: str, size: int) -> None:
 @pytest.mark.parametrize("given", ["1.5", "1e300", "nan", "\u0663", "", "-1"])
 def test_what_is_no_whole_number_is_refused(given: str) -> None:
     assert complaint(audit_days=given).startswith(f"--audit-days is {given!r}, but must be")
-
-
-# --- what was removed ---
-
-
-def test_a_removed_setting_is_told_and_ignored(
-    monkeypatch: pytest.MonkeyPatch, write, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("COMFY_PROXY_BODY_TIMEOUT", "5")
-    text = 'ping_interval = 5\nport = 7\n[[accounts]]\nname = "a"\nkey = "b"\nkind = "cloud"'
-    assert load({"config": write(text)}).port == 7
-    assert [record.getMessage() for record in caplog.records] == [
-        "The environment variable COMFY_PROXY_BODY_TIMEOUT is not a setting any more and is "
-        "ignored: each 16 KiB of a request body must arrive within 60 seconds.",
-        "`ping_interval` in the settings file is not a setting any more and is ignored: a silent "
-        "websocket is pinged after 30 seconds.",
-        "`accounts.kind` in the settings file is not a setting any more and is ignored: an account "
-        "with `object_info` is a deployment.",
-    ]
-
-
-def test_no_setting_is_removed_and_there() -> None:
-    assert not REMOVED.keys() & {setting.name for setting in SETTINGS}
 
 
 # --- what cannot be used ---

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from proxy.settings.fields import ConfigError, rows_of
 from proxy.settings.model import ARRAYS, SERVE_SETTINGS, Settings
-from proxy.settings.sources import KEY_FORMS, removed_in, sources_of
+from proxy.settings.sources import KEY_FORMS, sources_of
 
 #: For sentences to people, which go to the standard error before logs are configured.
 _person = logging.getLogger(__name__)
@@ -37,12 +37,10 @@ def load(options: Mapping[str, Any] | None = None) -> Settings:
 def load_with_sources(options: Mapping[str, Any] | None = None) -> LoadedSettings:
     """Read the settings. `options` are those given on the command line, by setting name.
 
-    What is left of removed settings is logged. Raises `ConfigError` for an unknown setting, a value
-    that is not allowed and a file that cannot be read.
+    Raises `ConfigError` for an unknown setting, a value that is not allowed and a file that cannot
+    be read.
     """
     given = {name: value for name, value in (options or {}).items() if value is not None}
-    for sentence in removed_in(given):
-        _person.warning(sentence)
     try:
         settings = Settings(**given)
     except ValidationError as error:

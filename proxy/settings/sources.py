@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from proxy.settings.fields import CLOUD_PREFIX, PREFIX, ConfigError, Setting, SettingsTable, rows_of
-from proxy.settings.removed import removed_keys, removed_name, sentences, without_removed
 
 #: Two ways to say the same: the stronger source silences both forms of the weaker one.
 KEY_FORMS = ("api_key", "api_key_file")
@@ -56,9 +55,7 @@ def _environment(rows: Iterable[Setting]) -> dict[str, str]:
     an unknown one."""
     variables = {row.environment: row for row in rows}
     for name in sorted(os.environ):
-        if not name.startswith((PREFIX, CLOUD_PREFIX)) or removed_name(name):
-            continue
-        if name not in variables:
+        if name.startswith((PREFIX, CLOUD_PREFIX)) and name not in variables:
             raise ConfigError(
                 f"The environment variable {name} is not a setting: {_remedy(name, variables)}."
             )
@@ -67,8 +64,8 @@ def _environment(rows: Iterable[Setting]) -> dict[str, str]:
 
 
 def _document(path: Path, known: Iterable[str]) -> dict[str, Any]:
-    """Return the values of a file, without those of removed settings. Raises `ConfigError`."""
-    document = without_removed(_parsed(path))
+    """Return the values of a file. Raises `ConfigError`."""
+    document = _parsed(path)
     for name in document:
         if name not in known:
             raise ConfigError(
@@ -76,14 +73,6 @@ def _document(path: Path, known: Iterable[str]) -> dict[str, Any]:
                 f"{_remedy(name, known)}."
             )
     return document
-
-
-def removed_in(options: Mapping[str, Any]) -> list[str]:
-    """Return a sentence for each removed setting that a variable or the file still has."""
-    keys: Iterable[str] = ()
-    if config := options.get("config") or os.environ.get(f"{PREFIX}CONFIG"):
-        keys = removed_keys(_parsed(Path(config).expanduser()))
-    return sentences(sorted(os.environ), keys)
 
 
 def _parsed(path: Path) -> dict[str, Any]:

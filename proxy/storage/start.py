@@ -53,10 +53,10 @@ T = TypeVar("T")
 BUSY_TIMEOUT, BUSY_PAUSE = 60.0, 0.5
 
 #: The revision of the tables in `metadata`.
-HEAD = "0008"
+HEAD = "0001"
 #: The revision of the oldest program that may use this schema. A revision that only adds leaves it;
 #: one that takes something away makes it the first revision whose program does without.
-OLDEST = "0008"
+OLDEST = "0001"
 
 #: A number for PostgreSQL's lock, any that nothing else uses.
 _LOCK = 0x636F6D6679

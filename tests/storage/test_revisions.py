@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, insert, inspect, select, text
+from sqlalchemy import Connection, inspect, text
 
 from proxy.storage import start
-from proxy.storage.balances import BalanceRepository, EnteredBalance
 from proxy.storage.database import Database, UnknownSchemaError
 from proxy.storage.revisions import upgrade
 from proxy.storage.start import (
@@ -26,7 +25,6 @@ from proxy.storage.start import (
 )
 from proxy.storage.statements import get_meta, put_meta
 from proxy.storage.tables import metadata
-from proxy.storage.userdata import BLOCK, ROOT, userdata
 
 
 def _differences(connection: Connection) -> list[Any]:
@@ -87,52 +85,6 @@ async def test_a_revision_runs_in_one_unit_with_what_comes_behind_it(
     assert await database.read(revision) == HEAD
     await database.write(partial(work, fails=False), long=True)
     assert await database.read(revision) == "9000"
-
-
-#: What the first schema had and revisions have taken away since, and what they have added.
-_DROPPED = ("invitations", "booked", "booked_events", "activity", "account_activity")
-_ADDED = ("balances",)
-_COUNTERS = ("jobs.revision", "history.ordinal")
-
-_BILLING = """CREATE TABLE billing (account TEXT PRIMARY KEY, access TEXT, entered BIGINT,
-    entered_at BIGINT, spent_before BIGINT)"""
-
-
-async def test_the_first_schema_becomes_the_newest(database: Database) -> None:
-    def be_first(connection: Connection) -> None:
-        for table in _DROPPED:
-            connection.execute(text(f"CREATE TABLE {table} (id TEXT PRIMARY KEY)"))
-        for table in _ADDED:
-            connection.execute(text(f"DROP TABLE {table}"))
-        connection.execute(text(_BILLING))
-        connection.execute(
-            text("INSERT INTO billing VALUES ('a', 'ok', 500, 7, 3), ('b', 'ok', NULL, NULL, NULL)")
-        )
-        connection.execute(text("ALTER TABLE webhook_deliveries ADD COLUMN url TEXT"))
-        connection.execute(text("ALTER TABLE leases DROP COLUMN address"))
-        for column in _COUNTERS:
-            table, name = column.split(".")
-            connection.execute(
-                text(f"ALTER TABLE {table} ADD COLUMN {name} BIGINT NOT NULL DEFAULT 0")
-            )
-        connection.execute(
-            text("CREATE UNIQUE INDEX ix_history_member_ordinal ON history (member, ordinal)")
-        )
-        rows = [
-            {"member": "ann", "path": path, "size": size, "created": 1.0, "modified": 1.0}
-            for path, size in (("/", 0), ("a", 5000), ("b", 1), ("c/", 0))
-        ]
-        connection.execute(insert(userdata), [{**row, "data": b""} for row in rows])
-        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
-
-    await database.write(be_first, long=True)
-    assert await migrate(database)
-    assert await database.read(revision) == HEAD
-    assert await database.write(_differences, long=True) == []
-    assert await BalanceRepository(database).entered() == {"a": EnteredBalance(503, 7)}
-    stored = select(userdata.c.size).where(userdata.c.path == ROOT)
-    found = await database.read(lambda connection: connection.execute(stored).scalar_one())
-    assert found == 5000 + 2 * BLOCK
 
 
 async def test_two_that_migrate_at_once_make_one_schema(empty_database: Database) -> None:
